@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}; flags look like --config=configs/quickstart.py")
     if CONFIG.value is None:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
-    cli.prepare_jax()
+    cli.prepare_jax(xla_flags=True)
     from train.speed import measure
     from train.terminal.progress import Progress
 

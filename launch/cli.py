@@ -276,17 +276,25 @@ def _begin_hosts(given: HostFlags | None) -> None:
         )
 
 
-def prepare_jax(*, keep_memory: bool = True, several: HostFlags | None = None) -> None:
+def prepare_jax(*, keep_memory: bool = True, several: HostFlags | None = None, xla_flags: bool = False) -> None:
     """Keeps compiled programs between runs, so that a second start takes seconds; sets how the host handles memory.
 
     On a CPU the process keeps freed memory for the next step. With `keep_memory` False, for a command that does not
     train, it returns freed memory to the system at once. `several` are the flags of a command that may run as several
-    processes; another command is refused where the environment asks for several.
+    processes; another command is refused where the environment asks for several. With `xla_flags` the compiler gets the
+    flags of training (train/parallel/xla_flags.py), and the first process prints them.
     """
+    if xla_flags:
+        from train.parallel.xla_flags import describe, platform_here, set_flags
+
+        platform = platform_here(os.environ)
+        lines = describe(platform, set_flags(os.environ, platform))
     import jax
 
     logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
     _begin_hosts(several)
+    for line in lines if xla_flags and hosts.is_writer() else ():
+        print_escaped(line)
     # On a machine without a TPU, users need not know that there is none.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     from train.process.allocator import keep_freed_memory, return_freed_memory

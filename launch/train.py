@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}; flags look like --config=configs/quickstart.py")
     if CONFIG.value is None:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
-    cli.prepare_jax(several=HOSTS)
+    cli.prepare_jax(several=HOSTS, xla_flags=True)
     experiment = cli.experiment_from(CONFIG.value, SET.value, cli.mesh_from_flag(MESH))
     if PRINT_CONFIG.value:
         return _print_config(experiment) if is_writer() else 0

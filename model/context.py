@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from model.dropout import drop
 from model.layout import ONE_DEVICE, Axes, Layout
 from model.positions.rotary import RotaryTable
+from model.stages.micro_batches import in_micro_batches
 from model.taps.meanings import TAPS
 from model.taps.request import NO_TAPS, Offered, Taps, TapSite, apply_edits
 
@@ -27,6 +28,17 @@ class CrossLayerArray(NamedTuple):
 
     value: jax.Array
     is_set: jax.Array
+
+
+class Rows(NamedTuple):
+    """The arguments of `model.transformer.stream` that have an entry for each row."""
+
+    tokens_BT: jax.Array
+    positions_BT: jax.Array | None = None
+    segment_ids_BT: jax.Array | None = None
+    lengths_B: jax.Array | None = None
+    text_lengths_B: jax.Array | None = None
+    weights_BT: jax.Array | None = None
 
 
 def array_of_layer(name: str, number: int) -> str:
@@ -61,7 +73,9 @@ class Context(LayerInputs):
         out. None for no padding.
       visibility: which keys each query of a layer without a pattern sees; None if no layer has attention.
       layer_inputs: the inputs of each kind of layer.
-      dropout_key: a random key in training, None in evaluation.
+      rows: the arguments from which `inputs_of_rows` (model/token_positions.py) makes all that depends on rows; None
+        where no layer runs in a pipeline.
+      dropout_key: a random key in training, or one for each micro-batch of a pipeline (M,); None in evaluation.
       layout: the layout of activations over devices.
       taps: the taps that the caller asked for, resolved by `resolve`.
       saved_taps: the names of the taps that rematerialisation saves.
@@ -82,6 +96,7 @@ class Context(LayerInputs):
     lengths_B: jax.Array | None = None
     visibility: "Visibility | None" = None
     layer_inputs: Mapping[Any, LayerInputs] = dataclasses.field(default_factory=dict)
+    rows: Rows | None = None
     dropout_key: jax.Array | None = None
     layout: Layout = ONE_DEVICE
     taps: Taps = NO_TAPS
@@ -169,12 +184,18 @@ class Context(LayerInputs):
         """Returns a new key for each use of dropout in training, None in evaluation."""
         if self.dropout_key is None:
             return None
-        self.dropout_key, key = jax.random.split(self.dropout_key)
+        if self.dropout_key.ndim:
+            self.dropout_key, key = jnp.unstack(jax.vmap(jax.random.split)(self.dropout_key), axis=1)
+        else:
+            self.dropout_key, key = jax.random.split(self.dropout_key)
         return key
 
     def dropout(self, x: jax.Array, rate: float) -> jax.Array:
         """Drops entries in training; returns x itself in evaluation."""
-        return drop(x, rate, self.next_dropout_key() if rate else None)
+        key = self.next_dropout_key() if rate else None
+        if key is None or not key.ndim:
+            return drop(x, rate, key)
+        return in_micro_batches(lambda key, x: drop(x, rate, key), self.layout, key, x)
 
     def for_layer(
         self,

@@ -19,6 +19,36 @@ class AxisSharding:
     ways: int = 1
 
 
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """How layers are split into the stages of a pipeline, and a batch into the micro-batches that flow through them.
+
+    A batch lists its rows by stage, then by shard of rows, then by micro-batch of that stage, then by row: each stage
+    holds `micro_batches / stages` whole micro-batches outside of the layers, in order.
+
+    Attributes:
+      stage: the sharding of an axis over the stages; its `ways` are the stages.
+      chunks: chunks of consecutive layers that each stage has; chunk c of all is in stage c % stages.
+      micro_batches: a multiple of the stages.
+      row_shards: how many ways the rows of a micro-batch are split.
+    """
+
+    stage: AxisSharding
+    chunks: int
+    micro_batches: int
+    row_shards: int
+
+    @property
+    def stages(self) -> int:
+        """The number of stages."""
+        return self.stage.ways
+
+    @property
+    def ticks(self) -> int:
+        """How often every stage runs one of its chunks: once for each micro-batch and chunk, and in the bubbles."""
+        return self.micro_batches * self.chunks + self.stages - 1
+
+
 # The logical names of an array's axes; None for an axis that is never split, an `AxisSharding` for an axis whose split
 # is already known.
 Axes = tuple[str | AxisSharding | None, ...]
@@ -55,6 +85,19 @@ class Layout:
     def parameter_axis_shardings(self, shape: tuple[int, ...], axes: Axes) -> tuple[AxisSharding, ...]:
         """Returns how each axis of a parameter, and of its gradient, is split."""
         return (AxisSharding(),) * len(axes)
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """The stages that layers are split into, or None."""
+        return None
+
+    def with_micro_batches(self, count: int) -> "Layout":
+        """Returns the same layout for a pipeline of so many micro-batches."""
+        return self
+
+    def within_stage(self) -> "Layout":
+        """Returns the layout of the activations of one stage, without the axis of stages."""
+        return self
 
     def shard_map(
         self, function: Callable[..., Any], in_axes: tuple[Any, ...], out_axes: Any, *, checks_copies: bool = True

@@ -20,41 +20,60 @@ class SaveOnly:
 
     Attributes:
       taps: names from model/taps/meanings.py; the layer has these taps and computes with them.
+      offload: names of further taps, which wait for the backward pass in the memory of the host. Each is copied there
+        and back while the device computes; it pays where a copy is faster than the recomputation and memory is short.
     """
 
     taps: tuple[str, ...]
+    offload: tuple[str, ...] = ()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        if not self.taps:
+        if not self.taps and not self.offload:
             yield "taps", "name at least one, or take remat='full', which saves none"
         can = [name for name, meaning in TAPS.items() if meaning.editable]
-        for name in dict.fromkeys(self.taps):
-            if name not in can:
-                fault = "the model computes nothing with tap" if name in TAPS else "no tap is called"
-                yield "taps", f"{fault} {name!r}; {nearest(EARLIER.get(name, name), can)}"
-            elif self.taps.count(name) > 1:
-                yield "taps", f"names {name!r} twice"
+        for field, names in (("taps", self.taps), ("offload", self.offload)):
+            for name in dict.fromkeys(names):
+                if name not in can:
+                    fault = "the model computes nothing with tap" if name in TAPS else "no tap is called"
+                    yield field, f"{fault} {name!r}; {nearest(EARLIER.get(name, name), can)}"
+                elif (*self.taps, *self.offload).count(name) > 1 and (field == "taps" or name not in self.taps):
+                    yield field, f"names {name!r} twice" if names.count(name) > 1 else f"offload names {name!r} too"
 
+
+HOST_MEMORY = "pinned_host"  # the name in JAX for memory of the host that devices copy from and to by themselves
 
 Remat = Literal["none", "dots", "full"] | SaveOnly
 
 
 def saved_taps(remat: Remat) -> frozenset[str]:
     """Returns the names of the taps that are saved."""
-    return frozenset(remat.taps) if isinstance(remat, SaveOnly) else frozenset()
+    return frozenset((*remat.taps, *remat.offload)) if isinstance(remat, SaveOnly) else frozenset()
 
 
 def rematerialized(function: Callable[..., Any], remat: Remat, scanned: bool) -> Callable[..., Any]:
     """Returns the function of a layer; its backward pass recomputes the intermediates that the option names."""
     if remat == "none":
         return function
+    policy: Any
     if isinstance(remat, SaveOnly):
-        policy = jax.checkpoint_policies.save_only_these_names(*remat.taps)
+        policy = _saving(remat)
     else:
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
     # Without the barrier a compiler merges the recomputation with the first computation; a scan keeps them apart.
     return jax.checkpoint(function, policy=policy, prevent_cse=not scanned)
+
+
+def _saving(remat: SaveOnly) -> Any:
+    """Returns the policy that keeps the taps, some of them in the memory of the host."""
+    if not remat.offload:
+        return jax.checkpoint_policies.save_only_these_names(*remat.taps)
+    return jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=list(remat.taps),
+        names_which_can_be_offloaded=list(remat.offload),
+        offload_src="device",
+        offload_dst=HOST_MEMORY,
+    )
 
 
 def recomputed(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

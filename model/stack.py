@@ -112,7 +112,7 @@ def run_layers(
     """
     groups, carry = (
         group_layers(config.layers),
-        (config.residual.enter(x_BTD), _empty_cross_layer_arrays(config, x_BTD, context)),
+        (config.residual.enter(x_BTD), empty_cross_layer_arrays(config, x_BTD, context)),
     )
     stacks = by_stack(blocks, groups)
     after: LayerCaches = {}
@@ -126,7 +126,7 @@ def run_layers(
         numbers = group.start + np.arange(group.repeats * len(names)).reshape(group.repeats, len(names))
         vectors = None if per_layer_LBTP is None else _of_group(per_layer_LBTP, numbers)
         scanned = caches is None and is_scanned(config, group.repeats)
-        body = _pattern_body(config, group, [(graph, specs_of(state)) for graph, state in graphs], context, scanned)
+        body = pattern_body(config, group, [(graph, specs_of(state)) for graph, state in graphs], context, scanned)
         if caches is None:
             run_all = functools.partial(scan_or_unroll, repeats=group.repeats, scan=scanned)
         else:
@@ -147,7 +147,7 @@ def _of_group(array_LBTP: jax.Array, numbers: np.ndarray) -> jax.Array:
     return array_LBTP[first : last + 1].reshape(*numbers.shape, *array_LBTP.shape[1:])
 
 
-def _empty_cross_layer_arrays(config: ModelConfig, x_BTD: jax.Array, context: Context) -> dict[str, CrossLayerArray]:
+def empty_cross_layer_arrays(config: ModelConfig, x_BTD: jax.Array, context: Context) -> dict[str, CrossLayerArray]:
     """Returns the arrays that layers share, before the first layer runs: zeros of the shapes that they declare."""
     declared: dict[str, CrossLayerShape] = {}
     for layer in config.layers:
@@ -164,7 +164,7 @@ def _empty_cross_layer_arrays(config: ModelConfig, x_BTD: jax.Array, context: Co
     }
 
 
-def _pattern_body(
+def pattern_body(
     config: ModelConfig, group: Group, modules: Sequence[tuple[Any, Any]], context: Context, scanned: bool
 ) -> Callable[..., Any]:
     """Returns a function that runs every layer of a pattern once, from the graph and the specs of each."""

@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from model.config import ModelConfig
-from model.context import LayerInputs
+from model.context import LayerInputs, Rows
 from model.errors import UserError
 from model.interfaces import AttentionOption
 from model.kernels.visibility import Coordinates, Visibility, causal, renumber_segments
@@ -15,6 +16,26 @@ from model.layers import Layer
 from model.positions.absolute import Position
 from model.positions.rotary import RotaryTable, rotary_table
 from model.positions.scaling import document_lengths
+from model.taps.request import TapSite
+
+
+def inputs_of_rows(config: ModelConfig, rows: Rows, cached: bool = False) -> dict[str, Any]:
+    """Returns the fields of a `Context` that depend on its rows. Raises UserError for documents and a cache."""
+    options = rows.positions_BT, rows.segment_ids_BT, rows.lengths_B, rows.text_lengths_B
+    batch, length = rows.tokens_BT.shape
+    token_positions = TokenPositions((batch, length), *options, cached=cached)
+    site = TapSite(
+        tokens_BT=rows.tokens_BT, positions_BT=token_positions.positions(), segment_ids_BT=rows.segment_ids_BT
+    )
+    return {
+        "rows": rows,
+        "index_BT": token_positions.indices(),
+        "lengths_B": rows.lengths_B,
+        "visibility": token_positions.visibility(),
+        "layer_inputs": token_positions.layer_inputs(config),
+        "weights_BT": rows.weights_BT,
+        "site": site,
+    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ import jax
 from flax import nnx
 
 from model.config import ModelConfig
-from model.context import Context
+from model.context import Context, Rows
 from model.errors import UserError
 from model.layout import ONE_DEVICE, Layout
 from model.norms import LayerNorm, Norm, RMSNorm
@@ -29,8 +29,9 @@ from model.parameters.precision import for_compute
 from model.positions.absolute import PositionEmbedding
 from model.recompute import saved_taps
 from model.stack import LayerCaches, new_blocks, run_layers
-from model.taps.request import Tap, Taps, TapSite, refuse_unused, resolve
-from model.token_positions import TokenPositions
+from model.stages.pipeline import run_layers_in_stages
+from model.taps.request import Tap, Taps, refuse_unused, resolve
+from model.token_positions import inputs_of_rows
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import TokenBatch
 from model.vocabulary.multi_token_modules import add_multi_token_loss, new_multi_token_modules
@@ -66,15 +67,16 @@ class Transformer(nnx.Module):
         self.final_norm = norm(config.norm if config.residual.final_norm else None)
         self.per_layer = new_per_layer_vectors(config, make(jax.random.fold_in(key, 1)))
 
-    def __call__(
-        self, batch: TokenBatch, positions_BT: jax.Array, context: Context, cache: LayerCaches | None
-    ) -> Output:
+    def __call__(self, batch: TokenBatch, context: Context, cache: LayerCaches | None) -> Output:
         """Runs the model on token ids; see `stream`."""
+        positions_BT = context.site.positions_BT
+        assert positions_BT is not None
         x_BTD = self.embedding.embed(batch.tokens_BT, self.config.precision.compute, context.layout)
         vectors = None if self.per_layer is None else self.per_layer(batch.tokens_BT, x_BTD, context.layout)
         x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
-        x_BTD, cache, aux = run_layers(self.config, self.blocks, x_BTD, context, cache, vectors)
+        run = run_layers if context.layout.pipeline is None else run_layers_in_stages
+        x_BTD, cache, aux = run(self.config, self.blocks, x_BTD, context, cache, vectors)
         aux = add_multi_token_loss(self.config, self.multi_token, self.embedding, x_BTD, batch, context, aux)
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
@@ -149,7 +151,7 @@ def stream(
         do not change caches and recurrent states. None if all are real.
       text_lengths_B: the number of tokens in each row's whole text, of which some may be read later, for scalings of
         rotary positions that depend on it; by default `lengths_B`, or the tokens of each document so far.
-      dropout_key: a key switches dropout on.
+      dropout_key: a key switches dropout on; with a pipeline, one key for each micro-batch (M,).
       weights_BT: the weight of each token in losses and measurements; None for no losses and no measurements.
       targets_BT: the next token of each token, for losses that need it (model/vocabulary/multi_token.py).
       layout: the layout of activations over devices; see model/layout.py.
@@ -161,22 +163,16 @@ def stream(
     """
     if (length := tokens_BT.shape[1]) > config.context_length:
         raise UserError(f"a sequence of {length} tokens is longer than context_length={config.context_length}")
-    options = positions_BT, segment_ids_BT, lengths_B, text_lengths_B
-    token_positions = TokenPositions((len(tokens_BT), length), *options, cached=cache is not None)
+    rows = Rows(tokens_BT, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, weights_BT)
     context = Context(
-        index_BT=token_positions.indices(),
-        lengths_B=lengths_B,
-        visibility=token_positions.visibility(),
-        layer_inputs=token_positions.layer_inputs(config),
+        **inputs_of_rows(config, rows, cached=cache is not None),
         dropout_key=dropout_key,
-        weights_BT=weights_BT,
         layout=layout,
         taps=resolve(taps, config.num_layers),
         saved_taps=saved_taps(config.remat),
-        site=TapSite(tokens_BT=tokens_BT, positions_BT=token_positions.positions(), segment_ids_BT=segment_ids_BT),
     )
     model = _model(config, params)
-    output = model(TokenBatch(tokens_BT, targets_BT, segment_ids_BT), token_positions.positions(), context, cache)
+    output = model(TokenBatch(tokens_BT, targets_BT, segment_ids_BT), context, cache)
     refuse_unused(context.taps, context.saved_taps, context.offered_taps)
     return output
 

@@ -39,6 +39,7 @@ STANDALONE = {
     "model.attention.patterns": "options that import nothing; kernels read them too",
     "model.families.sizes": "sizes of all families by name, read by the families",
     "model.feedforward.loads": "reads the layers of a whole model, of which feed-forwards are parts",
+    "model.stages.micro_batches": "reorders rows; contexts read it, which the stages are given",
     "model.taps.collect": "runs groups of layers, which are made of mixers, which offer taps",
     "model.vocabulary.multi_token_modules": "made of blocks; the option in multi_token.py is a part of ModelConfig",
     "train.evaluation.named_evaluations": "an option of Experiment, and the datasets that it names",

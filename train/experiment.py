@@ -5,12 +5,14 @@ import pathlib
 import typing
 from collections.abc import Iterator
 
+from model.attention.heads import divisors
 from model.config import ModelConfig
 from model.errors import UserError
 from model.options.difference import differences
 from model.options.field_marks import EXECUTION_ONLY, exclude_paths, marked_fields
 from model.options.json import from_json, to_json
 from model.options.tree import check, find_problems
+from model.stages.pipeline import problems_of_stages
 from model.transformer import specs
 from train.data.config import Data, SentencePiece
 from train.earlier import current_config
@@ -23,7 +25,7 @@ from train.optimizers.frozen import Frozen, mark_frozen
 from train.optimizers.guard import Guard
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.mesh import Mesh
-from train.parallel.table import Sharding
+from train.parallel.table import Sharding, num_stages
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 from train.statistics import Statistics
 
@@ -198,6 +200,12 @@ class Experiment:
         yield from ((f"evaluations.{path}", message) for path, message in problems_of_names(self.evaluations))
         yield from self._problems_of_schedule()
         yield from self._problems_of_parameters()
+        yield from self._problems_of_stages()
+        yield from self._problems_of_moments()
+
+    def _problems_of_moments(self) -> Iterator[tuple[str, str]]:
+        if self.sharding.moments == "host" and isinstance(self.optimizer, ScheduleFreeAdamW):
+            yield "sharding.moments", "'host' keeps from the devices the average that ScheduleFreeAdamW evaluates"
 
     def _problems_of_schedule(self) -> Iterator[tuple[str, str]]:
         steps, schedule = self.training.num_steps, self.schedule
@@ -222,6 +230,26 @@ class Experiment:
         yield from ((f"training.frozen.{field}", message) for field, message in frozen.problems_with(known))
         known = mark_frozen(known, frozen)
         yield from ((f"optimizer.{field}", message) for field, message in optimizer.problems_with(known))
+
+    def _problems_of_stages(self) -> Iterator[tuple[str, str]]:
+        """Yields what cannot run in the stages of a pipeline, or has no effect without them."""
+        stages, chunks = num_stages(self.mesh, self.sharding), self.sharding.chunks
+        if stages == 1:
+            if chunks > 1:
+                yield "sharding.chunks", f"{chunks} are of the stages of a pipeline, and mesh.stage is 1; set it to 1"
+            return
+        if chunks >= 1 and not find_problems(self.model):
+            yield from problems_of_stages(self.model, stages, chunks)
+        parts, batch = self.training.gradient_accumulation, self.data.batch_size
+        if parts % stages:
+            fits = [str(number) for number in divisors(max(batch, 1)) if number % stages == 0]
+            use = f"use {', '.join(fits)}" if fits else f"use a multiple, and one for data.batch_size={batch} too"
+            yield (
+                "training.gradient_accumulation",
+                f"{parts} micro-batches cannot be split over the {stages} stages that they flow through; {use}",
+            )
+        if self.samples.prompts:
+            yield "samples.prompts", "decoding does not run in stages; set it to (), or mesh.stage to 1"
 
 
 def save(experiment: Experiment, run: pathlib.Path) -> None:

@@ -11,6 +11,7 @@ from flax import struct
 
 from model.config import ModelConfig
 from model.parameters.specs import is_frozen, is_trained, merge, partition
+from model.recompute import HOST_MEMORY
 from model.transformer import Params, abstract_params, init, logical_axes
 from model.transformer import specs as specs_of_model
 from train.experiment import Experiment
@@ -129,14 +130,22 @@ def abstract_state(state_config: StateConfig) -> TrainState:
 
 
 def state_shardings(state_config: StateConfig, mesh: jax.sharding.Mesh, table: Sharding) -> Any:
-    """The sharding of every array of the state: moments are sharded as their parameters, scalars are replicated."""
+    """The sharding of every array of the state: moments are sharded as their parameters, scalars are replicated.
+
+    With `table.moments` "host" the arrays of the optimizer's state are in the memory of the host.
+    """
     params = param_shardings(mesh, table, logical_axes(state_config.model), abstract_params(state_config.model))
     parts, state = partition_params(state_config, params), abstract_state(state_config)
     everywhere: Any = replicated(mesh)
+    moments = optimizer_shardings(state.opt_state, state.params, parts.params, mesh)
+    if table.moments == "host":
+        moments = jax.tree.map(
+            lambda leaf, where: where.with_memory_kind(HOST_MEMORY) if leaf.ndim else where, state.opt_state, moments
+        )
     return TrainState(
         step=everywhere,
         **parts._asdict(),
-        opt_state=optimizer_shardings(state.opt_state, state.params, parts.params, mesh),
+        opt_state=moments,
         key=everywhere,
         guard=jax.tree.map(lambda _: everywhere, state.guard),
     )

@@ -1,5 +1,6 @@
 """The training step of any objective: a pure function, compiled once."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import optax
 from model.feedforward.loads import load_statistics, update_load_biases
 from model.layout import Layout
 from model.parameters.specs import specs_by_name
+from model.stages.micro_batches import order_rows
 from train import schedules
 from train.experiment import Experiment
 from train.objectives.interface import Batch, Objective, Sums
@@ -97,13 +99,19 @@ def _sums_and_grads(
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
     def mean_loss(params: Any, part: Batch, index: jax.Array | int) -> tuple[jax.Array, Sums]:
-        dropout_key = jax.random.fold_in(key, index)
+        """The loss of one micro-batch and its number, or of all that flow through a pipeline and their numbers."""
+        fold_in = jax.vmap(jax.random.fold_in, (None, 0)) if jnp.ndim(index) else jax.random.fold_in
+        dropout_key = fold_in(key, index)
         whole = merge_trained(state, params)
         total, sums = objective.loss(experiment.model, whole, part, dropout_key=dropout_key, layout=layout, taps=taps)
         losses = {name: loss / weight for name, loss in sums.losses.items()}
         return total / weight, sums._replace(loss=sums.loss / weight, losses=losses)
 
     differentiate = jax.value_and_grad(mean_loss, has_aux=True)
+    if layout.pipeline is not None:
+        layout = layout.with_micro_batches(parts)
+        (_, sums), grads = differentiate(state.params, _ordered_rows(batch, layout), jnp.arange(parts))
+        return sums, grads
     if parts == 1:
         (_, sums), grads = differentiate(state.params, batch, 0)
         return sums, grads
@@ -121,6 +129,16 @@ def _sums_and_grads(
     return sums, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
 
 
+def _ordered_rows(batch: Batch, layout: Layout) -> Batch:
+    """The batch with its rows in the order of a pipeline; row r is in micro-batch r % parts, as without one."""
+    pipeline = layout.pipeline
+    assert pipeline is not None
+    return {
+        name: layout.constrain(order_rows(x, pipeline), ("batch", "sequence", *(None,) * (x.ndim - 2)))
+        for name, x in batch.items()
+    }
+
+
 def compile_train_step(
     experiment: Experiment, mesh: jax.sharding.Mesh, statistics: Statistics | None = None
 ) -> jax.stages.Wrapped:
@@ -132,9 +150,24 @@ def compile_train_step(
     shardings = state_shardings(StateConfig.of(experiment), mesh, table)
     layout = layout_of(mesh, table)
     rows = layout.placement(("batch", "sequence"))
+    step: Callable[..., Any] = functools.partial(train_step, experiment, layout, statistics=statistics)
+    if table.moments == "host":
+        step = _with_moments_on_host(step, shardings.opt_state)
     return jax.jit(
-        functools.partial(train_step, experiment, layout, statistics=statistics),
+        step,
         in_shardings=(shardings, rows),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def _with_moments_on_host(step: Callable[..., Any], moments: Any) -> Callable[..., Any]:
+    """The same step of a state whose moments are in the memory of the host, at these placements, before and after."""
+    on_devices = jax.tree.map(lambda where: where.with_memory_kind("device"), moments)
+
+    def moved_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        brought = dataclasses.replace(state, opt_state=jax.device_put(state.opt_state, on_devices))
+        state, metrics = step(brought, batch)
+        return dataclasses.replace(state, opt_state=jax.device_put(state.opt_state, moments)), metrics
+
+    return moved_step

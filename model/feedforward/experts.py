@@ -6,6 +6,7 @@ tokens to experts, and balance.py balances the experts' loads.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
@@ -18,8 +19,10 @@ from model.context import Context
 from model.feedforward.balance import BalanceLoss, LoadBias, record_balance
 from model.feedforward.dispatch import Capacity, Dropless, Product, dispatch_dropless, dispatch_with_capacity
 from model.feedforward.mlp import MLP, FeedForward, Gated, hidden_activation
-from model.feedforward.routing import SigmoidRouter, SoftmaxRouter, route
+from model.feedforward.placement import EXPERT_AXES
+from model.feedforward.routing import Routing, SigmoidRouter, SoftmaxRouter, route
 from model.interfaces import FeedForwardOption
+from model.layout import Axes, Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters.maker import ParameterMaker
 from model.parameters.projections import project
@@ -130,17 +133,16 @@ class MixtureOfExperts(nnx.Module):
 
         self.option = option
         expert, count, ffn_width = option.expert, option.num_experts, option.expert.width
-        gated = isinstance(expert, Gated)
-        into, out, hidden = ("expert", "embed", "ffn"), ("expert", "ffn", "embed"), ("expert", "ffn")
+        gated, axes = isinstance(expert, Gated), EXPERT_AXES
         self.router = make.matrix("router", (width, count), ("embed", "expert"))
         self.router_bias = make.zeros((count,), ("expert",), "router_bias") if option.router.bias else None
         self.load_bias = make.zeros((count,), ("expert",), "load_bias") if option.load_bias else None
-        self.gate = make.matrix("projection", (count, width, ffn_width), into, blocks=1) if gated else None
-        self.up = make.matrix("value", (count, width, ffn_width), into, blocks=1)
-        self.down = make.matrix("residual", (count, ffn_width, width), out, blocks=1)
-        self.gate_bias = make.zeros((count, ffn_width), hidden) if gated and expert.bias else None
-        self.up_bias = make.zeros((count, ffn_width), hidden) if expert.bias else None
-        self.down_bias = make.zeros((count, width), ("expert", "embed")) if expert.bias else None
+        self.gate = make.matrix("projection", (count, width, ffn_width), axes["gate"], blocks=1) if gated else None
+        self.up = make.matrix("value", (count, width, ffn_width), axes["up"], blocks=1)
+        self.down = make.matrix("residual", (count, ffn_width, width), axes["down"], blocks=1)
+        self.gate_bias = make.zeros((count, ffn_width), axes["gate_bias"]) if gated and expert.bias else None
+        self.up_bias = make.zeros((count, ffn_width), axes["up_bias"]) if expert.bias else None
+        self.down_bias = make.zeros((count, width), axes["down_bias"]) if expert.bias else None
         shared = option.shared
         self.shared = FeedForward(shared.ffn, width, make) if shared else None
         gate = make.matrix("projection", (width,), ("embed",)) if shared and shared.gate else None
@@ -153,10 +155,9 @@ class MixtureOfExperts(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Maps (B, T, D) to (B, T, D)."""
-        option, count = self.option, self.option.num_experts
-        logits_BTE = context.tap("router_logits", self._router_logits(x_BTD))
-        load_bias_E, expert_scale_E = (None if p is None else p[...] for p in (self.load_bias, self.expert_scale))
-        routing = route(option.router, logits_BTE, option.top_k, load_bias_E, expert_scale_E)
+        option = self.option
+        logits_BTE = context.tap("router_logits", self._router_logits(x_BTD, context.layout))
+        routing = self._route(logits_BTE, context.layout)
         routing = dataclasses.replace(
             routing,
             chosen_BTR=context.tap("experts_chosen", routing.chosen_BTR),
@@ -164,37 +165,54 @@ class MixtureOfExperts(nnx.Module):
         )
         chosen_BTR, weight_BTR = routing.chosen_BTR, routing.weight_BTR.astype(x_BTD.dtype)
         read_BTD = x_BTD if self.input_norm is None else self.input_norm(x_BTD)
-        scale_BTR = weight_BTR if option.apply_weights_to == "input" else None
+        on_input = option.apply_weights_to == "input"
+        weights = (weight_BTR, None) if on_input else (None, weight_BTR)
+        params = {name: p[...] for name in EXPERT_AXES if (p := getattr(self, name)) is not None}
+        inputs = (read_BTD, chosen_BTR, *weights, params, self._apply_experts, context.layout)
         dropped_BTR = None
         if isinstance(option.dispatch, Capacity):
-            y_BTRD, dropped_BTR = dispatch_with_capacity(
-                option.dispatch, read_BTD, chosen_BTR, scale_BTR, count, self._apply_experts, context.layout
-            )
+            y_BTD, dropped_BTR = dispatch_with_capacity(option.dispatch, *inputs)
         else:
-            y_BTRD = dispatch_dropless(read_BTD, chosen_BTR, scale_BTR, count, self._apply_experts)
-        if option.apply_weights_to == "output":
-            y_BTRD = y_BTRD * weight_BTR[..., None]
-        y_BTD = jnp.sum(y_BTRD, axis=2)
+            y_BTD = dispatch_dropless(*inputs)
         record_balance(context, routing, logits_BTE, dropped_BTR, option.balance_loss, option.router_z_loss)
         y_BTD = context.shard(y_BTD, ("batch", "ffn_sequence", "embed"))
         y_BTD = y_BTD if self.output_norm is None else self.output_norm(y_BTD)
         return y_BTD if self.shared is None else y_BTD + self._shared_output(x_BTD, context)
 
-    def _router_logits(self, x_BTD: jax.Array) -> jax.Array:
+    def _router_logits(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         """Returns the router's logits in full float32 on every device, because near ties decide where a token goes."""
         x_BTD = x_BTD.astype(jnp.float32)
         x_BTD = x_BTD if self.router_norm is None else self.router_norm(x_BTD)
-        logits_BTE = jnp.einsum("BTD,DE->BTE", x_BTD, self.router[...], precision="highest")
+        product = functools.partial(jnp.einsum, "BTD,DE->BTE", precision="highest")
+        tokens = self._token_axes(x_BTD, layout)
+        logits_BTE = layout.shard_map(product, (tokens, (None, None)), tokens)(x_BTD, self.router[...])
         logits_BTE = logits_BTE if self.router_bias is None else logits_BTE + self.router_bias[...]
         factor = self.option.router.logit_scale
         return logits_BTE if factor == 1 else logits_BTE * factor
 
+    def _route(self, logits_BTE: jax.Array, layout: Layout) -> Routing:
+        """Routes each token on the device that has it; a partitioner might gather the logits of all to choose."""
+        load_bias_E, expert_scale_E = (None if p is None else p[...] for p in (self.load_bias, self.expert_scale))
+
+        def on_device(
+            logits_BTE: jax.Array, load_bias_E: jax.Array | None, expert_scale_E: jax.Array | None
+        ) -> tuple[jax.Array, ...]:
+            routing = route(self.option.router, logits_BTE, self.option.top_k, load_bias_E, expert_scale_E)
+            return routing.probabilities_BTE, routing.chosen_BTR, routing.weight_BTR
+
+        tokens = self._token_axes(logits_BTE, layout)
+        shard_mapped = layout.shard_map(on_device, (tokens, (None,), (None,)), (tokens,) * 3)
+        return Routing(*shard_mapped(logits_BTE, load_bias_E, expert_scale_E))
+
+    def _token_axes(self, x_BTX: jax.Array, layout: Layout) -> Axes:
+        """Returns the axes of an array with a vector for each token, split by tokens."""
+        return (*layout.axis_shardings(x_BTX.shape[:2], ("batch", "ffn_sequence")), None)
+
     def _apply_experts(self, rows: jax.Array, product: Product) -> jax.Array:
         """Applies to each row its expert."""
-        biases = [None if p is None else p[...] for p in (self.up_bias, self.gate_bias, self.down_bias)]
-        up = product(rows, self.up[...], biases[0])
-        gate = None if self.gate is None else product(rows, self.gate[...], biases[1])
-        return product(hidden_activation(self.option.expert, up, gate), self.down[...], biases[2])
+        up = product(rows, "up")
+        gate = None if self.gate is None else product(rows, "gate")
+        return product(hidden_activation(self.option.expert, up, gate), "down")
 
     def _shared_output(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Returns the output of the shared expert, after its norm and times its gate, where it has them."""

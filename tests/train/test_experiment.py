@@ -46,7 +46,7 @@ from train.parallel.table import ActivationAxes, ParameterAxes
         (["mesh.fsdp=0"], "mesh.fsdp: must be at least 1, got 0"),
         (
             ["sharding.activations.ffn=('modl',)"],
-            "sharding.activations.ffn: 'modl' is no mesh axis; known: data, fsdp, expert, context, tensor",
+            "sharding.activations.ffn: 'modl' is no mesh axis; known: stage, data, fsdp, expert, context, tensor",
         ),
     ],
 )

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from model.parameters.names import flatten, path_name
+from model.recompute import HOST_MEMORY
 
 # The longest axis that is summed over first: over 64 numbers XLA on CPUs stores all products again.
 MAX_FIRST_AXIS = 32
@@ -24,9 +25,15 @@ def checksums(tree: Any) -> dict[str, int]:
     """The checksum of every array, by dotted name: the sum of its bits, as words, times 1, 3, 5, ..., modulo 2^32."""
     found: dict[str, int] = {}
     for group in groups_of(flatten(tree), GROUP_BYTES):
+        group = {name: _on_device(x) for name, x in group.items()}
         splits = tuple(split_short_axis(x.shape, x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(group))
         found |= {name: int(value) for name, value in jax.device_get(checksums_on_devices(group, splits)).items()}
     return found
+
+
+def _on_device(x: Any) -> Any:
+    """The same array, copied to its devices if it is in the memory of their host."""
+    return jax.device_put(x, x.sharding.with_memory_kind("device")) if x.sharding.memory_kind == HOST_MEMORY else x
 
 
 def groups_of(arrays: Mapping[str, Any], most: int) -> Iterator[dict[str, Any]]:

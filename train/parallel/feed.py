@@ -29,9 +29,9 @@ def batch_fields(objective_fields: tuple[str, ...], data: Data, model: ModelConf
     return objective_fields + (DOCUMENT_FIELDS if needs_segments(data, model) else ())
 
 
-def check_batch_size(batch_size: int, parts: int, rows: NamedSharding) -> None:
-    """Raises UserError when the mesh does not divide the (micro-)batch."""
-    ways = _ways(rows, 0)
+def check_batch_size(batch_size: int, parts: int, rows: NamedSharding, stages: int = 1) -> None:
+    """Raises UserError when the mesh does not divide the (micro-)batch; stages have whole micro-batches."""
+    ways = _ways(rows, 0) // stages
     if (batch_size // parts) % ways:
         micro = f" in {parts} micro-batches" if parts > 1 else ""
         raise UserError(

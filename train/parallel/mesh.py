@@ -10,7 +10,7 @@ import numpy as np
 from model.errors import UserError
 
 # From the axis whose devices lie furthest apart to the axis whose devices are neighbours.
-MESH_AXES = ("data", "fsdp", "expert", "context", "tensor")
+MESH_AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,7 @@ class Mesh:
     """How many devices lie along each axis of the mesh; their product is the device count.
 
     Attributes:
+      stage: parts of the layers, the stages of a pipeline for the micro-batches of `training.gradient_accumulation`.
       data: copies of the parameters, each with its share of the batch; None for all devices that the other axes leave.
       fsdp: shards of parameters, gathered layer by layer, each with its share of the batch.
       expert: shards of the experts, each with its share of the batch; all other parameters are split as by fsdp.
@@ -25,6 +26,7 @@ class Mesh:
       tensor: shards of heads, feed-forward width and vocabulary, all on the same rows.
     """
 
+    stage: int = 1
     data: int | None = None
     fsdp: int = 1
     expert: int = 1

@@ -11,9 +11,10 @@ import jax
 
 from model.config import ModelConfig
 from model.errors import UserError
+from model.stages.pipeline import problems_of_stages
 from model.transformer import abstract_params, logical_axes
 from train.parallel.mesh import Mesh, format_mesh, make_mesh, num_devices
-from train.parallel.table import MeshLayout, Sharding, layout_of, param_shardings, uneven_axes
+from train.parallel.table import MeshLayout, Sharding, layout_of, num_stages, param_shardings, uneven_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,9 @@ def requested_mesh(model: ModelConfig, option: Mesh, table: Sharding) -> MeshCho
 
     Raises UserError when the mesh does not fit the devices here, or `fsdp` does not divide the model.
     """
+    if (stages := num_stages(option, table)) > 1:
+        for path, message in problems_of_stages(model, stages, table.chunks):
+            raise UserError(f"{path}: {message}")
     mesh = make_mesh(option)
     uneven = uneven_axes(mesh, table, logical_axes(model), abstract_params(model))
     named = {name: tuple(axis for axis in getattr(table.parameters, name) if axis != "tensor") for name in uneven}
@@ -57,7 +61,9 @@ def requested_mesh(model: ModelConfig, option: Mesh, table: Sharding) -> MeshCho
 
 
 def run_mesh_or_fsdp(model: ModelConfig, option: Mesh, table: Sharding, devices_then: int | None) -> MeshChoice:
-    """A run's own mesh if it fits the devices here, otherwise FSDP over all of them.
+    """A run's own mesh if it fits the devices here and has no stages, otherwise FSDP over all of them.
+
+    Stages serve training alone: they do not decode, and one batch at a time leaves most of them idle.
 
     Args:
       model: the model's options.
@@ -67,7 +73,8 @@ def run_mesh_or_fsdp(model: ModelConfig, option: Mesh, table: Sharding, devices_
         devices, but was meant for this number: on more devices it would only make more copies of the parameters.
     """
     here = jax.device_count()
-    if option.data is not None or num_devices(option) == here or devices_then == here:
+    stages = num_stages(option, table)
+    if stages == 1 and (option.data is not None or num_devices(option) == here or devices_then == here):
         try:
             model_shardings(model, mesh := make_mesh(option), table)
         except UserError:

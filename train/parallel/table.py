@@ -8,15 +8,15 @@ To try another parallelism, change the table or the mesh; the model stays as it 
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from model.errors import UserError
-from model.layout import Axes, AxisSharding, Layout
+from model.layout import Axes, AxisSharding, Layout, Pipeline
 from model.parameters.names import path_name
-from train.parallel.mesh import MESH_AXES
+from train.parallel.mesh import MESH_AXES, Mesh
 
 
 class _Axes:
@@ -33,6 +33,9 @@ class _Axes:
                 yield field.name, f"names a mesh axis twice: {', '.join(names)}"
 
 
+Table = TypeVar("Table", bound=_Axes)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterAxes(_Axes):
     """Logical axes of parameters -> mesh axes. An array uses each mesh axis once, for the first axis that asks for it.
@@ -46,7 +49,7 @@ class ParameterAxes(_Axes):
       expert: experts.
       vocab: tokens of the vocabulary.
       position: rows of a table of learned positions.
-      layer: layers of a stack.
+      layer: layers of a stack. The parts run as the stages of a pipeline (model/stages/pipeline.py).
     """
 
     embed: tuple[str, ...] = ("fsdp", "expert", "context")
@@ -58,7 +61,7 @@ class ParameterAxes(_Axes):
     expert: tuple[str, ...] = ("expert",)
     vocab: tuple[str, ...] = ("tensor",)
     position: tuple[str, ...] = ()
-    layer: tuple[str, ...] = ()
+    layer: tuple[str, ...] = ("stage",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ class ActivationAxes(_Axes):
     """Logical axes of activations -> mesh axes. An array uses each mesh axis once, for the first axis that asks for it.
 
     Attributes:
-      batch: rows.
+      batch: rows. Inside the stages of a pipeline their mesh axes are left out.
       sequence: positions of the residual stream and its norms. `("tensor",)` here alone is the sequence parallelism of
         Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4.2.2.
       query_sequence: positions of queries, and inside recurrent mixers.
@@ -89,7 +92,7 @@ class ActivationAxes(_Axes):
       layer: layers of a stack, in a cache.
     """
 
-    batch: tuple[str, ...] = ("data", "fsdp", "expert")
+    batch: tuple[str, ...] = ("stage", "data", "fsdp", "expert")
     sequence: tuple[str, ...] = ("context",)
     query_sequence: tuple[str, ...] = ("context",)
     key_sequence: tuple[str, ...] = ()
@@ -112,13 +115,29 @@ class Sharding:
     Attributes:
       parameters: which mesh axes each axis of a parameter is split over; optimizer moments follow.
       activations: which mesh axes each axis of activations, batches and caches is split over.
+      moments: the memory that holds the moments of the optimizer between steps. In that of the host they cost a device
+        nothing but two copies in every step.
+      chunks: chunks of consecutive layers that each stage of a pipeline runs. More of them shorten the bubble, and
+        move parameters to their stages in every step (model/stages/pipeline.py).
       balanced: whether devices that share a sequence exchange queries for causal attention without a window, so that
         each has a chunk from the start and one from the end of the sequence, and as many visible keys as the others.
     """
 
     parameters: ParameterAxes = ParameterAxes()
     activations: ActivationAxes = ActivationAxes()
+    moments: Literal["device", "host"] = "device"
+    chunks: int = 1
     balanced: bool = True
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        if self.chunks < 1:
+            yield "chunks", f"must be at least 1, got {self.chunks}"
+
+
+def num_stages(mesh: Mesh, table: Sharding) -> int:
+    """The stages of a pipeline on a mesh, 1 without one; an axis without a size counts as 1."""
+    return math.prod(getattr(mesh, name) or 1 for name in table.parameters.layer)
 
 
 def mesh_axes(table: ParameterAxes | ActivationAxes, axes: Axes) -> list[tuple[str, ...]]:
@@ -157,6 +176,9 @@ class MeshLayout(Layout):
       mesh: the devices.
       table: the table's activation axes.
       parameters: the table's parameter axes, which decide the sharding of gradients.
+      chunks: the table's chunks of layers.
+      micro_batches: of a pipeline; None for as many as stages.
+      in_stage: whether this is the layout of one stage, which is mapped over all of them.
       balanced: the table's field of this name.
     """
 
@@ -164,6 +186,9 @@ class MeshLayout(Layout):
     table: ActivationAxes
     parameters: ParameterAxes
     balanced: bool = True
+    chunks: int = 1
+    micro_batches: int | None = None
+    in_stage: bool = False
 
     @property
     def platform(self) -> str:
@@ -198,12 +223,33 @@ class MeshLayout(Layout):
         """How each axis of a parameter, and of its gradient, is split."""
         return _axis_shardings(self.mesh, shape, mesh_axes(self.parameters, axes))
 
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """The stages that layers are split into, or None."""
+        names = tuple(name for name in self.parameters.layer if self.mesh.shape[name] > 1)
+        if not names:
+            return None
+        stages = AxisSharding(names, _num_shards(self.mesh, names))
+        return Pipeline(stages, self.chunks, self.micro_batches or stages.ways, self.within_stage().ways("batch"))
+
+    def with_micro_batches(self, count: int) -> "MeshLayout":
+        """The same layout for a pipeline of so many micro-batches."""
+        return dataclasses.replace(self, micro_batches=count)
+
+    def within_stage(self) -> "MeshLayout":
+        """The layout of the activations of one stage, without the axis of stages."""
+        names = self.parameters.layer
+        table, parameters = _without(self.table, names), _without(self.parameters, names)
+        return dataclasses.replace(self, table=table, parameters=parameters, in_stage=True)
+
     def shard_map(
         self, function: Callable[..., Any], in_axes: tuple[Any, ...], out_axes: Any, *, checks_copies: bool = True
     ) -> Callable[..., Any]:
         """A function of whole arrays that runs `function` on each device's shards (`jax.shard_map`); see `Layout`."""
         if self.mesh.size == 1:
             return function
+        # jax cannot check copies in loops that are mapped over stages: it takes a constant of the body for one.
+        checks_copies = checks_copies and not self.in_stage
         single = () if checks_copies else tuple(name for name, size in self.mesh.shape.items() if size == 1)
 
         def specs(tree: Any) -> Any:
@@ -224,6 +270,12 @@ def _with_axes(spec: PartitionSpec, names: tuple[str, ...]) -> PartitionSpec:
     return PartitionSpec((*first, *(name for name in names if name not in used)) or None, *spec[1:])
 
 
+def _without(table: Table, names: Sequence[str]) -> Table:
+    """The table without some mesh axes."""
+    kept = {name: tuple(axis for axis in axes if axis not in names) for name, axes in vars(table).items()}
+    return type(table)(**kept)
+
+
 def _axis_shardings(
     mesh: jax.sharding.Mesh, shape: tuple[int, ...], mesh_axes: Sequence[tuple[str, ...]]
 ) -> tuple[AxisSharding, ...]:
@@ -242,14 +294,17 @@ def _is_axes(tree: Any) -> bool:
 
 def layout_of(mesh: jax.sharding.Mesh, table: Sharding) -> MeshLayout:
     """The layout of activations on a mesh."""
-    return MeshLayout(mesh, table.activations, table.parameters, table.balanced)
+    return MeshLayout(mesh, table.activations, table.parameters, table.balanced, table.chunks)
 
 
 # ----------------------------------------------------------------------------------------- parameters and moments
 
 
 def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any) -> Any:
-    """A placement for every parameter. Raises UserError if the mesh does not divide an axis of a parameter.
+    """A placement for every parameter.
+
+    Raises UserError if the mesh does not divide an axis of a parameter, or has an expert axis for a model without
+    experts.
 
     Args:
       mesh: the mesh.
@@ -262,13 +317,19 @@ def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes:
         for size, name, over in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
             ways = _num_shards(mesh, over)
             if size % ways:
+                divisors = [str(n) for n in range(1, min(size, mesh.size) + 1) if size % n == 0]
                 raise UserError(
                     f"parameter {path_name(path)}: its {name} axis of {size} cannot be split {ways} ways over "
-                    f"mesh axis {' x '.join(over)}; change the mesh, or keep the axis whole with "
-                    f"--set 'sharding.parameters.{name}=()'"
+                    f"mesh axis {' x '.join(over)}; change the mesh ({size} can be split {', '.join(divisors)} ways), "
+                    f"or keep the axis whole with --set 'sharding.parameters.{name}=()'"
                 )
         return NamedSharding(mesh, _spec(table.parameters, names))
 
+    has_experts = any("expert" in names for names in jax.tree.leaves(axes, is_leaf=_is_axes))
+    if (ways := mesh.shape.get("expert", 1)) > 1 and not has_experts:
+        raise UserError(
+            f"mesh: expert={ways} splits experts, and this model has none; use fsdp={ways} to split parameters and rows"
+        )
     return jax.tree_util.tree_map_with_path(placement, shapes, axes)
 
 

@@ -5,6 +5,7 @@ import pathlib
 import jax
 
 from model.errors import UserError
+from model.recompute import HOST_MEMORY, SaveOnly
 from model.transformer import abstract_params, logical_axes
 from train import experiment as experiments
 from train.checkpoints.faults import UnreadableError
@@ -27,11 +28,29 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh | None = None) ->
     The mesh is that of the experiment over the devices here, unless one over other devices is given.
     """
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
-    rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
-    feed.check_batch_size(experiment.data.batch_size, experiment.training.gradient_accumulation, rows)
+    layout = layout_of(mesh, experiment.sharding)
+    rows, stages = layout.placement(("batch", "sequence")), layout.ways("batch") // layout.within_stage().ways("batch")
+    feed.check_batch_size(experiment.data.batch_size, experiment.training.gradient_accumulation, rows, stages)
     feed.check_sequence_length(experiment.data.sequence_length, rows)
     shapes, axes = abstract_params(experiment.model), logical_axes(experiment.model)
     param_shardings(mesh, experiment.sharding, axes, shapes)
+    _check_host_memory(experiment, mesh.devices.flat[0])
+
+
+def _check_host_memory(experiment: Experiment, device: jax.Device) -> None:
+    """Raises UserError for options that need memory of the host where the devices do not copy from and to it."""
+    remat = experiment.model.remat
+    wanted = {
+        "sharding.moments='host'": experiment.sharding.moments == "host",
+        "model.remat.offload": isinstance(remat, SaveOnly) and bool(remat.offload),
+    }
+    if asked := [name for name, on in wanted.items() if on]:
+        kinds = [memory.kind for memory in device.addressable_memories()]
+        if HOST_MEMORY not in kinds:
+            raise UserError(
+                f"{asked[0]}: a {device.platform} device here has the memories {', '.join(kinds)} and no {HOST_MEMORY} "
+                f"to copy to; leave the option out"
+            )
 
 
 def check_vocabulary(experiment: Experiment, tokenizer: Tokenizer, folder: AnyPath) -> None:

@@ -27,24 +27,30 @@ def one_by_one(chosen, x, scale, w, b):
     return y
 
 
+def up(rows, product):
+    return product(rows, "up")
+
+
+def dispatched(way, chosen, x, scale, weight, w, b):
+    inputs = (*map(jnp.asarray, (x, chosen)), scale, weight, {"up": jnp.asarray(w), "up_bias": jnp.asarray(b)}, up)
+    if isinstance(way, Capacity):
+        return dispatch_with_capacity(way, *inputs, Layout())
+    return dispatch_dropless(*inputs, Layout())
+
+
 def test_dropless_is_a_loop_over_tokens(case):
     chosen, x, scale, w, b = case
-    for factor in (None, jnp.asarray(scale)):
-        y = dispatch_dropless(jnp.asarray(x), jnp.asarray(chosen), factor, E, lambda rows, product: product(rows, w, b))
-        expected = one_by_one(chosen, x, np.ones_like(scale) if factor is None else scale, w, b)
+    for on_input, on_output in ((None, None), (scale, None), (None, scale)):
+        ones = np.ones_like(scale)
+        each = one_by_one(chosen, x, ones if on_input is None else on_input, w, b)
+        expected = np.sum(each if on_output is None else each * on_output[..., None], axis=2)
+        y = dispatched("dropless", chosen, x, on_input, on_output, w, b)
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
-def slots(case, factor, scaled=True):
-    chosen, x, scale, w, b = case
-    expert_fn = lambda rows, product: product(rows, w, b)  # noqa: E731
-    option, scales = Capacity(factor=factor), jnp.asarray(scale) if scaled else None
-    return dispatch_with_capacity(option, jnp.asarray(x), jnp.asarray(chosen), scales, E, expert_fn, Layout())
-
-
 def test_capacity_is_a_loop_that_counts(case):
-    chosen, *rest = case
-    expected, dropped = one_by_one(chosen, *rest), np.zeros(chosen.shape, bool)
+    chosen, x, scale, w, b = case
+    expected, dropped = one_by_one(chosen, x, scale, w, b), np.zeros(chosen.shape, bool)
     capacity = 3  # ceil(1.0 * 2 * 7 / 5)
     for row in range(2):
         load = np.zeros(E, int)
@@ -52,20 +58,19 @@ def test_capacity_is_a_loop_that_counts(case):
             expert = chosen[row, token, rank]
             dropped[row, token, rank] = load[expert] >= capacity
             load[expert] += 1
-    y, got_dropped = slots(case, 1.0)
+    weight = np.random.default_rng(2).normal(size=chosen.shape).astype(np.float32)
+    y, got_dropped = dispatched(Capacity(factor=1.0), chosen, x, scale, weight, w, b)
     assert 0 < dropped.sum() < dropped.size / 2
     np.testing.assert_array_equal(got_dropped, dropped)
-    np.testing.assert_allclose(y, np.where(dropped[..., None], 0, expected), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(y, np.sum(expected * (weight * ~dropped)[..., None], axis=2), rtol=1e-5, atol=1e-5)
 
 
 def test_with_slots_for_all_nothing_is_dropped(case):
     chosen, x, scale, w, b = case
-    for scaled in (True, False):
-        y, dropped = slots(case, 2.5, scaled)
+    for scales in (scale, None):
+        y, dropped = dispatched(Capacity(factor=2.5), chosen, x, scales, None, w, b)
         assert not dropped.any()
-        expert_fn = lambda rows, product: product(rows, w, b)  # noqa: E731
-        scales = jnp.asarray(scale) if scaled else None
-        expected = dispatch_dropless(jnp.asarray(x), jnp.asarray(chosen), scales, E, expert_fn)
+        expected = dispatched("dropless", chosen, x, scales, None, w, b)
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -78,19 +83,17 @@ def test_slots(factor, expected):
 
 def test_gradients_of_both_are_those_of_the_loop(case):
     chosen, x, scale, w, b = case
-    towards = np.random.default_rng(1).normal(size=(*chosen.shape, D)).astype(np.float32)
+    towards = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
 
     def loss(way):
         def value(x, scale, w, b):
-            expert_fn = lambda rows, product: product(rows, w, b)  # noqa: E731
             if way == "dropless":
-                y = dispatch_dropless(x, jnp.asarray(chosen), scale, E, expert_fn)
+                y = dispatched(way, chosen, x, scale, scale, w, b)
             elif way == "slots":
-                y = dispatch_with_capacity(Capacity(factor=9.0), x, jnp.asarray(chosen), scale, E, expert_fn, Layout())[
-                    0
-                ]
+                y, _ = dispatched(Capacity(factor=9.0), chosen, x, scale, scale, w, b)
             else:
-                y = jnp.einsum("BTR,BTD,BTRDF->BTRF", scale, x, w[chosen]) + b[chosen]
+                each = jnp.einsum("BTR,BTD,BTRDF->BTRF", scale, x, w[chosen]) + b[chosen]
+                y = jnp.sum(each * scale[..., None], axis=2)
             return jnp.sum(y * towards)
 
         return jax.jit(jax.grad(value, argnums=(0, 1, 2, 3)))(x, scale, w, b)

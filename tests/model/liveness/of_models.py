@@ -32,6 +32,7 @@ CASES = {
     "ModelConfig.scan_layers": ([], "scan_layers=True", "gradient"),
     "ModelConfig.remat": ([], "remat=full", "gradient"),
     "SaveOnly.taps": (["remat=SaveOnly(taps=('query',))"], "remat.taps=('key',)", "gradient"),
+    "SaveOnly.offload": (["remat=SaveOnly(taps=('query',))"], "remat.offload=('key',)", "gradient"),
     "Except.layers": (
         ["exceptions=(Except(layers='1', position=NoPositions()),)"],
         "exceptions.0.layers='0'",

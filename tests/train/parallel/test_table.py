@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from model.layout import AxisSharding
+from model.layout import AxisSharding, Pipeline
 from model.options.assignments import override
 from model.options.tree import check
 from model.parameters.names import flatten
@@ -16,6 +16,7 @@ from train.parallel.table import (
     Sharding,
     layout_of,
     mesh_axes,
+    num_stages,
     param_shardings,
     replicated,
 )
@@ -48,13 +49,14 @@ def test_no_device_makes_a_whole_parameter(experiment):
 
 
 def test_an_array_uses_a_mesh_axis_once():
-    rows = ("data", "fsdp", "expert")
+    rows = ("stage", "data", "fsdp", "expert")
     assert mesh_axes(ActivationAxes(), ("batch", "sequence", "embed")) == [rows, ("context",), ()]
-    assert mesh_axes(ActivationAxes(), ("expert", "batch")) == [("expert",), ("data", "fsdp")]
+    assert mesh_axes(ActivationAxes(), ("expert", "batch")) == [("expert",), rows[:-1]]
     table, shards = ParameterAxes(), ("fsdp", "expert", "context")
     assert mesh_axes(table, ("vocab", "embed")) == [("tensor",), shards]
     assert mesh_axes(table, ("embed", "embed")) == [shards, ()]
     assert mesh_axes(table, ("expert", "embed", "ffn")) == [("expert",), ("fsdp", "context"), ("tensor",)]
+    assert mesh_axes(table, ("layer", "ffn")) == [("stage",), ("tensor",)]
     assert mesh_axes(table, ("heads", "ffn", None)) == [("tensor",), (), ()]
     assert mesh_axes(ParameterAxes(embed=("fsdp", "tensor")), ("heads", "embed")) == [("tensor",), ("fsdp",)]
 
@@ -89,7 +91,7 @@ def test_a_parameter_that_the_mesh_does_not_divide_is_named(tiny_experiment):
         (Mesh(tensor=0), "tensor: must be at least 1, got 0"),
         (
             Sharding(parameters=ParameterAxes(ffn=("model",))),
-            "parameters.ffn: 'model' is no mesh axis; known: data, fsdp, expert, context, tensor",
+            "parameters.ffn: 'model' is no mesh axis; known: stage, data, fsdp, expert, context, tensor",
         ),
         (Sharding(activations=ActivationAxes(batch=("data", "data"))), "activations.batch: names a mesh axis twice"),
     ],
@@ -190,3 +192,17 @@ def test_a_mesh_of_one_device_leaves_no_trace_and_equal_layouts_are_one():
     assert layout_of(one, SPLIT).platform == "cpu"
     assert {layout_of(one, SPLIT), layout_of(make_mesh(Mesh(), jax.devices()[:1]), SPLIT)} == {layout_of(one, SPLIT)}
     assert layout_of(one, SPLIT) != layout_of(one, Sharding())
+
+
+def test_the_stages_of_a_pipeline_are_the_mesh_axes_of_layers():
+    """Inside of a stage rows are split over the other axes; a table that keeps layers whole makes rows of the axis."""
+    mesh = make_mesh(Mesh(stage=2, data=2, fsdp=2))
+    layout = layout_of(mesh, Sharding(chunks=3))
+    assert layout.pipeline == Pipeline(AxisSharding(("stage",), 2), chunks=3, micro_batches=2, row_shards=4)
+    assert layout.with_micro_batches(8).pipeline.micro_batches == 8
+    within = layout.within_stage()
+    assert (layout.ways("batch"), within.ways("batch"), within.pipeline) == (8, 4, None)
+    whole = layout_of(mesh, Sharding(parameters=ParameterAxes(layer=())))
+    assert (whole.ways("batch"), whole.pipeline) == (8, None)
+    assert num_stages(Mesh(stage=2, fsdp=4), Sharding()) == 2
+    assert num_stages(Mesh(stage=2), Sharding(parameters=ParameterAxes(layer=()))) == 1

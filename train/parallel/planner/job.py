@@ -179,6 +179,7 @@ def job_of(experiment: Experiment, cluster: Cluster) -> Job:
         ways=ways_of(dataclasses.asdict(experiment.mesh), cluster),
         batch=experiment.data.batch_size,
         microbatches=experiment.training.gradient_accumulation,
+        virtual_stages=experiment.sharding.chunks,
         stream_split="tensor" in experiment.sharding.activations.sequence + experiment.sharding.activations.embed,
         kept=kept_by(experiment.model.remat),
         parameter_bytes=BYTES[precision.parameters],
