@@ -11,12 +11,13 @@ import pytest
 
 from model.feedforward.dispatch import Capacity, dispatch_dropless, dispatch_with_capacity
 from model.feedforward.exchange import places
+from model.feedforward.placement import EXPERT_AXES
 from model.layout import ONE_DEVICE
 from model.options.assignments import override
 from tests.train.parallel.test_collectives import collectives, sizes_of
 from tests.train.parallel.test_sharded_steps import devices_of, on_one_device, train
 from train.parallel.mesh import Mesh, make_mesh
-from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of
+from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of, param_shardings
 
 B, T, D, F, E, R = 8, 4, 16, 24, 8, 2
 
@@ -116,32 +117,21 @@ def test_rows_that_the_mesh_does_not_divide_as_in_decoding():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_under_vmap_scan_and_rematerialisation():
-    """Two stages side by side, of which each runs two layers of its own on its own tokens."""
-    stages, mesh = 2, make_mesh(Mesh(data=2, expert=4))
-    weight, chosen = numbers(stages, B, T, R, seed=8), np.stack(list(ROUTINGS.values()))
+def test_under_scan_and_rematerialisation():
+    """Two layers with their own parameters."""
+    x, weight, chosen = numbers(B, T, D, seed=7), numbers(B, T, R, seed=8), ROUTINGS["random"]
+    params = jax.tree.map(lambda p: np.stack([p, -p]), PARAMS)
 
-    def stage(layout, x, params, weight, chosen):
-        layer = jax.checkpoint(lambda x, p: dispatched("dropless", False, layout, x, weight, p, chosen))
-        return jax.lax.scan(lambda x, p: (x + layer(x, p), None), x, params)[0]
+    def total(layout, x, params):
+        layer = jax.checkpoint(lambda x, p: dispatched("dropless", False, layout, x, weight, p, jnp.asarray(chosen)))
+        return jnp.sum(jnp.sin(jax.lax.scan(lambda x, p: (x + layer(x, p), None), x, params)[0]))
 
-    def side_by_side(x, params, layout):
-        run = functools.partial(stage, layout)
-        return jnp.sum(jnp.sin(jax.vmap(run, spmd_axis_name="data")(x, params, weight, chosen)))
-
-    def one_by_one(x, params):
-        each = [
-            stage(ONE_DEVICE, x[i], jax.tree.map(lambda p, i=i: p[i], params), weight[i], chosen[i])
-            for i in range(stages)
-        ]
-        return jnp.sum(jnp.sin(jnp.stack(each)))
-
-    x = numbers(stages, B, T, D, seed=7)
-    params = jax.tree.map(lambda p: np.stack([np.stack([p, -p]), np.stack([0.5 * p, 2 * p])]), PARAMS)
-    expected = jax.device_get(jax.jit(jax.grad(one_by_one, argnums=(0, 1)))(x, params))
-    layout = layout_of(mesh, Sharding(activations=ActivationAxes(batch=("expert",))))
-    found = jax.jit(jax.grad(functools.partial(side_by_side, layout=layout), argnums=(0, 1)))(x, params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), jax.device_get(found), expected)
+    layout = layout_of(make_mesh(MESHES["experts over expert and fsdp"][0]), over("expert", "fsdp"))
+    found, expected = (
+        jax.device_get(jax.jit(jax.grad(functools.partial(total, each), argnums=(0, 1)))(x, params))
+        for each in (layout, ONE_DEVICE)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
 
 
 # ----------------------------------------------------------------------------------------------------- collectives
@@ -152,9 +142,6 @@ def compiled(way, name):
     """The gradient's program, with its inputs where a training step has them."""
     mesh, table = MESHES[name]
     layout = layout_of(make_mesh(mesh), table)
-    from model.feedforward.placement import EXPERT_AXES
-    from train.parallel.table import param_shardings
-
     shapes = {name: jax.ShapeDtypeStruct(p.shape, p.dtype) for name, p in PARAMS.items()}
     held = param_shardings(layout.mesh, table, EXPERT_AXES, shapes)
     tokens = layout.placement(("batch", "ffn_sequence", None))
