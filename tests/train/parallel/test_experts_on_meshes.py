@@ -210,7 +210,9 @@ def test_training_steps_are_those_of_one_device(name, variant, tiny_experiment):
         "optimizer.epsilon=1e-4",  # else Adam blows rounding up where a gradient is nearly 0
     ]
     changes += ["model.residual=Sandwich(ffn_input_norm=False)"] if variant == "norms" else []
-    experiment = functools.reduce(override, changes, tiny_experiment(model__vocab_size=64, schedule__peak=3e-3))
+    experiment = functools.reduce(
+        override, changes, tiny_experiment(model__vocab_size=64, model__mixer__num_kv_heads=4, schedule__peak=3e-3)
+    )
     start, batches, expected_losses, expected = on_one_device(experiment)
     if variant == "all tokens to two experts":
         rigged = start.params["blocks"]["ffn"]["router_bias"].copy()
