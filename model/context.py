@@ -13,6 +13,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from model.dropout import drop
+from model.kernels import grouped_matmul
+from model.kernels.request import compute_capability
+from model.kernels.selection import Kernels
 from model.layout import ONE_DEVICE, Axes, Layout
 from model.positions.rotary import RotaryTable
 from model.taps.meanings import TAPS
@@ -63,6 +66,7 @@ class Context(LayerInputs):
       layer_inputs: the inputs of each kind of layer.
       dropout_key: a random key in training, None in evaluation.
       layout: the layout of activations over devices.
+      kernels: the kernels to choose from.
       taps: the taps that the caller asked for, resolved by `resolve`.
       saved_taps: the names of the taps that rematerialisation saves.
       site: the tokens and their positions, for edits.
@@ -84,6 +88,7 @@ class Context(LayerInputs):
     layer_inputs: Mapping[Any, LayerInputs] = dataclasses.field(default_factory=dict)
     dropout_key: jax.Array | None = None
     layout: Layout = ONE_DEVICE
+    kernels: Kernels = Kernels()
     taps: Taps = NO_TAPS
     saved_taps: frozenset[str] = frozenset()
     site: TapSite = TapSite()
@@ -101,6 +106,18 @@ class Context(LayerInputs):
     def platform(self) -> str:
         """The kind of the devices that run the pass, such as "cpu", "gpu" or "tpu"."""
         return self.layout.platform
+
+    def choose_experts_kernel(self, x_MD: jax.Array, w_EDF: jax.Array) -> grouped_matmul.GroupedKernel:
+        """Returns the kernel for products of rows with the matrices of their experts."""
+        x, w = (jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (x_MD, w_EDF))
+        request = grouped_matmul.GroupedRequest(
+            x=x,
+            w=w,
+            platform=self.platform,
+            devices=self.layout.devices,
+            compute_capability=compute_capability(),
+        )
+        return grouped_matmul.choose(request, grouped_matmul.named(self.kernels.experts))[0]
 
     def shard(self, x: jax.Array, axes: Axes) -> jax.Array:
         """Returns the same activation, sharded over the devices by the names of its axes."""

@@ -171,6 +171,7 @@ def stream(
         dropout_key=dropout_key,
         weights_BT=weights_BT,
         layout=layout,
+        kernels=config.kernels,
         taps=resolve(taps, config.num_layers),
         saved_taps=saved_taps(config.remat),
         site=TapSite(tokens_BT=tokens_BT, positions_BT=token_positions.positions(), segment_ids_BT=segment_ids_BT),

@@ -339,7 +339,9 @@ class GroupedQueryAttention(nnx.Module):
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,
             query_shards=context.layout.ways("query_sequence"),
+            devices=context.layout.devices,
             platform=context.platform,
+            kernels=kernels.named(context.kernels.attention),
         )
 
     def _norm_and_rotate(self, x_BTNH: jax.Array, norm: Norm | None, context: Context) -> jax.Array:

@@ -180,7 +180,9 @@ class LatentAttention(nnx.Module):
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,
             query_shards=context.layout.ways("query_sequence"),
+            devices=context.layout.devices,
             platform=context.platform,
+            kernels=kernels.named(context.kernels.attention),
         )
 
     def _expand_latents(

@@ -26,6 +26,15 @@ class AttentionPattern:
         """Returns R if a query sees only keys among the last R, its own key included; None if it may see any key."""
         return None
 
+    @property
+    def depends_on_distance_alone(self) -> bool:
+        """Whether `visible` depends on the difference of the two positions alone."""
+        return False
+
+    def group(self, position: jax.Array) -> jax.Array | None:
+        """Returns a number for each position if tokens see each other where their numbers are equal; None otherwise."""
+        return None
+
     def num_visible_keys(self, t: np.ndarray) -> np.ndarray:
         """Returns the number of keys that a causal query at each of the positions `t` sees."""
         return t + 1
@@ -62,6 +71,11 @@ class SlidingWindow(AttentionPattern):
         """See `AttentionPattern`."""
         return None if self.first else self.size
 
+    @property
+    def depends_on_distance_alone(self) -> bool:
+        """See `AttentionPattern`."""
+        return not self.first
+
     def num_visible_keys(self, t: np.ndarray) -> np.ndarray:
         """See `AttentionPattern`."""
         return np.minimum(t + 1, self.size) + np.minimum(self.first, np.maximum(0, t + 1 - self.size))
@@ -85,6 +99,10 @@ class Chunked(AttentionPattern):
         """See `AttentionPattern`."""
         return self.size
 
+    def group(self, position: jax.Array) -> jax.Array:
+        """See `AttentionPattern`."""
+        return position // self.size
+
     def num_visible_keys(self, t: np.ndarray) -> np.ndarray:
         """See `AttentionPattern`."""
         return t % self.size + 1
@@ -106,6 +124,11 @@ class Strided(AttentionPattern):
     def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
         """See `AttentionPattern`."""
         return (later - earlier < self.stride) | ((later - earlier) % self.stride == 0)
+
+    @property
+    def depends_on_distance_alone(self) -> bool:
+        """See `AttentionPattern`."""
+        return True
 
     def num_visible_keys(self, t: np.ndarray) -> np.ndarray:
         """See `AttentionPattern`."""

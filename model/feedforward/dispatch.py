@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
+from model.kernels.grouped_matmul import RAGGED_DOT, GroupedKernel
 from model.layout import Layout
 from model.parameters.mixed_precision import cast_like, grouped_matmul, lookup, weight_einsum
 
@@ -25,8 +26,8 @@ ExpertFn = Callable[[jax.Array, Product], jax.Array]
 class Dropless:
     """Every token reaches all of its experts, so that its output does not depend on other tokens of the batch.
 
-    `jax.lax.ragged_dot` multiplies each row once where the device has a kernel for it; on a CPU it multiplies every row
-    by every expert, E times the work. Tokens are sorted as one list: on a mesh each device gets the tokens of all.
+    A kernel of model/kernels/grouped_matmul.py multiplies each row once; on a CPU every row is multiplied by every
+    expert, E times the work. Tokens are sorted as one list: on a mesh each device gets the tokens of all.
     """
 
 
@@ -57,7 +58,12 @@ class Capacity:
 
 
 def dispatch_dropless(
-    x_BTD: jax.Array, chosen_BTR: jax.Array, scale_BTR: jax.Array | None, experts: int, expert_fn: ExpertFn
+    x_BTD: jax.Array,
+    chosen_BTR: jax.Array,
+    scale_BTR: jax.Array | None,
+    experts: int,
+    expert_fn: ExpertFn,
+    choose_kernel: Callable[[jax.Array, jax.Array], GroupedKernel] = lambda x, w: RAGGED_DOT,
 ) -> jax.Array:
     """Returns the outputs of each token's experts, (B, T, R, D).
 
@@ -67,6 +73,7 @@ def dispatch_dropless(
       scale_BTR: a factor on the input of each of them, or None.
       experts: E.
       expert_fn: the computation of the experts.
+      choose_kernel: returns the kernel for the product of rows and matrices.
     """
     chosen = chosen_BTR.reshape(-1)
     order = jnp.argsort(chosen, stable=True)
@@ -77,7 +84,7 @@ def dispatch_dropless(
         rows = rows * scale_BTR.reshape(-1)[order][:, None]
 
     def product(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
-        y = grouped_matmul(x, w, sizes)
+        y = grouped_matmul(x, w, sizes, choose_kernel(x, w))
         return y if b is None else y + lookup(b, expert_of_row, y.dtype)
 
     return expert_fn(rows, product)[inverse_order].reshape(*chosen_BTR.shape, -1)

@@ -2,27 +2,37 @@
 
 A kernel is a file beside this one (the protocol is in request.py). To add a kernel, put it into KERNELS before slower
 kernels. A kernel must do everything that a request asks for, or its `supports` says why it does not take the request.
+`ModelConfig.kernels` chooses or excludes kernels by name; `recorded_choices` says which kernels were chosen, and why.
 
 visibility.py and scoring.py are the values of a request: which keys a query sees, and how it scores them.
 """
 
+import contextlib
+import contextvars
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from model.errors import UserError
 from model.kernels.blocks import Blocks
+from model.kernels.cudnn import CuDNN
 from model.kernels.plain import Plain, attention_weights
-from model.kernels.request import Kernel, Request
+from model.kernels.request import Kernel, Request, compute_capability
 from model.kernels.scoring import Bias, Scoring
+from model.kernels.splash import Splash
 from model.kernels.tiles import Tiles
+from model.kernels.tokamax import Tokamax
+from model.kernels.triton import Triton
 from model.kernels.visibility import Visibility
 
-__all__ = ["KERNELS", "Choice", "attend", "attention_weights", "choose", "new_request"]
+__all__ = ["KERNELS", "Choice", "attend", "attention_weights", "choose", "new_request", "recorded_choices"]
 
-# In the order in which `choose` asks them.
-KERNELS: tuple[Kernel, ...] = (Blocks(), Tiles(), Plain())
+# In the order in which `choose` asks them: kernels of one GPU or TPU first, the fastest before the others.
+KERNELS: tuple[Kernel, ...] = (CuDNN(), Tokamax(), Triton(), Splash(), Blocks(), Tiles(), Plain())
+
+_RECORD: contextvars.ContextVar[list["Choice"] | None] = contextvars.ContextVar("attention_kernels", default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +41,13 @@ class Choice:
 
     kernel: Kernel
     refused: dict[str, str]
+    request: Request | None = None
 
     def __str__(self) -> str:
-        reasons = "; ".join(f"not {name}: {reason}" for name, reason in self.refused.items())
+        """Names the kernel, and those for the same platform that were asked before it, each with its reason."""
+        platform = None if self.request is None else self.request.platform
+        names = [kernel.name for kernel in KERNELS if kernel.platforms and platform not in kernel.platforms]
+        reasons = "; ".join(f"not {name}: {reason}" for name, reason in self.refused.items() if name not in names)
         return f"{self.kernel.name} ({reasons})" if reasons else self.kernel.name
 
 
@@ -43,10 +57,27 @@ def choose(request: Request, kernels: tuple[Kernel, ...] = KERNELS) -> Choice:
     for kernel in kernels:
         reason = kernel.supports(request)
         if reason is None:
-            return Choice(kernel, refused)
+            return Choice(kernel, refused, request)
         refused[kernel.name] = reason
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
     raise UserError(f"no attention kernel supports this request on a {request.platform}: {reasons}")
+
+
+def named(names: tuple[str, ...]) -> tuple[Kernel, ...]:
+    """Returns the kernels with these names, in this order; all kernels if there are no names."""
+    known = {kernel.name: kernel for kernel in KERNELS}
+    return tuple(known[name] for name in names) if names else KERNELS
+
+
+@contextlib.contextmanager
+def recorded_choices() -> Iterator[list[Choice]]:
+    """Collects the choice of every call of `attend` that is traced inside, in the order of tracing."""
+    choices: list[Choice] = []
+    token = _RECORD.set(choices)
+    try:
+        yield choices
+    finally:
+        _RECORD.reset(token)
 
 
 def attend(
@@ -61,6 +92,7 @@ def attend(
     dropout: float = 0.0,
     dropout_key: jax.Array | None = None,
     query_shards: int = 1,
+    devices: int = 1,
     platform: str | None = None,
     kernels: tuple[Kernel, ...] = KERNELS,
 ) -> jax.Array:
@@ -79,6 +111,7 @@ def attend(
       dropout: the share of weights that is dropped if there is a dropout key.
       dropout_key: a random key in training, None in evaluation.
       query_shards: the number of parts that the queries of a row are split into (`Layout.ways`).
+      devices: the number of devices over which the arrays may be split (`Layout.devices`); 1 inside `shard_map`.
       platform: the platform that will run the kernel; None for JAX's default backend.
       kernels: the kernels to choose from.
 
@@ -99,10 +132,13 @@ def attend(
         has_sinks=has_sinks,
         dropout=dropout,
         query_shards=query_shards,
+        devices=devices,
         platform=platform,
     )
-    kernel = choose(request, kernels).kernel
-    return kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, sink_N, dropout_key if dropout else None)
+    choice = choose(request, kernels)
+    if (record := _RECORD.get()) is not None:
+        record.append(choice)
+    return choice.kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, sink_N, dropout_key if dropout else None)
 
 
 def new_request(
@@ -116,6 +152,7 @@ def new_request(
     has_sinks: bool = False,
     dropout: float = 0.0,
     query_shards: int = 1,
+    devices: int = 1,
     platform: str | None = None,
 ) -> Request:
     """Returns the request of arrays, or of their shapes, for `choose`; `platform` is JAX's default backend if None."""
@@ -130,5 +167,7 @@ def new_request(
         has_sinks=has_sinks,
         dropout=dropout,
         query_shards=query_shards,
+        devices=devices,
         platform=platform or jax.default_backend(),
+        compute_capability=compute_capability(),
     )

@@ -1,6 +1,7 @@
 """The request that a call of attention makes to a kernel, and the protocol of kernels."""
 
 import dataclasses
+import functools
 from typing import Protocol
 
 import jax
@@ -22,7 +23,10 @@ class Request:
       dropout: the share of weights that is dropped; 0 outside training.
       query_shards: the number of parts that the queries of a row are split into, one for each of so many devices. A
         kernel that cuts the queries elsewhere moves them between devices.
+      devices: the number of devices over which the arrays may be split, where the compiler splits the work; 1 inside
+        `shard_map`, where a kernel gets the arrays of one device.
       platform: the platform that runs the kernel: "cpu", "gpu" or "tpu".
+      compute_capability: of a GPU: (9, 0) for Hopper.
     """
 
     q: jax.ShapeDtypeStruct
@@ -34,7 +38,9 @@ class Request:
     has_sinks: bool = False
     dropout: float = 0.0
     query_shards: int = 1
+    devices: int = 1
     platform: str = "cpu"
+    compute_capability: tuple[int, int] = (9, 0)
 
 
 class Kernel(Protocol):
@@ -43,6 +49,10 @@ class Kernel(Protocol):
     @property
     def name(self) -> str:
         """The name of the kernel, for explanations and for choosing it."""
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """The platforms that it runs on; () for all of them."""
 
     def supports(self, request: Request) -> str | None:
         """Returns None if the kernel takes a request, else the reason why it does not."""
@@ -64,3 +74,14 @@ class Kernel(Protocol):
           sink_N: the sinks, if `request.has_sinks`.
           dropout_key: the random key for `request.dropout`; without a key, that is 0.
         """
+
+
+@functools.cache
+def compute_capability() -> tuple[int, int]:
+    """Returns that of this machine's GPU. Without one it is 8.0, for programs that are only lowered here.
+
+    Libraries ask the GPU for its features while they trace, and without one they do what older GPUs can do.
+    """
+    text = getattr(jax.devices()[0], "compute_capability", "8.0")
+    major, _, minor = str(text).partition(".")
+    return int(major), int(minor or 0)

@@ -82,6 +82,8 @@ class Visibility:
       monotonic_positions: whether positions grow within a document at least as fast as indices, so that a pattern
         that reaches R positions back reaches at most R indices back. False if positions may start again without
         segment ids.
+      consecutive_positions: whether the positions of neighbours in a document differ by one, so that a distance in
+        positions is the same distance in indices. A kernel cannot read this from arrays.
       prefix: (B or 1, S or 1), the length of the prefix of the key's document: keys at positions below it are seen by
         every query of the document. None for none.
       extra_mask: (B or 1, T, S), False where a query does not see a key for any other reason; None for no such pair.
@@ -92,6 +94,7 @@ class Visibility:
     causal: bool = struct.field(pytree_node=False, default=True)
     patterns: tuple[Pattern, ...] = struct.field(pytree_node=False, default=())
     monotonic_positions: bool = struct.field(pytree_node=False, default=True)
+    consecutive_positions: bool = struct.field(pytree_node=False, default=False)
     prefix: jax.Array | None = None
     extra_mask: jax.Array | None = None
 
@@ -140,7 +143,7 @@ class Visibility:
         """
         count = self.keys.count
         clip = (lambda x: max(0, min(x, count))) if isinstance(start, int) else (lambda x: jnp.clip(x, 0, count))
-        if self.keys.index is not None or self.queries.index is not None:
+        if not self.has_known_indices:
             return clip(0), clip(count)
         first, last = (self.queries.start + x - self.keys.start for x in (start, stop - 1))
         reach, low, high = self.reach, clip(0), clip(count)
@@ -149,10 +152,29 @@ class Visibility:
         return low, clip(last + 1) if self.is_causal else high
 
     @property
+    def has_known_indices(self) -> bool:
+        """Whether the indices of queries and keys are known while tracing."""
+        return self.queries.index is None and self.keys.index is None
+
+    @property
+    def has_known_positions(self) -> bool:
+        """Whether the positions of queries and keys are known while tracing: they are the indices."""
+        return self.has_known_indices and self.queries.position is None and self.keys.position is None
+
+    @property
+    def has_known_distances(self) -> bool:
+        """Whether the difference of two positions of a document is known while tracing: it is that of the indices."""
+        return self.has_known_positions or (self.has_known_indices and self.consecutive_positions)
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether rows hold documents that do not see each other."""
+        return self.queries.segment_ids is not None and self.keys.segment_ids is not None
+
+    @property
     def skips_keys(self) -> bool:
         """Whether `key_span` leaves out keys of some queries."""
-        known = self.queries.index is None and self.keys.index is None
-        return known and (self.is_causal or self.reach is not None)
+        return self.has_known_indices and (self.is_causal or self.reach is not None)
 
     # ---------------------------------------------------------------------------------------------------- arrays
 
@@ -194,7 +216,7 @@ class Visibility:
             if not self.is_causal:
                 later, earlier = jnp.maximum(later, earlier), jnp.minimum(later, earlier)
             conditions += [pattern.visible(later, earlier) for pattern in self.patterns]
-        if q.segment_ids is not None and k.segment_ids is not None:
+        if self.has_documents:
             query, key = _pairs(q.segment_ids, k.segment_ids)
             conditions.append(query == key)
         masks = [mask for mask in conditions if mask is not None]
@@ -218,15 +240,26 @@ class Visibility:
         return query + q.start if q.start else query, key + k.start if k.start else key
 
 
-def causal(queries: Coordinates, keys: Coordinates | None = None, *, monotonic_positions: bool = True) -> Visibility:
+def causal(
+    queries: Coordinates,
+    keys: Coordinates | None = None,
+    *,
+    monotonic_positions: bool = True,
+    consecutive_positions: bool = False,
+) -> Visibility:
     """A query sees the keys at its own index and before, in its own document; the keys are the queries' own tokens.
 
     Args:
       queries: the coordinates of the queries.
       keys: the coordinates of the keys if they are others, such as the slots of a cache.
-      monotonic_positions: see `Visibility`.
+      monotonic_positions, consecutive_positions: see `Visibility`.
     """
-    return Visibility(queries, queries if keys is None else keys, monotonic_positions=monotonic_positions)
+    return Visibility(
+        queries,
+        queries if keys is None else keys,
+        monotonic_positions=monotonic_positions,
+        consecutive_positions=consecutive_positions,
+    )
 
 
 def bidirectional(
