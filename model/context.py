@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from model.dropout import drop
-from model.kernels import grouped_matmul
+from model.parameters import grouped_matmul
 from model.kernels.request import compute_capability
-from model.kernels.selection import Kernels
+from model.kernels.selection import Kernels, in_words, record_choice
 from model.layout import ONE_DEVICE, Axes, Layout
 from model.positions.rotary import RotaryTable
 from model.taps.meanings import TAPS
@@ -117,7 +117,9 @@ class Context(LayerInputs):
             devices=self.layout.devices,
             compute_capability=compute_capability(),
         )
-        return grouped_matmul.choose(request, grouped_matmul.named(self.kernels.experts))[0]
+        kernel, refused = grouped_matmul.choose(request, grouped_matmul.named(self.kernels.experts))
+        record_choice("experts", in_words(kernel.name, refused))
+        return kernel
 
     def shard(self, x: jax.Array, axes: Axes) -> jax.Array:
         """Returns the same activation, sharded over the devices by the names of its axes."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 
 from model.errors import UserError
+from model.kernels.selection import recorded_choices
 from model.options.tree import find_warnings
 from train.checkpoints.store import CheckpointStore
 from train.data.batches.pipeline import Batches
@@ -291,7 +292,10 @@ class _Trainer:
             with self.clock.waiting():
                 batch = next(batches)
             step += 1
-            state, scalars = self._step_fn(step, state, batch)(state, batch)
+            with recorded_choices() as chosen_kernels:  # by the first step, which is traced
+                state, scalars = self._step_fn(step, state, batch)(state, batch)
+            for line in chosen_kernels:
+                self.progress.message(f"kernel for {line}")
             self.log.dispatched(step, scalars)
             self.store.poll()
             info = StepInfo(step=step, last=step == num_steps, state=state, scalars=scalars)

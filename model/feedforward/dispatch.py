@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from model.kernels.grouped_matmul import RAGGED_DOT, GroupedKernel
+from model.parameters.grouped_matmul import RAGGED_DOT, GroupedKernel
 from model.layout import Layout
 from model.parameters.mixed_precision import cast_like, grouped_matmul, lookup, weight_einsum
 

@@ -7,10 +7,7 @@ kernels. A kernel must do everything that a request asks for, or its `supports` 
 visibility.py and scoring.py are the values of a request: which keys a query sees, and how it scores them.
 """
 
-import contextlib
-import contextvars
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -21,6 +18,7 @@ from model.kernels.cudnn import CuDNN
 from model.kernels.plain import Plain, attention_weights
 from model.kernels.request import Kernel, Request, compute_capability
 from model.kernels.scoring import Bias, Scoring
+from model.kernels.selection import in_words, record_choice, recorded_choices
 from model.kernels.splash import Splash
 from model.kernels.tiles import Tiles
 from model.kernels.tokamax import Tokamax
@@ -31,8 +29,6 @@ __all__ = ["KERNELS", "Choice", "attend", "attention_weights", "choose", "new_re
 
 # In the order in which `choose` asks them: kernels of one GPU or TPU first, the fastest before the others.
 KERNELS: tuple[Kernel, ...] = (CuDNN(), Tokamax(), Triton(), Splash(), Blocks(), Tiles(), Plain())
-
-_RECORD: contextvars.ContextVar[list["Choice"] | None] = contextvars.ContextVar("attention_kernels", default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +42,9 @@ class Choice:
     def __str__(self) -> str:
         """Names the kernel, and those for the same platform that were asked before it, each with its reason."""
         platform = None if self.request is None else self.request.platform
-        names = [kernel.name for kernel in KERNELS if kernel.platforms and platform not in kernel.platforms]
-        reasons = "; ".join(f"not {name}: {reason}" for name, reason in self.refused.items() if name not in names)
-        return f"{self.kernel.name} ({reasons})" if reasons else self.kernel.name
+        others = [kernel.name for kernel in KERNELS if kernel.platforms and platform not in kernel.platforms]
+        refused = {name: reason for name, reason in self.refused.items() if name not in others}
+        return in_words(self.kernel.name, refused)
 
 
 def choose(request: Request, kernels: tuple[Kernel, ...] = KERNELS) -> Choice:
@@ -67,17 +63,6 @@ def named(names: tuple[str, ...]) -> tuple[Kernel, ...]:
     """Returns the kernels with these names, in this order; all kernels if there are no names."""
     known = {kernel.name: kernel for kernel in KERNELS}
     return tuple(known[name] for name in names) if names else KERNELS
-
-
-@contextlib.contextmanager
-def recorded_choices() -> Iterator[list[Choice]]:
-    """Collects the choice of every call of `attend` that is traced inside, in the order of tracing."""
-    choices: list[Choice] = []
-    token = _RECORD.set(choices)
-    try:
-        yield choices
-    finally:
-        _RECORD.reset(token)
 
 
 def attend(
@@ -136,8 +121,7 @@ def attend(
         platform=platform,
     )
     choice = choose(request, kernels)
-    if (record := _RECORD.get()) is not None:
-        record.append(choice)
+    record_choice("attention", choice)
     return choice.kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, sink_N, dropout_key if dropout else None)
 
 

@@ -1,5 +1,7 @@
-"""The option that chooses among kernels, or leaves some out."""
+"""The kernels that a model may use, as an option, and a record of those that a program does use."""
 
+import contextlib
+import contextvars
 import dataclasses
 from collections.abc import Iterator
 
@@ -15,7 +17,7 @@ class Kernels:
 
     Attributes:
       attention: names from KERNELS of model/kernels.
-      experts: names from KERNELS of model/kernels/grouped_matmul.py, for `Dropless` experts.
+      experts: names from KERNELS of model/parameters/grouped_matmul.py, for `Dropless` experts.
     """
 
     attention: tuple[str, ...] = ()
@@ -24,7 +26,7 @@ class Kernels:
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
         from model import kernels
-        from model.kernels import grouped_matmul
+        from model.parameters import grouped_matmul
 
         known = {"attention": kernels.KERNELS, "experts": grouped_matmul.KERNELS}
         for field, available in known.items():
@@ -34,3 +36,29 @@ class Kernels:
                     yield field, f"no kernel is called {name!r}; {nearest(name, names)}"
                 elif chosen.count(name) > 1:
                     yield field, f"names {name!r} twice"
+
+
+_RECORD: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("chosen_kernels", default=None)
+
+
+@contextlib.contextmanager
+def recorded_choices() -> Iterator[list[str]]:
+    """Collects, from programs that are traced inside, a line for each different choice of a kernel."""
+    lines: list[str] = []
+    token = _RECORD.set(lines)
+    try:
+        yield lines
+    finally:
+        _RECORD.reset(token)
+
+
+def record_choice(use: str, choice: object) -> None:
+    """Adds a choice to the record, if there is one: the use of the kernel, then the choice in words."""
+    if (lines := _RECORD.get()) is not None and (line := f"{use}: {choice}") not in lines:
+        lines.append(line)
+
+
+def in_words(name: str, refused: dict[str, str]) -> str:
+    """Returns the name of a chosen kernel, and the kernels that were asked before it, each with its reason."""
+    reasons = "; ".join(f"not {other}: {reason}" for other, reason in refused.items())
+    return f"{name} ({reasons})" if reasons else name

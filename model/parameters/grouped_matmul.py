@@ -202,7 +202,7 @@ def _refusals_of_dtype(request: GroupedRequest, allowed: tuple[str, ...]) -> Ite
 def choose(
     request: GroupedRequest, kernels: tuple[GroupedKernel, ...] = KERNELS
 ) -> tuple[GroupedKernel, dict[str, str]]:
-    """Returns the first kernel that takes a request, and why earlier kernels do not.
+    """Returns the first kernel that takes a request, and why earlier kernels for its platform do not.
 
     Raises:
       UserError: if none of them takes it.
@@ -211,7 +211,8 @@ def choose(
     for kernel in kernels:
         reason = kernel.supports(request)
         if reason is None:
-            return kernel, refused
+            of_others = [k.name for k in kernels if k.platforms and request.platform not in k.platforms]
+            return kernel, {name: why for name, why in refused.items() if name not in of_others}
         refused[kernel.name] = reason
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
     raise UserError(f"no kernel for grouped products supports this request on a {request.platform}: {reasons}")
