@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from model.dropout import drop
-from model.parameters import grouped_matmul
 from model.kernels.request import compute_capability
 from model.kernels.selection import Kernels, in_words, record_choice
 from model.layout import ONE_DEVICE, Axes, Layout
+from model.parameters import grouped_matmul
 from model.positions.rotary import RotaryTable
 from model.taps.meanings import TAPS
 from model.taps.request import NO_TAPS, Offered, Taps, TapSite, apply_edits
@@ -102,18 +102,13 @@ class Context(LayerInputs):
     per_layer_BTP: jax.Array | None = None
     cross_layer: dict[str, CrossLayerArray] = dataclasses.field(default_factory=dict)
 
-    @property
-    def platform(self) -> str:
-        """The kind of the devices that run the pass, such as "cpu", "gpu" or "tpu"."""
-        return self.layout.platform
-
     def choose_experts_kernel(self, x_MD: jax.Array, w_EDF: jax.Array) -> grouped_matmul.GroupedKernel:
         """Returns the kernel for products of rows with the matrices of their experts."""
         x, w = (jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (x_MD, w_EDF))
         request = grouped_matmul.GroupedRequest(
             x=x,
             w=w,
-            platform=self.platform,
+            platform=self.layout.platform,
             devices=self.layout.devices,
             compute_capability=compute_capability(),
         )

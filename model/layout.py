@@ -61,13 +61,18 @@ class Layout:
         """Returns how each axis of a parameter, and of its gradient, is split."""
         return (AxisSharding(),) * len(axes)
 
-    def shard_map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
+    def shard_map(
+        self, function: Callable[..., Any], in_axes: tuple[Any, ...], out_axes: Any, *, checks_copies: bool = True
+    ) -> Callable[..., Any]:
         """Returns a function of whole arrays that runs `function` on the shards of each device.
 
         Args:
           function: takes the shards of its arguments and returns those of its results.
-          in_axes: the names of the axes of each argument.
+          in_axes: the names of the axes of each argument; a tree of them if the argument is a tree.
           out_axes: the names of the axes of the result; a tree of them if the result is a tree.
+          checks_copies: whether JAX follows which arrays are the same on several devices (`check_vma` of
+            `jax.shard_map`). Without, as kernels from libraries need it, gradients are added up over every mesh axis
+            that does not split the argument.
         """
         return function
 

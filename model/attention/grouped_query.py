@@ -338,9 +338,7 @@ class GroupedQueryAttention(nnx.Module):
             sink_N=sink_N,
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,
-            query_shards=context.layout.ways("query_sequence"),
-            devices=context.layout.devices,
-            platform=context.platform,
+            layout=context.layout,
             kernels=kernels.named(context.kernels.attention),
         )
 

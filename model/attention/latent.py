@@ -179,9 +179,7 @@ class LatentAttention(nnx.Module):
             bias=bias,
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,
-            query_shards=context.layout.ways("query_sequence"),
-            devices=context.layout.devices,
-            platform=context.platform,
+            layout=context.layout,
             kernels=kernels.named(context.kernels.attention),
         )
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from model.parameters.grouped_matmul import RAGGED_DOT, GroupedKernel
 from model.layout import Layout
+from model.parameters.grouped_matmul import RAGGED_DOT, GroupedKernel
 from model.parameters.mixed_precision import cast_like, grouped_matmul, lookup, weight_einsum
 
 # product(x, w, b): rows of x times their experts' weights w (E, inputs, outputs), plus biases b (E, outputs) or None.

@@ -171,7 +171,9 @@ class MixtureOfExperts(nnx.Module):
                 option.dispatch, read_BTD, chosen_BTR, scale_BTR, count, self._apply_experts, context.layout
             )
         else:
-            y_BTRD = dispatch_dropless(read_BTD, chosen_BTR, scale_BTR, count, self._apply_experts, context.choose_experts_kernel)
+            y_BTRD = dispatch_dropless(
+                read_BTD, chosen_BTR, scale_BTR, count, self._apply_experts, context.choose_experts_kernel
+            )
         if option.apply_weights_to == "output":
             y_BTRD = y_BTRD * weight_BTR[..., None]
         y_BTD = jnp.sum(y_BTRD, axis=2)

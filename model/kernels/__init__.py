@@ -19,11 +19,13 @@ from model.kernels.plain import Plain, attention_weights
 from model.kernels.request import Kernel, Request, compute_capability
 from model.kernels.scoring import Bias, Scoring
 from model.kernels.selection import in_words, record_choice, recorded_choices
+from model.kernels.shards import Arrays, attend_on_shards
 from model.kernels.splash import Splash
 from model.kernels.tiles import Tiles
 from model.kernels.tokamax import Tokamax
 from model.kernels.triton import Triton
 from model.kernels.visibility import Visibility
+from model.layout import ONE_DEVICE, Layout
 
 __all__ = ["KERNELS", "Choice", "attend", "attention_weights", "choose", "new_request", "recorded_choices"]
 
@@ -76,8 +78,7 @@ def attend(
     sink_N: jax.Array | None = None,
     dropout: float = 0.0,
     dropout_key: jax.Array | None = None,
-    query_shards: int = 1,
-    devices: int = 1,
+    layout: Layout = ONE_DEVICE,
     platform: str | None = None,
     kernels: tuple[Kernel, ...] = KERNELS,
 ) -> jax.Array:
@@ -95,9 +96,8 @@ def attend(
         nothing (OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", section 2; Xiao et al. 2024, section 3.3).
       dropout: the share of weights that is dropped if there is a dropout key.
       dropout_key: a random key in training, None in evaluation.
-      query_shards: the number of parts that the queries of a row are split into (`Layout.ways`).
-      devices: the number of devices over which the arrays may be split (`Layout.devices`); 1 inside `shard_map`.
-      platform: the platform that will run the kernel; None for JAX's default backend.
+      layout: the layout of all arrays; on a mesh a kernel gets the arrays of one device (model/kernels/shards.py).
+      platform: the platform that will run the kernel; None for that of the layout.
       kernels: the kernels to choose from.
 
     Returns:
@@ -106,23 +106,28 @@ def attend(
     Raises:
       UserError: if none of the kernels takes the request.
     """
-    if dropout_key is None:
-        dropout = 0.0
-    has_sinks, arrays = sink_N is not None, (q_BTNH, k_BSKH, v_BSKH)
-    request = new_request(
-        *arrays,
-        visibility,
-        scoring,
-        bias=bias,
-        has_sinks=has_sinks,
-        dropout=dropout,
-        query_shards=query_shards,
-        devices=devices,
-        platform=platform,
-    )
-    choice = choose(request, kernels)
-    record_choice("attention", choice)
-    return choice.kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, sink_N, dropout_key if dropout else None)
+    if dropout_key is None or dropout == 0:
+        dropout, dropout_key = 0.0, None
+
+    def on_device(arrays: Arrays, devices: int = 1) -> jax.Array:
+        q_BTNH, k_BSKH, v_BSKH = arrays.q_BTNH, arrays.k_BSKH, arrays.v_BSKH
+        request = new_request(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            arrays.visibility,
+            scoring,
+            bias=arrays.bias,
+            has_sinks=sink_N is not None,
+            dropout=dropout,
+            devices=devices,
+            platform=platform or layout.platform,
+        )
+        choice = choose(request, kernels)
+        record_choice("attention", choice)
+        return choice.kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, arrays.sink_N, arrays.dropout_key)
+
+    return attend_on_shards(layout, on_device, Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N, dropout_key))
 
 
 def new_request(
@@ -135,7 +140,6 @@ def new_request(
     bias: Bias | None = None,
     has_sinks: bool = False,
     dropout: float = 0.0,
-    query_shards: int = 1,
     devices: int = 1,
     platform: str | None = None,
 ) -> Request:
@@ -150,7 +154,6 @@ def new_request(
         bias=bias,
         has_sinks=has_sinks,
         dropout=dropout,
-        query_shards=query_shards,
         devices=devices,
         platform=platform or jax.default_backend(),
         compute_capability=compute_capability(),

@@ -34,19 +34,15 @@ class Blocks:
     def supports(self, request: Request) -> str | None:
         """Returns None unless there are too many scores for unrolled blocks."""
         plan, max_scores = self.plan(request), cpu.MAX_SCORES if request.platform == "cpu" else MAX_SCORES
-        largest = max((b - a) * (d - c) for (a, b), (c, d) in plan) // request.query_shards
+        largest = max((b - a) * (d - c) for (a, b), (c, d) in plan)
         if largest > max_scores:
             return f"its largest block would have {largest:,} scores a head, more than {max_scores:,}"
         return None
 
     def plan(self, request: Request) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-        """Returns the first and the end of each block of queries, and those of its keys.
-
-        Queries that are split over devices are one block, of which each device has its part: a block of some of them
-        would lie on a few devices, and the others would be sent their queries.
-        """
+        """Returns the first and the end of each block of queries, and those of its keys."""
         visibility, length = request.visibility, request.q.shape[1]
-        if request.query_shards > 1 or not visibility.skips_keys:
+        if not visibility.skips_keys:
             blocks = 1
         elif request.platform == "cpu":
             blocks = cpu.block_count(length, visibility.reach)

@@ -75,7 +75,7 @@ def _refusals(request: Request) -> Iterator[str]:
             yield f"it has windows, and not {pattern}"
         elif not visibility.is_causal:
             yield "its windows are causal"
-        elif not visibility.has_known_distances:
+        elif not visibility.distances_are_static:
             yield f"{pattern} is about positions that only arrays know"
 
 

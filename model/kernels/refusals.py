@@ -42,8 +42,8 @@ def of_every_library(request: Request) -> Iterator[str]:
         yield "it takes no mask as an array"
     if visibility.prefix is not None:
         yield "it has no prefix that is seen from both sides"
-    if not visibility.has_known_indices:
-        yield "indices are known only to arrays (a cache), and it needs them while tracing"
+    if not visibility.indices_are_static:
+        yield "indices are known only to arrays, and it needs them while tracing"
     if request.scoring.reductions != "float32":
         yield f"its scores are float32, not {request.scoring.reductions}"
 

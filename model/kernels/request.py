@@ -12,7 +12,7 @@ from model.kernels.visibility import Visibility
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """One call of attention, without its arrays.
+    """One call of attention on one device, without its arrays. The coordinates of tokens may be traced.
 
     Attributes:
       q, k, v: the shape and dtype of queries (B, T, N, H), keys (B, S, K, H) and values (B, S, K, Hv).
@@ -21,8 +21,6 @@ class Request:
       bias: a bias added to scores, or None.
       has_sinks: whether every head has a score that takes part in its softmax and has no value.
       dropout: the share of weights that is dropped; 0 outside training.
-      query_shards: the number of parts that the queries of a row are split into, one for each of so many devices. A
-        kernel that cuts the queries elsewhere moves them between devices.
       devices: the number of devices over which the arrays may be split, where the compiler splits the work; 1 inside
         `shard_map`, where a kernel gets the arrays of one device.
       platform: the platform that runs the kernel: "cpu", "gpu" or "tpu".
@@ -37,7 +35,6 @@ class Request:
     bias: Bias | None = None
     has_sinks: bool = False
     dropout: float = 0.0
-    query_shards: int = 1
     devices: int = 1
     platform: str = "cpu"
     compute_capability: tuple[int, int] = (9, 0)

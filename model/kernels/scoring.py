@@ -1,12 +1,13 @@
 """How a query scores a key: a scaled product, with an optional soft-cap and an optional bias on positions."""
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from model.kernels.visibility import Coordinates, Visibility
+from model.layout import AxisSharding
 
 
 class Bias(Protocol):
@@ -18,6 +19,12 @@ class Bias(Protocol):
 
     def __call__(self, queries: Coordinates, keys: Coordinates) -> jax.Array:
         """Returns the biases of a block from the coordinates of its queries and keys, float32 (B or 1, N, T, S)."""
+
+    def axes(self, heads: AxisSharding) -> Any:
+        """Returns the same tree with the axes of each array in its place, given the sharding of heads."""
+
+    def of_device(self, heads: AxisSharding) -> "Bias":
+        """Returns the bias of this device's heads inside `shard_map`, which has split the arrays already."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,9 +94,9 @@ class Splash:
 
 def _is_static(visibility: Visibility, pattern: Pattern) -> bool:
     """Whether the pairs of a pattern follow from indices that are known while tracing."""
-    if visibility.has_known_positions:
+    if visibility.positions_are_static:
         return True
-    return visibility.has_known_distances and pattern.depends_on_distance_alone
+    return visibility.distances_are_static and pattern.depends_on_distance_alone
 
 
 def _static_part(visibility: Visibility) -> tuple[Any, ...]:

@@ -56,7 +56,9 @@ class StaticMask(Mask):  # type: ignore[misc]
         The preparation of a kernel asks every block only whether any or all of its pairs are visible. To compute all
         pairs of a long sequence would take minutes.
         """
-        (query, last_query), (key, last_key) = ((s.start or 0, s.stop or n) for s, n in zip(block, self.size, strict=True))
+        (query, last_query), (key, last_key) = (
+            (s.start or 0, s.stop or n) for s, n in zip(block, self.size, strict=True)
+        )
         shift = self.starts[0] - self.starts[1]
         nearest, farthest = query + shift - (last_key - 1), last_query - 1 + shift - key  # distances within the block
         reaches = [reach for pattern in self.patterns if (reach := pattern.reach()) is not None]

@@ -2,8 +2,7 @@
 
 Dao et al. 2022, "FlashAttention", algorithms 1 and 4, for XLA: the sums over a query's keys grow tile by tile, together
 with the maximum of the scores so far. No array grows with queries times keys. Tiles whose queries see none of their
-keys by index, because of causality or a window, are left out. Queries that are split over devices are one tile, of
-which each device has its part.
+keys by index, because of causality or a window, are left out.
 """
 
 import dataclasses
@@ -49,7 +48,7 @@ class Tiles:
     ) -> jax.Array:
         """See `Kernel`."""
         (b, t, n, _), s = q_BTNH.shape, k_BSKH.shape[1]
-        sizes = TileSizes(t if request.query_shards > 1 else min(self.queries, t), min(self.keys, s), s)
+        sizes = TileSizes(min(self.queries, t), min(self.keys, s), s)
         pad_t, pad_s = -t % sizes.queries, -s % sizes.keys
         pad = lambda x, count: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, count), (0, 0)]) if count else x  # noqa: E731
         q_BKGTH = pad(request.scoring.scale_and_group(q_BTNH, k_BSKH.shape[2]), pad_t)

@@ -87,9 +87,11 @@ def _refusals(request: Request) -> Iterator[str]:
     if not visibility.is_causal and (visibility.has_documents or visibility.patterns):
         yield "only for causal queries does a range of keys say which documents and patterns they see"
     for pattern in visibility.patterns:
-        if pattern.reach() is None or not (pattern.depends_on_distance_alone or pattern.group(jnp.zeros(1)) is not None):
+        if pattern.reach() is None or not (
+            pattern.depends_on_distance_alone or pattern.group(jnp.zeros(1)) is not None
+        ):
             yield f"the keys of {pattern} are no range"
-        elif not visibility.has_known_distances:
+        elif not visibility.distances_are_static:
             yield f"{pattern} is about positions that only arrays know"
 
 

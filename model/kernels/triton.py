@@ -44,7 +44,9 @@ class Triton:
         visibility, (t, head_dim) = request.visibility, request.q.shape[1::2]
         yield from refusals.of_devices(request, self.platforms)
         yield from refusals.of_every_library(request)
-        yield from refusals.of_dtypes(request, ("bfloat16", "float16", "float32") if self.interpret else ("bfloat16", "float16"))
+        yield from refusals.of_dtypes(
+            request, ("bfloat16", "float16", "float32") if self.interpret else ("bfloat16", "float16")
+        )
         if request.compute_capability < (8, 0):
             yield "it needs a GPU of compute capability 8.0 or more"
         if request.bias is not None:

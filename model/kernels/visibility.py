@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from model.attention.patterns import Everything, Pattern
+from model.layout import AxisSharding
 
 
 @struct.dataclass
@@ -33,6 +34,8 @@ class Coordinates:
       index: (B, count), the index of each; None if they are consecutive.
       position: (B, count), the position of each; None if it is the index.
       segment_ids: (B, count), a number for the document of each; None if a row is one document.
+      offset: a traced number to add to `start`, where a device or a loop has consecutive tokens of a longer row; None
+        for 0.
     """
 
     count: int = struct.field(pytree_node=False)
@@ -40,10 +43,16 @@ class Coordinates:
     index: jax.Array | None = None
     position: jax.Array | None = None
     segment_ids: jax.Array | None = None
+    offset: jax.Array | None = None
+
+    @property
+    def first(self) -> int | jax.Array:
+        """The index of the first token if the indices are consecutive."""
+        return self.start if self.offset is None else self.start + self.offset
 
     def indices(self) -> jax.Array:
         """The index of each token, int32 (B or 1, count)."""
-        return self.start + jnp.arange(self.count, dtype=jnp.int32)[None] if self.index is None else self.index
+        return self.first + jnp.arange(self.count, dtype=jnp.int32)[None] if self.index is None else self.index
 
     def positions(self) -> jax.Array:
         """The position of each token, int32 (B or 1, count)."""
@@ -56,8 +65,18 @@ class Coordinates:
         if self.index is not None:
             return Coordinates(count, self.start, cut(self.index), **arrays)
         if isinstance(start, int):
-            return Coordinates(count, self.start + start, **arrays)
-        return Coordinates(count, 0, self.start + start + jnp.arange(count, dtype=jnp.int32)[None], **arrays)
+            return Coordinates(count, self.start + start, **arrays, offset=self.offset)
+        return Coordinates(count, self.start, **arrays, offset=start if self.offset is None else self.offset + start)
+
+    def of_device(self, split: AxisSharding) -> "Coordinates":
+        """Returns the tokens of this device inside `shard_map`, which has split the arrays already."""
+        if split.ways == 1:
+            return self
+        count = self.count // split.ways
+        if self.index is not None:
+            return dataclasses.replace(self, count=count)
+        first = jax.lax.axis_index(split.mesh_axes) * count
+        return dataclasses.replace(self, count=count, offset=first if self.offset is None else self.offset + first)
 
     def padded(self, count: int) -> "Coordinates":
         """Returns `count` tokens; the added tokens repeat the last one, or follow it."""
@@ -141,40 +160,45 @@ class Visibility:
 
         For integers, integers: where an index is known to arrays alone, all keys. For traced numbers, traced ones.
         """
-        count = self.keys.count
-        clip = (lambda x: max(0, min(x, count))) if isinstance(start, int) else (lambda x: jnp.clip(x, 0, count))
-        if not self.has_known_indices:
+        count, is_static = self.keys.count, isinstance(start, int)
+        clip = (lambda x: max(0, min(x, count))) if is_static else (lambda x: jnp.clip(x, 0, count))
+        if not (self.indices_are_static if is_static else self.indices_are_consecutive):
             return clip(0), clip(count)
-        first, last = (self.queries.start + x - self.keys.start for x in (start, stop - 1))
+        first, last = (self.queries.first + x - self.keys.first for x in (start, stop - 1))
         reach, low, high = self.reach, clip(0), clip(count)
         if reach is not None:
             low, high = clip(first - reach + 1), clip(last + reach)
         return low, clip(last + 1) if self.is_causal else high
 
     @property
-    def has_known_indices(self) -> bool:
-        """Whether the indices of queries and keys are known while tracing."""
+    def indices_are_consecutive(self) -> bool:
+        """Whether the indices of queries and of keys are consecutive, from first ones that may be traced."""
         return self.queries.index is None and self.keys.index is None
 
     @property
-    def has_known_positions(self) -> bool:
-        """Whether the positions of queries and keys are known while tracing: they are the indices."""
-        return self.has_known_indices and self.queries.position is None and self.keys.position is None
+    def indices_are_static(self) -> bool:
+        """Whether the indices are known while tracing: a device's part of a row, for example, has traced ones."""
+        return self.indices_are_consecutive and self.queries.offset is None and self.keys.offset is None
 
     @property
-    def has_known_distances(self) -> bool:
+    def skips_keys(self) -> bool:
+        """Whether `key_span` of integers leaves out keys of some queries."""
+        return self.indices_are_static and (self.is_causal or self.reach is not None)
+
+    @property
+    def positions_are_static(self) -> bool:
+        """Whether the positions of queries and keys are known while tracing: they are the indices."""
+        return self.indices_are_static and self.queries.position is None and self.keys.position is None
+
+    @property
+    def distances_are_static(self) -> bool:
         """Whether the difference of two positions of a document is known while tracing: it is that of the indices."""
-        return self.has_known_positions or (self.has_known_indices and self.consecutive_positions)
+        return self.positions_are_static or (self.indices_are_static and self.consecutive_positions)
 
     @property
     def has_documents(self) -> bool:
         """Whether rows hold documents that do not see each other."""
         return self.queries.segment_ids is not None and self.keys.segment_ids is not None
-
-    @property
-    def skips_keys(self) -> bool:
-        """Whether `key_span` leaves out keys of some queries."""
-        return self.has_known_indices and (self.is_causal or self.reach is not None)
 
     # ---------------------------------------------------------------------------------------------------- arrays
 
@@ -237,7 +261,8 @@ class Visibility:
             return _pairs(q.indices(), k.indices())
         shape = (1, q.count, k.count)
         query, key = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (1, 2))
-        return query + q.start if q.start else query, key + k.start if k.start else key
+        add = lambda x, first: x if isinstance(first, int) and first == 0 else x + first  # noqa: E731
+        return add(query, q.first), add(key, k.first)
 
 
 def causal(

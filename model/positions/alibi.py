@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from model.layout import AxisSharding
 from model.positions.bias import AttentionPosition
 
 if TYPE_CHECKING:  # attention imports positions
@@ -44,16 +45,23 @@ class ALiBi(AttentionPosition):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class LinearBias:
-    """The biases of heads with these slopes; see `ALiBi` for the other fields."""
+    """The biases of heads with these slopes; see `ALiBi` for the other fields.
+
+    Attributes:
+      slopes: of all heads.
+      scale, round_to_bfloat16: see `ALiBi`.
+      heads: how the heads are split, where the bias is that of one device's heads.
+    """
 
     slopes: tuple[float, ...]
     scale: float = 1.0
     round_to_bfloat16: bool = False
+    heads: AxisSharding = AxisSharding()
 
     def __call__(self, queries: "Coordinates", keys: "Coordinates") -> jax.Array:
         """Returns the biases of a block, float32 (B or 1, N, T, S)."""
         query_BT, key_BS = queries.positions(), keys.positions()
-        slope_N11 = jnp.asarray(self.slopes, jnp.float32)[:, None, None]
+        slope_N11 = self._slopes_of_device()[:, None, None]
         if self.round_to_bfloat16:
             # A compiler may leave out a cast to bfloat16 and back, but not this.
             to_bfloat16 = functools.partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)
@@ -66,6 +74,21 @@ class LinearBias:
             distance_BTS = (key_BS[:, None, :] - query_BT[:, :, None]).astype(jnp.float32)
             bias_BNTS = slope_N11 * distance_BTS[:, None]
         return bias_BNTS if self.scale == 1 else self.scale * bias_BNTS
+
+    def axes(self, heads: AxisSharding) -> "LinearBias":
+        """See `Bias`; there are no arrays."""
+        return self
+
+    def of_device(self, heads: AxisSharding) -> "LinearBias":
+        """See `Bias`."""
+        return dataclasses.replace(self, heads=heads)
+
+    def _slopes_of_device(self) -> jax.Array:
+        slope_N = jnp.asarray(self.slopes, jnp.float32)
+        if self.heads.ways == 1:
+            return slope_N
+        count = len(self.slopes) // self.heads.ways
+        return jax.lax.dynamic_slice_in_dim(slope_N, jax.lax.axis_index(self.heads.mesh_axes) * count, count)
 
 
 def slopes(num_heads: int) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
+from model.layout import AxisSharding
 from model.parameters.maker import ParameterMaker
 from model.positions.bias import AttentionPosition
 
@@ -65,6 +66,14 @@ class BucketBias:
         """Returns the biases of a block, float32 (B or 1, N, T, S)."""
         distance_BTS = queries.positions()[:, :, None] - keys.positions()[:, None, :]
         return jnp.moveaxis(self.table.astype(jnp.float32)[self.bucket(distance_BTS)], -1, 1)
+
+    def axes(self, heads: AxisSharding) -> "BucketBias":
+        """See `Bias`."""
+        return self.replace(table=(None, heads))  # type: ignore[attr-defined]
+
+    def of_device(self, heads: AxisSharding) -> "BucketBias":
+        """See `Bias`."""
+        return self
 
     def bucket(self, distance_BTS: jax.Array) -> jax.Array:
         """Returns the bucket of each distance, int32."""

@@ -1,4 +1,4 @@
-"""The context of a forward pass: the layout, and taps, which add nothing to a program unless a caller asks for them."""
+"""The context of a forward pass: taps, which add nothing to a program unless a caller asks for them."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,6 @@ from model.context import Context
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import Gated
 from model.layers import Except
-from model.layout import Layout
 from model.taps.meanings import TAPS
 from model.taps.request import Tap, Taps
 from model.transformer import abstract_params, forward
@@ -62,13 +61,3 @@ def test_a_tap_that_is_not_in_the_list_is_a_mistake_of_its_module():
     with pytest.raises(AssertionError, match="tap 'query' is listed otherwise"):
         context.offer("query", lambda: jnp.zeros(1))
     assert TAPS["query"].editable
-
-
-def test_the_model_is_told_where_it_runs():
-    """The layout's platform chooses the kernel, even if another platform traces (a pod's program, compiled on a CPU)."""
-
-    class OfAPod(Layout):
-        platform = "tpu"
-
-    assert Context(index_BT=None, layout=OfAPod()).platform == "tpu"
-    assert Context(index_BT=None).platform == "cpu"

@@ -49,13 +49,13 @@ class ParameterAxes(_Axes):
       layer: layers of a stack.
     """
 
-    embed: tuple[str, ...] = ("fsdp",)
+    embed: tuple[str, ...] = ("fsdp", "expert", "context")
     heads: tuple[str, ...] = ("tensor",)
     kv_heads: tuple[str, ...] = ("tensor",)
     head_dim: tuple[str, ...] = ()
     rank: tuple[str, ...] = ()
     ffn: tuple[str, ...] = ("tensor",)
-    expert: tuple[str, ...] = ()
+    expert: tuple[str, ...] = ("expert",)
     vocab: tuple[str, ...] = ("tensor",)
     position: tuple[str, ...] = ()
     layer: tuple[str, ...] = ()
@@ -82,18 +82,18 @@ class ActivationAxes(_Axes):
       layer: layers of a stack, in a cache.
     """
 
-    batch: tuple[str, ...] = ("data", "fsdp")
-    sequence: tuple[str, ...] = ()
-    query_sequence: tuple[str, ...] = ()
+    batch: tuple[str, ...] = ("data", "fsdp", "expert")
+    sequence: tuple[str, ...] = ("context",)
+    query_sequence: tuple[str, ...] = ("context",)
     key_sequence: tuple[str, ...] = ()
-    ffn_sequence: tuple[str, ...] = ()
-    vocab_sequence: tuple[str, ...] = ()
+    ffn_sequence: tuple[str, ...] = ("context",)
+    vocab_sequence: tuple[str, ...] = ("context",)
     embed: tuple[str, ...] = ()
     heads: tuple[str, ...] = ("tensor",)
     kv_heads: tuple[str, ...] = ("tensor",)
     head_dim: tuple[str, ...] = ()
     ffn: tuple[str, ...] = ("tensor",)
-    expert: tuple[str, ...] = ()
+    expert: tuple[str, ...] = ("expert",)
     vocab: tuple[str, ...] = ("tensor",)
     layer: tuple[str, ...] = ()
 
@@ -191,13 +191,30 @@ class MeshLayout(Layout):
         """How each axis of a parameter, and of its gradient, is split."""
         return _axis_shardings(self.mesh, shape, mesh_axes(self.parameters, axes))
 
-    def shard_map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
+    def shard_map(
+        self, function: Callable[..., Any], in_axes: tuple[Any, ...], out_axes: Any, *, checks_copies: bool = True
+    ) -> Callable[..., Any]:
         """A function of whole arrays that runs `function` on each device's shards (`jax.shard_map`); see `Layout`."""
         if self.mesh.size == 1:
             return function
-        into = tuple(_spec(self.table, axes) for axes in in_axes)
-        out = jax.tree.map(lambda axes: _spec(self.table, axes), out_axes, is_leaf=_is_axes)
-        return jax.shard_map(function, mesh=self.mesh, in_specs=into, out_specs=out)
+        single = () if checks_copies else tuple(name for name, size in self.mesh.shape.items() if size == 1)
+
+        def specs(tree: Any) -> Any:
+            return jax.tree.map(lambda axes: _with_axes(_spec(self.table, axes), single), tree, is_leaf=_is_axes)
+
+        into = tuple(map(specs, in_axes))
+        return jax.shard_map(
+            function, mesh=self.mesh, in_specs=into, out_specs=specs(out_axes), check_vma=checks_copies
+        )
+
+
+def _with_axes(spec: PartitionSpec, names: tuple[str, ...]) -> PartitionSpec:
+    """A spec that names further mesh axes, of one device each: gradients are then not added up over them."""
+    if not spec:
+        return spec
+    used = {name for over in spec for name in ((over,) if isinstance(over, str) else over or ())}
+    first = (spec[0],) if isinstance(spec[0], str) else spec[0] or ()
+    return PartitionSpec((*first, *(name for name in names if name not in used)) or None, *spec[1:])
 
 
 def _axis_shardings(

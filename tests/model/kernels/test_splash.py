@@ -72,7 +72,7 @@ def reason(visibility=None, width=64, length=256, scoring=None, dtype=jnp.bfloat
         ({"visibility": causal(ROW).with_mask(jnp.ones((1, 256, 256), bool))}, "it takes no mask as an array"),
         (
             {"visibility": causal(Coordinates(256, index=jnp.zeros((1, 256), jnp.int32)), ROW)},
-            "indices are known only to arrays (a cache), and it needs them while tracing",
+            "indices are known only to arrays, and it needs them while tracing",
         ),
         (
             {"visibility": causal(PACKED).with_pattern(SlidingWindow(size=9))},
@@ -100,6 +100,8 @@ def test_a_tpu_takes_it_first_and_says_why_not():
     assert str(dropped).startswith("tiles (not splash: it has no dropout of weights; not blocks: ")
 
 
-@pytest.mark.parametrize(("length", "largest", "size"), [(4096, 1024, 1024), (128, 1024, 128), (384, 1024, 384), (1280, 1024, 640)])
+@pytest.mark.parametrize(
+    ("length", "largest", "size"), [(4096, 1024, 1024), (128, 1024, 128), (384, 1024, 384), (1280, 1024, 640)]
+)
 def test_blocks_divide_the_length(length, largest, size):
     assert block_size(length, largest) == size

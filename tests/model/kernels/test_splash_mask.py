@@ -7,7 +7,14 @@ from model.attention.patterns import BlockSparse, Chunked, Fixed, SlidingWindow,
 from model.kernels.splash_mask import StaticMask
 from model.kernels.visibility import Coordinates, bidirectional, causal
 
-PATTERNS = [SlidingWindow(size=20), SlidingWindow(size=9, first=3), Chunked(size=24), Strided(stride=8), Fixed(stride=16), BlockSparse(block=16)]
+PATTERNS = [
+    SlidingWindow(size=20),
+    SlidingWindow(size=9, first=3),
+    Chunked(size=24),
+    Strided(stride=8),
+    Fixed(stride=16),
+    BlockSparse(block=16),
+]
 
 
 @pytest.mark.parametrize("patterns", [(), *[(pattern,) for pattern in PATTERNS], (PATTERNS[0], PATTERNS[2])])
