@@ -25,6 +25,7 @@ class TokenPositions:
       shape: (B, T).
       positions_BT, segment_ids_BT, lengths_B, text_lengths_B: the arguments of the same names.
       cached: whether the tokens continue those of a cache.
+      consecutive_positions: the argument of the same name.
     """
 
     shape: tuple[int, int]
@@ -33,6 +34,7 @@ class TokenPositions:
     lengths_B: jax.Array | None
     text_lengths_B: jax.Array | None
     cached: bool
+    consecutive_positions: bool = False
 
     def __post_init__(self) -> None:
         """Raises UserError for documents together with a cache."""
@@ -60,7 +62,9 @@ class TokenPositions:
         # earlier in the row.
         monotonic_positions = self.positions_BT is None or self.segment_ids_BT is not None
         tokens = Coordinates(self.shape[1], position=self.positions_BT, segment_ids=self.segment_ids_BT)
-        return causal(tokens, monotonic_positions=monotonic_positions)
+        # Without segment ids, two positions of a row may be those of two documents.
+        consecutive = self.consecutive_positions and self.segment_ids_BT is not None
+        return causal(tokens, monotonic_positions=monotonic_positions, consecutive_positions=consecutive)
 
     def layer_inputs(self, config: ModelConfig) -> dict[Layer, LayerInputs]:
         """Returns the inputs that the layers of each kind share."""

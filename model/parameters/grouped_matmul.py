@@ -1,7 +1,7 @@
 """Grouped matrix products, for experts: rows in E groups one after another, each group times its own matrix.
 
-`choose` returns the first kernel of KERNELS that takes the shapes on the platform. A kernel has three products: forward,
-the gradient of the rows, and the gradient of the matrices. Gale et al. 2022, "MegaBlocks", section 5.1.
+`choose` returns the first kernel of KERNELS that takes the shapes on the platform. A kernel has three products:
+forward, the gradient of the rows, and the gradient of the matrices. Gale et al. 2022, "MegaBlocks", section 5.1.
 """
 
 import dataclasses
@@ -84,8 +84,8 @@ class RaggedDot:
 # The rows of both sides are in groups, and are summed over.
 _ROWS_IN_GROUPS = jax.lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), (0,), ())
 
-# The largest tiles of rows, and of both axes of a matrix, of the TPU kernel: with bfloat16, two of each input, the result
-# and the float32 sum take 11 MiB of the 16 MiB that the compiler grants. Float32 has tiles of half the width.
+# The largest tiles of rows, and of both axes of a matrix, of the TPU kernel: with bfloat16, two of each input, the
+# result and the float32 sum take 11 MiB of the 16 MiB that the compiler grants. Float32 has tiles of half the width.
 _ROWS, _WIDTH = 512, 1024
 
 
@@ -95,10 +95,12 @@ class Megablox:
 
     Attributes:
       interpret: runs the kernel as plain operations, on any platform: slow, for tests.
+      rows: the largest number of rows of a tile.
       name: the name of the kernel.
     """
 
     interpret: bool = False
+    rows: int = _ROWS
     name: str = "megablox"
 
     @property
@@ -143,7 +145,9 @@ class Megablox:
 
     def _tiles(self, dtype: Any, *sizes: int) -> tuple[int, int, int]:
         width = _WIDTH * 2 // jnp.dtype(dtype).itemsize
-        rows, inner, outer = (block_size(size, most) for size, most in zip(sizes, (_ROWS, width, width), strict=True))
+        rows, inner, outer = (
+            block_size(size, most) for size, most in zip(sizes, (self.rows, width, width), strict=True)
+        )
         return rows, inner, outer
 
 

@@ -38,5 +38,6 @@ def test_blocks(patterns, both, start):
 
 def test_equal_masks_are_one_key():
     first, second = (StaticMask((8, 8), patterns=(Chunked(size=size),)) for size in (4, 4))
-    assert first == second and hash(first) == hash(second)
+    assert first == second
+    assert hash(first) == hash(second)
     assert first != StaticMask((8, 8), patterns=(Chunked(size=2),))
