@@ -159,18 +159,24 @@ def reference(asked: Problem) -> list[np.ndarray]:
         return [np.asarray(x) for x in jax.jit(both)(*arrays, jnp.asarray(asked.mask))]
 
 
-def with_gradients(asked: Problem, kernel: Any) -> jax.stages.Traced:
-    """The program of a kernel with the same results, traced; its arguments are those of `arguments`."""
+def both(asked: Problem, kernel: Any, platform: str | None = None) -> Any:
+    """A function of `arguments` that returns a kernel's result and gradients, as `reference` does."""
 
-    def both(visibility: Any, q: Any, k: Any, v: Any, sink: Any, towards: Any) -> Any:
+    def function(visibility: Any, q: Any, k: Any, v: Any, sink: Any, towards: Any) -> Any:
         def run(q: Any, k: Any, v: Any, sink: Any) -> Any:
             sink = sink if asked.case.sinks else None
-            return attend(q, k, v, visibility, asked.scoring, bias=asked.bias, sink_N=sink, kernels=(kernel,))
+            options = {"bias": asked.bias, "sink_N": sink, "platform": platform, "kernels": (kernel,)}
+            return attend(q, k, v, visibility, asked.scoring, **options)
 
         y, pull = jax.vjp(run, q, k, v, sink)
         return (y, *pull(towards.astype(y.dtype)))
 
-    return jax.jit(both).trace(*arguments(asked))
+    return function
+
+
+def with_gradients(asked: Problem, kernel: Any) -> jax.stages.Traced:
+    """The program of a kernel with its gradients, traced; its arguments are those of `arguments`."""
+    return jax.jit(both(asked, kernel)).trace(*arguments(asked))
 
 
 def arguments(asked: Problem) -> tuple[Any, ...]:
