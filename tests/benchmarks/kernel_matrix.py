@@ -1,6 +1,6 @@
 """Every attention kernel with every request that a model may make, on this machine's device; and the speed of each.
 
-    python -m tests.benchmarks.kernel_matrix [--small] [--only=matrix|times] [--json=kernels.json] [--seconds=220]
+    python -m tests.benchmarks.kernel_matrix [--small] [--only=matrix|times] [--lengths=4096,16384] [--json=FILE] [--seconds=220]
 
 The first table has a row for each case of tests/model/kernels/matrix.py: the kernel that the door chooses, and for each
 kernel the largest error of its result and of its gradients, in units of the rounding of bfloat16 (2^-9), against softmax
@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.kernels import KERNELS, choose
+from model.kernels import KERNELS, attend, choose, new_request
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Coordinates, causal
 from tests.benchmarks.command import run
@@ -112,17 +112,18 @@ def times(lengths: tuple[int, ...], tokens: int, heads: int, rounds: int, ends: 
         q, k, v, towards = (jnp.asarray(draw.standard_normal(shape), jnp.bfloat16) for _ in range(4))
         programs = {}
         for packed in (False, True):
-            ids = jnp.asarray(np.arange(length)[None] * 5 // length, jnp.int32) if packed else None
-            visibility = causal(Coordinates(length, segment_ids=ids))
+            arguments = (visibility_of(packed, length), q, k, v, towards)
             for kernel in TIMED:
-                programs |= _programs(kernel, visibility, packed, q, k, v, towards, rows, length)
+                found, failures = timed_programs(kernel, arguments)
+                programs |= {(kernel.name, packed, backward): program for backward, program in found.items()}
+                rows += [{"kernel": kernel.name, "length": length, "failed": failure} for failure in failures]
         measured: dict[Any, list[float]] = {key: [] for key in programs}
         for _ in range(rounds):
             for key, program in programs.items():
                 if time.monotonic() > ends:
                     break
                 began = time.perf_counter()
-                jax.block_until_ready(program(visibility_of(key, length), q, k, v, towards))
+                jax.block_until_ready(program(visibility_of(key[1], length), q, k, v, towards))
                 measured[key].append(1e3 * (time.perf_counter() - began))
         pairs = shape[0] * heads * length * length / 2
         for (name, packed, backward), found in measured.items():
@@ -139,19 +140,18 @@ def times(lengths: tuple[int, ...], tokens: int, heads: int, rounds: int, ends: 
     return rows
 
 
-def visibility_of(key: Any, length: int) -> Any:
-    """Causal, with five documents in a row if the key says packed."""
-    ids = jnp.asarray(np.arange(length)[None] * 5 // length, jnp.int32) if key[1] else None
+def visibility_of(packed: bool, length: int) -> Any:
+    """Causal, with one document or five in a row."""
+    ids = jnp.asarray(np.arange(length)[None] * 5 // length, jnp.int32) if packed else None
     return causal(Coordinates(length, segment_ids=ids))
 
 
-def _programs(kernel: Any, visibility: Any, packed: bool, q: Any, k: Any, v: Any, towards: Any, rows: Any, length: int) -> Any:
-    """The compiled programs of a kernel, forward and with backward; none if it does not take the request or fails."""
-    from model.kernels import attend, new_request
-
+def timed_programs(kernel: Any, arguments: tuple[Any, ...]) -> tuple[dict[bool, Any], list[str]]:
+    """The compiled programs of a kernel, by whether they have the backward pass, and failures; nothing if refused."""
     scoring = Scoring(128**-0.5)
+    visibility, q, k, v, _ = arguments
     if kernel.supports(new_request(q, k, v, visibility, scoring)) is not None:
-        return {}
+        return {}, []
 
     def forward(visibility: Any, q: Any, k: Any, v: Any, towards: Any) -> Any:
         return attend(q, k, v, visibility, scoring, kernels=(kernel,))
@@ -159,15 +159,15 @@ def _programs(kernel: Any, visibility: Any, packed: bool, q: Any, k: Any, v: Any
     def backward(visibility: Any, q: Any, k: Any, v: Any, towards: Any) -> Any:
         return jax.vjp(lambda *x: attend(*x, visibility, scoring, kernels=(kernel,)), q, k, v)[1](towards)
 
-    found = {}
-    for function, with_backward in ((forward, False), (backward, True)):
+    found, failures = {}, []
+    for with_backward, function in enumerate((forward, backward)):
         try:
-            program = jax.jit(function).lower(visibility, q, k, v, towards).compile()
-            jax.block_until_ready(program(visibility, q, k, v, towards))
-            found[(kernel.name, packed, with_backward)] = program
-        except Exception as error:
-            rows.append({"kernel": kernel.name, "length": length, "packed": packed, "failed": _short(error)})
-    return found
+            program = jax.jit(function).lower(*arguments).compile()
+            jax.block_until_ready(program(*arguments))
+            found[bool(with_backward)] = program
+        except Exception as error:  # whatever the library says is the result
+            failures.append(_short(error))
+    return found, failures
 
 
 def main() -> None:
@@ -175,6 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="few cases and short rows")
     parser.add_argument("--only", choices=("matrix", "times"), help="one of the two tables")
+    parser.add_argument("--lengths", default="4096,16384", help="of the rows that are timed")
     parser.add_argument("--json", help="a file for all values")
     parser.add_argument("--seconds", type=float, default=220, help="no cell begins after these")
     options = parser.parse_args()
@@ -198,7 +199,9 @@ def main() -> None:
         bad |= any(map(is_wrong, rows))
     if options.only != "matrix":
         small = options.small
-        result["times"] = rows = times((256,) if small else (4096, 16384), 512 if small else 16384, 2 if small else 16, 3 if small else 10, ends)
+        lengths = (256,) if small else tuple(map(int, options.lengths.split(",")))
+        tokens, heads, rounds = (512, 2, 3) if small else (16384, 16, 10)
+        result["times"] = rows = times(lengths, tokens, heads, rounds, ends)
         print(f"{'kernel':10}{'length':>8}{'documents':>11}{'pass':>10}{'ms':>10}{'TFLOP/s':>9}{'n':>4}")
         for row in rows:
             if "failed" in row:
@@ -207,7 +210,9 @@ def main() -> None:
                 continue
             passes, speed = "both" if row["backward"] else "forward", row["tflops"]
             packed, words = "five" if row["packed"] else "one", "" if speed is None else f"{speed:.3g}"
-            print(f"{row['kernel']:10}{row['length']:>8}{packed:>11}{passes:>10}{row['ms']:>10.3f}{words:>9}{row['n']:>4}")
+            print(
+                f"{row['kernel']:10}{row['length']:>8}{packed:>11}{passes:>10}{row['ms']:>10.3f}{words:>9}{row['n']:>4}"
+            )
     result |= {"seconds": time.monotonic() - began, "wrong": bad}
     print(f"{result['seconds']:.0f} s; " + ("WRONG or failed: see above" if bad else "every cell is right or refused"))
     if options.json:
