@@ -16,7 +16,7 @@ from model.dropout import drop
 from model.kernels.request import compute_capability
 from model.kernels.selection import Kernels, in_words, record_choice
 from model.layout import ONE_DEVICE, Axes, Layout
-from model.parameters import grouped_matmul
+from model.parameters import grouped_products
 from model.positions.rotary import RotaryTable
 from model.taps.meanings import TAPS
 from model.taps.request import NO_TAPS, Offered, Taps, TapSite, apply_edits
@@ -102,17 +102,17 @@ class Context(LayerInputs):
     per_layer_BTP: jax.Array | None = None
     cross_layer: dict[str, CrossLayerArray] = dataclasses.field(default_factory=dict)
 
-    def choose_experts_kernel(self, x_MD: jax.Array, w_EDF: jax.Array) -> grouped_matmul.GroupedKernel:
+    def choose_experts_kernel(self, x_MD: jax.Array, w_EDF: jax.Array) -> grouped_products.GroupedKernel:
         """Returns the kernel for products of rows with the matrices of their experts."""
         x, w = (jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (x_MD, w_EDF))
-        request = grouped_matmul.GroupedRequest(
+        request = grouped_products.GroupedRequest(
             x=x,
             w=w,
             platform=self.layout.platform,
             devices=self.layout.devices,
             compute_capability=compute_capability(),
         )
-        kernel, refused = grouped_matmul.choose(request, grouped_matmul.named(self.kernels.experts))
+        kernel, refused = grouped_products.choose(request, grouped_products.named(self.kernels.experts))
         record_choice("experts", in_words(kernel.name, refused))
         return kernel
 

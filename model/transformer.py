@@ -145,8 +145,7 @@ def stream(
       positions_BT: the position of each token, which increases within a document; 0 to T-1 by default. With a cache
         it is also the token's slot.
       segment_ids_BT: the document of each token; a token sees no other document. Not together with a cache.
-      consecutive_positions: promises that positions of neighbours in a document differ by one, padding aside; kernels
-        then know while tracing which keys lie in a window.
+      consecutive_positions: promises that positions of neighbours in a document differ by one, for kernels.
       cache: the cache to read and extend; None attends within the tokens alone.
       lengths_B: the number of real tokens in each row, read before or now; tokens at later positions are padding and
         do not change caches and recurrent states. None if all are real.
@@ -164,8 +163,8 @@ def stream(
     """
     if (length := tokens_BT.shape[1]) > config.context_length:
         raise UserError(f"a sequence of {length} tokens is longer than context_length={config.context_length}")
-    options = positions_BT, segment_ids_BT, lengths_B, text_lengths_B
-    token_positions = TokenPositions((len(tokens_BT), length), *options, cache is not None, consecutive_positions)
+    options = positions_BT, segment_ids_BT, lengths_B, text_lengths_B, cache is not None, consecutive_positions
+    token_positions = TokenPositions((len(tokens_BT), length), *options)
     context = Context(
         index_BT=token_positions.indices(),
         lengths_B=lengths_B,

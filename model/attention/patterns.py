@@ -10,6 +10,7 @@ Attention Sinks", section 3.2 (first keys kept). Chunks are Llama 4's local laye
 
 import dataclasses
 from collections.abc import Iterator
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -25,6 +26,9 @@ class AttentionPattern:
     def reach(self) -> int | None:
         """Returns R if a query sees only keys among the last R, its own key included; None if it may see any key."""
         return None
+
+    has_groups: ClassVar[bool] = False  # whether `group` returns numbers
+    divides: ClassVar[bool] = False  # whether `visible` divides positions, for kernels that cannot
 
     @property
     def depends_on_distance_alone(self) -> bool:
@@ -86,6 +90,8 @@ class Chunked(AttentionPattern):
     """The keys of the query's own chunk: positions 0 to size - 1 are the first one."""
 
     size: int
+    has_groups: ClassVar[bool] = True
+    divides: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -116,6 +122,7 @@ class Strided(AttentionPattern):
     """
 
     stride: int
+    divides: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -141,6 +148,7 @@ class Fixed(AttentionPattern):
 
     stride: int
     summaries: int = 1
+    divides: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -168,6 +176,7 @@ class BlockSparse(AttentionPattern):
     block: int
     first: int = 1
     last: int = 2
+    divides: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from model.layout import Layout
-from model.parameters.grouped_matmul import RAGGED_DOT, GroupedKernel
+from model.parameters.grouped_products import RAGGED_DOT, GroupedKernel
 from model.parameters.mixed_precision import cast_like, grouped_matmul, lookup, weight_einsum
 
 # product(x, w, b): rows of x times their experts' weights w (E, inputs, outputs), plus biases b (E, outputs) or None.
@@ -26,7 +26,7 @@ ExpertFn = Callable[[jax.Array, Product], jax.Array]
 class Dropless:
     """Every token reaches all of its experts, so that its output does not depend on other tokens of the batch.
 
-    A kernel of model/kernels/grouped_matmul.py multiplies each row once; on a CPU every row is multiplied by every
+    A kernel of model/kernels/grouped_products.py multiplies each row once; on a CPU every row is multiplied by every
     expert, E times the work. Tokens are sorted as one list: on a mesh each device gets the tokens of all.
     """
 

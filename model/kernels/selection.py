@@ -17,7 +17,7 @@ class Kernels:
 
     Attributes:
       attention: names from KERNELS of model/kernels.
-      experts: names from KERNELS of model/parameters/grouped_matmul.py, for `Dropless` experts.
+      experts: names from KERNELS of model/parameters/grouped_products.py, for `Dropless` experts.
     """
 
     attention: tuple[str, ...] = ()
@@ -26,11 +26,14 @@ class Kernels:
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
         from model import kernels
-        from model.parameters import grouped_matmul
+        from model.parameters import grouped_products
 
-        known = {"attention": kernels.KERNELS, "experts": grouped_matmul.KERNELS}
-        for field, available in known.items():
-            names, chosen = [kernel.name for kernel in available], getattr(self, field)
+        known = {
+            "attention": [kernel.name for kernel in kernels.KERNELS],
+            "experts": [kernel.name for kernel in grouped_products.KERNELS],
+        }
+        for field, names in known.items():
+            chosen = getattr(self, field)
             for name in dict.fromkeys(chosen):
                 if name not in names:
                     yield field, f"no kernel is called {name!r}; {nearest(name, names)}"

@@ -60,7 +60,9 @@ class Splash:
         if t % LANES or s % LANES:
             yield f"{t:,} queries and {s:,} keys are not both a multiple of {LANES}"
         for pattern in visibility.patterns:
-            if not _is_static(visibility, pattern) and pattern.group(np.zeros(1, np.int32)) is None:
+            if pattern.divides and not pattern.has_groups:
+                yield f"{pattern} divides positions, which it is not compiled for"
+            elif not (_is_static(visibility, pattern) or pattern.has_groups):
                 yield f"{pattern} is about positions that only arrays know"
         queries, keys = visibility.queries, visibility.keys
         if queries.start < keys.start or queries.start + t > keys.start + s:
@@ -111,11 +113,11 @@ def _static_part(visibility: Visibility) -> tuple[Any, ...]:
 def _segment_ids(visibility: Visibility) -> tuple[jax.Array | None, jax.Array | None]:
     """Returns numbers (B or 1, T) and (B or 1, S) for queries and keys, which see each other if these are equal.
 
-    They are the documents, and within them the groups (chunks) of patterns that depend on positions in arrays.
+    They are the documents, and within them the groups (chunks) of patterns.
     """
-    groups = [pattern for pattern in visibility.patterns if not _is_static(visibility, pattern)]
+    groups = [pattern for pattern in visibility.patterns if pattern.has_groups]
     sides = (visibility.queries, visibility.keys)
-    ids = [side.segment_ids for side in sides] if visibility.has_documents else [None, None]
+    ids: list[jax.Array | None] = [side.segment_ids for side in sides] if visibility.has_documents else [None, None]
     for pattern in groups:
         of_sides = [_group(pattern, side) for side in sides]
         count = jnp.maximum(*(jnp.max(group) for group in of_sides)) + 1

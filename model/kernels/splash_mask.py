@@ -14,14 +14,15 @@ from model.attention.patterns import Pattern
 
 
 @dataclasses.dataclass(frozen=True)
-class StaticMask(Mask):  # type: ignore[misc]
+class StaticMask(Mask):
     """The pairs of a query and a key that are visible by their indices alone.
 
     Attributes:
       size: the numbers of queries and keys.
       starts: the indices of the first query and the first key.
       causal: whether a query sees no later key.
-      patterns: each of them must allow a pair.
+      patterns: each of them must allow a pair. Those that divide positions are left out inside the kernel, where the
+        caller sees to them: JAX lowers a division only for the TPU of this machine, and there may be none.
     """
 
     size: tuple[int, int]
@@ -40,12 +41,15 @@ class StaticMask(Mask):  # type: ignore[misc]
         return np.arange(self.size[0], dtype=np.int32)
 
     def mask_function(self, query: Any, key: Any) -> Any:
-        """Returns which pairs are visible; both arguments count from 0, and their shapes broadcast."""
+        """Returns which pairs are visible, for the kernel; both arguments count from 0, and their shapes broadcast."""
+        return self._visible(query, key, tuple(pattern for pattern in self.patterns if not pattern.divides))
+
+    def _visible(self, query: Any, key: Any, patterns: tuple[Pattern, ...]) -> Any:
         array = np if isinstance(query, np.ndarray) else jnp
         query, key = query + self.starts[0], key + self.starts[1]
         later, earlier = (query, key) if self.causal else (array.maximum(query, key), array.minimum(query, key))
         visible = query >= key if self.causal else query >= 0
-        for pattern in self.patterns:
+        for pattern in patterns:
             allowed = pattern.visible(later, earlier)
             visible = visible if allowed is None else visible & allowed
         return array.broadcast_to(visible, np.broadcast_shapes(query.shape, key.shape))
@@ -67,4 +71,4 @@ class StaticMask(Mask):  # type: ignore[misc]
         if not self.patterns and (not self.causal or nearest >= 0):
             return np.ones((1, 1), bool)
         queries, keys = np.arange(query, last_query, dtype=np.int32), np.arange(key, last_key, dtype=np.int32)
-        return np.asarray(self.mask_function(queries[:, None], keys[None, :]))
+        return np.asarray(self._visible(queries[:, None], keys[None, :], self.patterns))

@@ -240,7 +240,7 @@ class Visibility:
             if not self.is_causal:
                 later, earlier = jnp.maximum(later, earlier), jnp.minimum(later, earlier)
             conditions += [pattern.visible(later, earlier) for pattern in self.patterns]
-        if self.has_documents:
+        if q.segment_ids is not None and k.segment_ids is not None:
             query, key = _pairs(q.segment_ids, k.segment_ids)
             conditions.append(query == key)
         masks = [mask for mask in conditions if mask is not None]

@@ -12,7 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from model.parameters.grouped_matmul import RAGGED_DOT, GroupedKernel
+from model.parameters.grouped_products import RAGGED_DOT, GroupedKernel
 
 
 def weight_einsum(spec: str, x: jax.Array, w: jax.Array, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:

@@ -12,7 +12,7 @@ from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP
 from model.kernels.selection import Kernels, in_words, record_choice, recorded_choices
 from model.options.tree import check
-from model.parameters import grouped_matmul
+from model.parameters import grouped_products
 from model.transformer import abstract_params, stream
 
 MODEL = dict(vocab_size=20, context_length=8, num_layers=1, width=8, mixer=GroupedQuery(num_heads=2))
@@ -35,7 +35,7 @@ def test_unknown_names(option, message):
 def test_names_are_kernels_in_that_order():
     assert [kernel.name for kernel in kernels.named(("plain", "blocks"))] == ["plain", "blocks"]
     assert kernels.named(()) == kernels.KERNELS
-    assert grouped_matmul.named(("ragged_dot",)) == (grouped_matmul.RAGGED_DOT,)
+    assert grouped_products.named(("ragged_dot",)) == (grouped_products.RAGGED_DOT,)
 
 
 def lines(option):

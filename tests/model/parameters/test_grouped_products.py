@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from model.parameters.grouped_matmul import KERNELS, GroupedRequest, Megablox, RaggedDot, TokamaxRaggedDot, choose
+from model.parameters.grouped_products import KERNELS, GroupedRequest, Megablox, RaggedDot, TokamaxRaggedDot, choose
 from model.parameters.mixed_precision import grouped_matmul
 
 SIZES = np.array([200, 0, 130, 70], np.int32)  # ends inside tiles of 128 rows; the last 112 rows are in no group
@@ -69,9 +69,9 @@ def test_what_megablox_refuses(asked, expected):
 
 
 def test_what_tokamax_refuses(monkeypatch):
-    monkeypatch.setattr("model.parameters.grouped_matmul.is_installed", lambda: False)
+    monkeypatch.setattr("model.parameters.grouped_products.is_installed", lambda: False)
     assert TokamaxRaggedDot().supports(request(platform="gpu")) == "it is not installed: pip install -e '.[tokamax]'"
-    monkeypatch.setattr("model.parameters.grouped_matmul.is_installed", lambda: True)
+    monkeypatch.setattr("model.parameters.grouped_products.is_installed", lambda: True)
     assert TokamaxRaggedDot().supports(request(platform="gpu")) is None
     assert "9.0 or 10.0" in TokamaxRaggedDot().supports(request(platform="gpu", compute_capability=(8, 0)))
 
