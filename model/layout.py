@@ -77,6 +77,11 @@ class Layout:
         return function
 
     @property
+    def balanced(self) -> bool:
+        """Whether devices that share a sequence exchange queries, so that all have as many visible keys to process."""
+        return False
+
+    @property
     def splits_tokens(self) -> bool:
         """Whether rows or positions are split, in any part of the model."""
         return any(self.ways(axis) > 1 for axis in ("batch", *SEQUENCE_AXES))

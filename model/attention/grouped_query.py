@@ -305,8 +305,10 @@ class GroupedQueryAttention(nnx.Module):
         v_BTKH = self._clip(v_BTKH if self.value_norm is None else self.value_norm(v_BTKH))
         v_BTKH = v_BTKH if self.value_residual is None else self.value_residual(v_BTKH, context)
         k_BTKH = self._norm_and_rotate(k_BTKH, self.key_norm, context)
-        k_BTKH = context.shard(context.tap("key", k_BTKH), ("batch", "key_sequence", "kv_heads", "head_dim"))
-        v_BTKH = context.shard(context.tap("value", v_BTKH), ("batch", "key_sequence", "kv_heads", "head_dim"))
+        # Without a cache, `attend` gathers the keys of other devices, or sends them in a ring.
+        axes = ("batch", "query_sequence" if cache is None else "key_sequence", "kv_heads", "head_dim")
+        k_BTKH = context.shard(context.tap("key", k_BTKH), axes)
+        v_BTKH = context.shard(context.tap("value", v_BTKH), axes)
         if cache is None:
             context.hand_on(keys=k_BTKH, values=v_BTKH)
             return k_BTKH, v_BTKH, visibility, None

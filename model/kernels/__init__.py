@@ -32,6 +32,9 @@ __all__ = ["KERNELS", "Choice", "attend", "attention_weights", "choose", "new_re
 # In the order in which `choose` asks them: kernels of one GPU or TPU first, the fastest before the others.
 KERNELS: tuple[Kernel, ...] = (CuDNN(), Tokamax(), Triton(), Splash(), Blocks(), Tiles(), Plain())
 
+# Kernels that a compiler can split over devices, for keys that are split in another way than queries: a long cache.
+FOR_COMPILERS: tuple[Kernel, ...] = (Blocks(), Plain())
+
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
@@ -109,7 +112,7 @@ def attend(
     if dropout_key is None or dropout == 0:
         dropout, dropout_key = 0.0, None
 
-    def on_device(arrays: Arrays, devices: int = 1) -> jax.Array:
+    def run(arrays: Arrays, kernels: tuple[Kernel, ...] = kernels) -> jax.Array:
         q_BTNH, k_BSKH, v_BSKH = arrays.q_BTNH, arrays.k_BSKH, arrays.v_BSKH
         request = new_request(
             q_BTNH,
@@ -120,14 +123,15 @@ def attend(
             bias=arrays.bias,
             has_sinks=sink_N is not None,
             dropout=dropout,
-            devices=devices,
             platform=platform or layout.platform,
         )
         choice = choose(request, kernels)
         record_choice("attention", choice)
         return choice.kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, arrays.sink_N, arrays.dropout_key)
 
-    return attend_on_shards(layout, on_device, Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N, dropout_key))
+    whole = Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N, dropout_key)
+    y_BTNH = attend_on_shards(layout, run, whole, scoring, dropout)
+    return run(whole, FOR_COMPILERS) if y_BTNH is None else y_BTNH
 
 
 def new_request(

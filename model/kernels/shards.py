@@ -3,16 +3,23 @@
 Rows, queries and heads are independent of each other, so a kernel that runs inside `shard_map` sends nothing. Heads
 that share a key head stay with it where the mesh divides the key heads; elsewhere every device has all key heads, and
 takes those of its queries.
+
+Where a sequence is split, each device computes the attention of its queries. Either it gathers the keys and values of
+all devices, or these travel in a ring (ring.py): the table decides, by the axis "key_sequence". In a causal order the
+last queries see most keys: if the layout is balanced, each device takes a chunk of queries from the start of the
+sequence and one from its end, from neighbours before and back to them after.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from model.kernels.scoring import Bias
+from model.kernels.ring import Ring, attend_in_ring, from_chunks, steps_of, to_chunks
+from model.kernels.scoring import Bias, Scoring
 from model.kernels.visibility import Coordinates, Visibility
 from model.layout import Axes, AxisSharding, Layout
 
@@ -49,6 +56,8 @@ class Split:
       batch, queries, heads: of queries and of the output.
       keys, kv_heads: of keys and values.
       num_heads, num_kv_heads: N and K of the whole arrays.
+      gathers: whether a device gathers the keys of the whole sequence, which are split like queries.
+      chunks: the chunks of the sequence from which a device takes its queries, 1 or 2.
     """
 
     batch: AxisSharding
@@ -58,14 +67,41 @@ class Split:
     kv_heads: AxisSharding
     num_heads: int
     num_kv_heads: int
+    gathers: bool
+    chunks: int
 
     @classmethod
-    def of(cls, layout: Layout, q_BTNH: Any, k_BSKH: Any) -> "Split":
-        """Returns how a layout splits queries and keys; an axis that the mesh does not divide stays whole."""
-        batch, queries, heads, _ = layout.axis_shardings(q_BTNH.shape, ("batch", "query_sequence", "heads", None))
-        _, keys, kv_heads, _ = layout.axis_shardings(k_BSKH.shape, ("batch", "key_sequence", "kv_heads", None))
-        same = kv_heads if kv_heads == heads else AxisSharding()
-        return cls(batch, queries, heads, keys, same, q_BTNH.shape[2], k_BSKH.shape[2])
+    def of(cls, layout: Layout, arrays: Arrays) -> "Split":
+        """Returns how a layout splits a call; an axis that the mesh does not divide stays whole."""
+        q, k, seen = arrays.q_BTNH, arrays.k_BSKH, arrays.visibility
+        batch, queries, heads, _ = layout.axis_shardings(q.shape, ("batch", "query_sequence", "heads", None))
+        _, keys, kv_heads, _ = layout.axis_shardings(k.shape, ("batch", "key_sequence", "kv_heads", None))
+        own_tokens = queries.ways > 1 and q.shape[1] == k.shape[1]
+        gathers = own_tokens and keys.ways == 1
+        unequal = seen.is_causal and seen.reach is None and seen.indices_are_consecutive and seen.extra_mask is None
+        halves = q.shape[1] % (2 * queries.ways) == 0
+        balanced = layout.balanced and unequal and halves and own_tokens and (gathers or keys == queries)
+        return cls(
+            batch=batch,
+            queries=queries,
+            heads=heads,
+            keys=queries if gathers else keys,
+            kv_heads=kv_heads if kv_heads == heads else AxisSharding(),
+            num_heads=q.shape[2],
+            num_kv_heads=k.shape[2],
+            gathers=gathers,
+            chunks=2 if balanced else 1,
+        )
+
+    @property
+    def in_ring(self) -> bool:
+        """Whether keys travel in a ring."""
+        return self.keys.ways > 1 and not self.gathers
+
+    def ring(self, visibility: Visibility, keys: int) -> Ring:
+        """Returns the ring of the devices with parts of a sequence, where each has this many keys."""
+        first, steps = steps_of(visibility, self.keys.ways, keys)
+        return Ring(self.keys.mesh_axes, self.keys.ways, first, steps, self.chunks)
 
     def axes(self, arrays: Arrays) -> Arrays:
         """Returns the axes of each array in its place."""
@@ -96,19 +132,30 @@ class Split:
             }
             return dataclasses.replace(tokens, **arrays)
 
+        # A device has the visibility of all keys, and in a ring or in chunks that of all queries, to take parts of it.
+        key_split, whole = AxisSharding(), self.in_ring or self.chunks == 2
+        query_split = AxisSharding() if whole else self.queries
         prefix, extra_mask = visibility.prefix, visibility.extra_mask
         arrays: dict[str, Any] = {
-            "queries": of_tokens(visibility.queries, self.queries),
-            "keys": of_tokens(visibility.keys, self.keys),
-            "prefix": None if prefix is None else (rows(prefix), self.keys if prefix.shape[1] > 1 else None),
-            "extra_mask": None if extra_mask is None else (rows(extra_mask), self.queries, self.keys),
+            "queries": of_tokens(visibility.queries, query_split),
+            "keys": of_tokens(visibility.keys, key_split),
+            "prefix": None if prefix is None else (rows(prefix), key_split if prefix.shape[1] > 1 else None),
+            "extra_mask": None if extra_mask is None else (rows(extra_mask), query_split, key_split),
         }
         return dataclasses.replace(visibility, **arrays)
 
     def of_device(self, arrays: Arrays) -> Arrays:
-        """Returns the arrays of this device inside `shard_map`, which has split them by `axes`."""
+        """Returns the arrays of this device inside `shard_map`, which has split them by `axes`; keys are gathered.
+
+        In a ring or in chunks, the visibility is still that of the whole sequence.
+        """
         k_BSKH, v_BSKH = (self._key_heads_of_device(x) for x in (arrays.k_BSKH, arrays.v_BSKH))
+        if self.gathers:
+            gather = functools.partial(jax.lax.all_gather, axis_name=self.keys.mesh_axes, axis=1, tiled=True)
+            k_BSKH, v_BSKH = gather(k_BSKH), gather(v_BSKH)
         visibility = arrays.visibility
+        if not self.in_ring and self.chunks == 1:
+            visibility = dataclasses.replace(visibility, queries=visibility.queries.of_device(self.queries))
         names = (*self.batch.mesh_axes, *self.queries.mesh_axes, *self.heads.mesh_axes)
         key = arrays.dropout_key
         if key is not None and names:  # each device drops other weights
@@ -117,11 +164,7 @@ class Split:
             q_BTNH=arrays.q_BTNH,
             k_BSKH=k_BSKH,
             v_BSKH=v_BSKH,
-            visibility=dataclasses.replace(
-                visibility,
-                queries=visibility.queries.of_device(self.queries),
-                keys=visibility.keys.of_device(self.keys),
-            ),
+            visibility=visibility,
             bias=None if arrays.bias is None else arrays.bias.of_device(self.heads),
             sink_N=arrays.sink_N,
             dropout_key=key,
@@ -138,20 +181,41 @@ class Split:
         return jnp.take(x_BSKH, (first + jnp.arange(local)) // group, axis=2)
 
 
-def attend_on_shards(layout: Layout, kernel: Callable[..., jax.Array], arrays: Arrays) -> jax.Array:
-    """Returns the output (B, T, N, H) of attention on whole arrays.
-
-    Keys that are split in another way than queries, such as the slots of a long cache, are left to the compiler.
+def attend_on_shards(
+    layout: Layout, kernel: Callable[[Arrays], jax.Array], arrays: Arrays, scoring: Scoring, rate: float
+) -> jax.Array | None:
+    """Returns the output (B, T, N, H) of attention on whole arrays; None where it does not run on each device.
 
     Args:
       layout: the layout of the arrays.
-      kernel: computes the attention of local arrays, or of arrays that the compiler splits over a number of devices,
-        its second argument.
+      kernel: computes the attention of local arrays.
       arrays: the whole arrays.
+      scoring: how scores are computed from queries and keys.
+      rate: the share of weights that is dropped if there is a key.
     """
-    split = Split.of(layout, arrays.q_BTNH, arrays.k_BSKH)
-    if split.keys.ways > 1:
-        return kernel(arrays, layout.devices)
-    on_device = lambda arrays: kernel(split.of_device(arrays))  # noqa: E731
+    split = Split.of(layout, arrays)
+    if split.in_ring and split.keys != split.queries:
+        return None
+
+    def on_device(arrays: Arrays) -> jax.Array:
+        own = split.of_device(arrays)
+        if split.in_ring:
+            ring = split.ring(own.visibility, own.k_BSKH.shape[1])
+            tokens = own.q_BTNH, own.k_BSKH, own.v_BSKH, own.visibility
+            return attend_in_ring(ring, scoring, rate, *tokens, own.bias, own.sink_N, own.dropout_key)
+        return kernel(own) if split.chunks == 1 else _in_chunks(split, kernel, own)
+
     y_BTNH: jax.Array = layout.shard_map(on_device, (split.axes(arrays),), split.output, checks_copies=False)(arrays)
     return y_BTNH
+
+
+def _in_chunks(split: Split, kernel: Callable[[Arrays], jax.Array], own: Arrays) -> jax.Array:
+    """Returns the output of a device that takes its queries from two chunks, with all keys."""
+    (_, t, _, _), keys = own.q_BTNH.shape, own.k_BSKH.shape[1]
+    ring = split.ring(own.visibility, t)
+    device, parts = jax.lax.axis_index(ring.mesh_axes), []
+    for number, q_BTNH in enumerate(jnp.split(to_chunks(ring, own.q_BTNH), 2, axis=1)):
+        seen = own.visibility.sliced(ring.start(device, number, t // 2), t // 2, 0, keys)
+        key = None if own.dropout_key is None else jax.random.fold_in(own.dropout_key, number)
+        parts.append(kernel(dataclasses.replace(own, q_BTNH=q_BTNH, visibility=seen, dropout_key=key)))
+    return from_chunks(ring, jnp.concatenate(parts, axis=1))

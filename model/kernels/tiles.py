@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from model.dropout import drop
 from model.kernels.blocks import sink_gradient
@@ -69,8 +70,23 @@ class TileSizes:
     real_keys: int
 
 
+@struct.dataclass
+class Sums:
+    """The sums of each query over the keys so far.
+
+    Attributes:
+      y: (B, K, G, T, H), the sum of weighted values, not normalised.
+      row_max: (B, K, G, T, 1), the largest score.
+      row_sum: (B, K, G, T, 1), the sum of exp(score - row_max).
+    """
+
+    y: jax.Array
+    row_max: jax.Array
+    row_sum: jax.Array
+
+
 @dataclasses.dataclass(frozen=True)
-class _Tiling:
+class Tiling:
     """The computation of scores tile by tile; i numbers tiles of queries, and j tiles of keys."""
 
     scoring: Scoring
@@ -95,6 +111,61 @@ class _Tiling:
         start, size = j * self.sizes.keys, self.sizes.keys
         k, v = (jax.lax.dynamic_slice_in_dim(x, start, size, axis=2) for x in (self.k_BKSH, self.v_BKSH))
         return k, v
+
+    def add_keys(self, q_i: jax.Array, bias: Bias | None, i: jax.Array, sums: Sums) -> Sums:
+        """Adds the keys that the queries of tile i see to their sums."""
+
+        def add_tile(j: jax.Array, sums: Sums) -> Sums:
+            k_j, v_j = self.keys(j)
+            scores = self.scores(self.scoring.products(q_i, k_j), bias, i, j)
+            row_max = jnp.maximum(sums.row_max, jnp.max(scores, axis=-1, keepdims=True))
+            weights, rescale = jnp.exp(scores - row_max), jnp.exp(sums.row_max - row_max)
+            kept = self.drop(weights, i, j).astype(v_j.dtype)
+            added = jnp.einsum("BKGTS,BKSH->BKGTH", kept, v_j, preferred_element_type=sums.y.dtype)
+            row_sum = sums.row_sum * rescale + jnp.sum(weights, axis=-1, keepdims=True)
+            return Sums(sums.y * rescale + added, row_max, row_sum)
+
+        return jax.lax.fori_loop(*self.key_tiles(i), add_tile, sums)
+
+    def gradients(
+        self, q: jax.Array, bias: Bias | None, row_max: jax.Array, delta: jax.Array, dy: jax.Array, sums: Any, to: Any
+    ) -> tuple[jax.Array, Any]:
+        """Returns the gradient of queries, and adds those of keys, values and bias to `sums`.
+
+        Args:
+          q: scaled queries.
+          bias: the bias.
+          row_max: the largest score of each query, over all of its keys.
+          delta, dy: see `gradient_of_sums`.
+          sums: gradients of keys, values and bias.
+          to: the dtype of the gradient of queries.
+        """
+        dtype = sum_dtype(self.scoring)
+
+        def query_tile(sums: Any, i: jax.Array) -> tuple[Any, jax.Array]:
+            q_i, dy_i, row_max_i, delta_i = (self.queries(x, i) for x in (q, dy, row_max, delta))
+
+            def add_tile(j: jax.Array, sums: Any) -> Any:
+                dq_i, dk, dv, dbias = sums
+                k_j, v_j = self.keys(j)
+                products = self.scoring.products(q_i, k_j)
+                scores, pullback = jax.vjp(lambda s, b: self.scores(s, b, i, j), products, bias)
+                weights = jnp.exp(scores - row_max_i)
+                kept = self.drop(weights, i, j).astype(v_j.dtype)
+                dweights = jnp.einsum("BKGTH,BKSH->BKGTS", dy_i, v_j, preferred_element_type=dtype)
+                dscores = weights * (self.drop(dweights, i, j) - delta_i)
+                dproducts, dbias_tile = pullback(dscores.astype(scores.dtype))
+                dproducts, sum_in = dproducts.astype(q.dtype), {"preferred_element_type": dtype}
+                dk = _add_to_tile(dk, j, jnp.einsum("BKGTS,BKGTH->BKSH", dproducts, q_i, **sum_in))
+                dv = _add_to_tile(dv, j, jnp.einsum("BKGTS,BKGTH->BKSH", kept, dy_i, **sum_in))
+                dq_i = dq_i + jnp.einsum("BKGTS,BKSH->BKGTH", dproducts, k_j, **sum_in)
+                return dq_i, dk, dv, jax.tree.map(jnp.add, dbias, dbias_tile)
+
+            dq_i, *sums = jax.lax.fori_loop(*self.key_tiles(i), add_tile, (jnp.zeros(q_i.shape, dtype), *sums))
+            return tuple(sums), dq_i.astype(to)
+
+        sums, dq = jax.lax.scan(query_tile, sums, jnp.arange(q.shape[3] // self.sizes.queries))
+        return jnp.moveaxis(dq, 0, 3).reshape(q.shape), sums
 
     def scores(self, products: jax.Array, bias: Bias | None, i: jax.Array, j: jax.Array) -> jax.Array:
         """Turns products of tile (i, j) into scores; keys that only fill the tile get -inf."""
@@ -139,32 +210,12 @@ def _forward(
     sink: jax.Array | None,
     key: jax.Array | None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    tiling, dtype = _Tiling(scoring, rate, sizes, k, v, visibility, key), _sum_dtype(scoring)
+    tiling = Tiling(scoring, rate, sizes, k, v, visibility, key)
     rows = (*q.shape[:3], sizes.queries)
 
     def query_tile(i: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q_i = tiling.queries(q, i)
-
-        def add_key_tile(j: jax.Array, sums: Any) -> Any:
-            y, row_max, row_sum = sums
-            k_j, v_j = tiling.keys(j)
-            scores = tiling.scores(scoring.products(q_i, k_j), bias, i, j)
-            new_max = jnp.maximum(row_max, jnp.max(scores, axis=-1, keepdims=True))
-            weights, rescale = jnp.exp(scores - new_max), jnp.exp(row_max - new_max)
-            kept = tiling.drop(weights, i, j).astype(v.dtype)
-            added = jnp.einsum("BKGTS,BKSH->BKGTH", kept, v_j, preferred_element_type=dtype)
-            return y * rescale + added, new_max, row_sum * rescale + jnp.sum(weights, axis=-1, keepdims=True)
-
-        if sink is None:
-            row_max = jnp.full((*rows, 1), jnp.finfo(scoring.reductions).min, dtype)
-            row_sum = jnp.zeros((*rows, 1), dtype)
-        else:  # a key whose value is zero
-            row_max = jnp.broadcast_to(sink.astype(dtype)[..., None, None], (*rows, 1))
-            row_sum = jnp.ones((*rows, 1), dtype)
-        sums = jnp.zeros((*rows, v.shape[-1]), dtype), row_max, row_sum
-        y, row_max, row_sum = jax.lax.fori_loop(*tiling.key_tiles(i), add_key_tile, sums)
-        row_sum = jnp.where(row_sum == 0, 1, row_sum)  # for queries without any tile
-        return (y / row_sum).astype(v.dtype), row_max, row_sum
+        sums = tiling.add_keys(tiling.queries(q, i), bias, i, empty_sums(scoring, rows, v.shape[-1], sink))
+        return normalised(sums, v.dtype), sums.row_max, sums.row_sum
 
     y, row_max, row_sum = (
         jnp.moveaxis(x, 0, 3).reshape(*q.shape[:4], x.shape[-1])
@@ -177,40 +228,36 @@ def _backward(
     scoring: Scoring, rate: float, sizes: TileSizes, residuals: tuple[Any, ...], dy: jax.Array
 ) -> tuple[Any, ...]:
     q, k, v, visibility, bias, sink, key, y, row_max, row_sum = residuals
-    tiling, dtype = _Tiling(scoring, rate, sizes, k, v, visibility, key), _sum_dtype(scoring)
-    dy = dy / row_sum  # the gradient of the output before normalisation
-    delta = jnp.sum(dy * y, axis=-1, keepdims=True)
-    dy = dy.astype(v.dtype)
-
-    def query_tile(sums: Any, i: jax.Array) -> tuple[Any, jax.Array]:
-        q_i, dy_i, row_max_i, delta_i = (tiling.queries(x, i) for x in (q, dy, row_max, delta))
-
-        def add_key_tile(j: jax.Array, sums: Any) -> Any:
-            dq_i, dk, dv, dbias = sums
-            k_j, v_j = tiling.keys(j)
-            scores, pullback = jax.vjp(lambda s, b: tiling.scores(s, b, i, j), scoring.products(q_i, k_j), bias)
-            weights = jnp.exp(scores - row_max_i)
-            kept = tiling.drop(weights, i, j).astype(v.dtype)
-            dweights = jnp.einsum("BKGTH,BKSH->BKGTS", dy_i, v_j, preferred_element_type=dtype)
-            dscores = weights * (tiling.drop(dweights, i, j) - delta_i)
-            dproducts, dbias_tile = pullback(dscores.astype(scores.dtype))
-            dproducts, sum_in = dproducts.astype(q.dtype), {"preferred_element_type": dtype}
-            dk = _add_to_tile(dk, j, jnp.einsum("BKGTS,BKGTH->BKSH", dproducts, q_i, **sum_in))
-            dv = _add_to_tile(dv, j, jnp.einsum("BKGTS,BKGTH->BKSH", kept, dy_i, **sum_in))
-            dq_i = dq_i + jnp.einsum("BKGTS,BKSH->BKGTH", dproducts, k_j, **sum_in)
-            return dq_i, dk, dv, jax.tree.map(jnp.add, dbias, dbias_tile)
-
-        dq_i, *sums = jax.lax.fori_loop(*tiling.key_tiles(i), add_key_tile, (jnp.zeros(q_i.shape, dtype), *sums))
-        return tuple(sums), dq_i.astype(q.dtype)
-
+    tiling, dtype = Tiling(scoring, rate, sizes, k, v, visibility, key), sum_dtype(scoring)
+    dy, delta = gradient_of_sums(y, row_sum, dy)
     zeros = jnp.zeros(k.shape, dtype), jnp.zeros(v.shape, dtype), jax.tree.map(jnp.zeros_like, bias)
-    (dk, dv, dbias), dq = jax.lax.scan(query_tile, zeros, jnp.arange(q.shape[3] // sizes.queries))
-    dq = jnp.moveaxis(dq, 0, 3).reshape(q.shape)
+    dq, (dk, dv, dbias) = tiling.gradients(q, bias, row_max, delta, dy, zeros, q.dtype)
     dsink = sink_gradient(sink, row_max, delta)
     return dq, dk.astype(k.dtype), dv.astype(v.dtype), None, dbias, dsink, None
 
 
-def _sum_dtype(scoring: Scoring) -> Any:
+def normalised(sums: Sums, dtype: Any) -> jax.Array:
+    """Returns the weighted mean of values; zeros for queries without any tile."""
+    return (sums.y / jnp.where(sums.row_sum == 0, 1, sums.row_sum)).astype(dtype)
+
+
+def gradient_of_sums(y: jax.Array, row_sum: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the gradient of the output before normalisation, and the sum over keys of weight times its gradient."""
+    dy = dy / jnp.where(row_sum == 0, 1, row_sum)
+    return dy.astype(y.dtype), jnp.sum(dy * y, axis=-1, keepdims=True)
+
+
+def empty_sums(scoring: Scoring, rows: tuple[int, ...], width: int, sink_KG: jax.Array | None) -> Sums:
+    """Returns the sums of queries (B, K, G, T) = `rows` before the first key; a sink is a key whose value is zero."""
+    dtype = sum_dtype(scoring)
+    y = jnp.zeros((*rows, width), dtype)
+    if sink_KG is None:
+        return Sums(y, jnp.full((*rows, 1), jnp.finfo(scoring.reductions).min, dtype), jnp.zeros((*rows, 1), dtype))
+    row_max = jnp.broadcast_to(sink_KG.astype(dtype)[..., None, None], (*rows, 1))
+    return Sums(y, row_max, jnp.ones((*rows, 1), dtype))
+
+
+def sum_dtype(scoring: Scoring) -> Any:
     """Returns the dtype of sums over tiles: at least float32, since there may be many tiles."""
     return jnp.promote_types(scoring.reductions, jnp.float32)
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from model.attention.heads import divisors
 from model.config import ModelConfig
 from model.errors import UserError
 from train.data.config import Data
@@ -43,9 +44,11 @@ def check_sequence_length(sequence_length: int, rows: NamedSharding) -> None:
     """Raises UserError when sequences are split and the mesh does not divide them."""
     ways = _ways(rows, 1)
     if sequence_length % ways:
+        smaller = [str(number) for number in divisors(sequence_length) if number < ways]
+        known = " or ".join([", ".join(smaller[:-1]), smaller[-1]] if smaller[1:] else smaller)
         raise UserError(
-            f"data.sequence_length: {sequence_length} tokens cannot be split {ways} ways over the mesh's axes; "
-            f"use a multiple of {ways}, or leave out mesh.context and the mesh axes of sharding.activations.sequence"
+            f"data.sequence_length: {sequence_length} tokens cannot be split {ways} ways over the mesh's axes; use "
+            f"a multiple of {ways}, or mesh.context (with all axes of sharding.activations.sequence) of {known} in all"
         )
 
 

@@ -70,7 +70,14 @@ class ActivationAxes(_Axes):
       sequence: positions of the residual stream and its norms. `("tensor",)` here alone is the sequence parallelism of
         Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4.2.2.
       query_sequence: positions of queries, and inside recurrent mixers.
-      key_sequence: positions of keys and values; slots of a cache.
+      key_sequence: positions of keys and values while their queries are split; slots of a cache. With `()` a device
+        gathers the keys and values of the sequence, layer by layer; with the axes of `query_sequence` they travel in a
+        ring (model/kernels/ring.py). Let k be the bytes of the keys and values of a device's tokens, 2 K H numbers
+        each, and n the devices of the sequence. To gather sends (n - 1) k forward, and as much backward; the ring sends
+        them forward, backward, and their gradients in float32. In return the ring holds 2 k in place of n k, sends
+        while it computes, and sends only as far as a window reaches. With grouped queries k is small, and gathered keys
+        may have any kernel; the ring has the one of tiles.py. So `()` is the default, and the ring is for sequences
+        whose keys do not fit.
       ffn_sequence: positions inside feed-forward layers.
       vocab_sequence: positions where tokens are looked up, and of logits.
       embed: the model width.
@@ -105,10 +112,13 @@ class Sharding:
     Attributes:
       parameters: which mesh axes each axis of a parameter is split over; optimizer moments follow.
       activations: which mesh axes each axis of activations, batches and caches is split over.
+      balanced: whether devices that share a sequence exchange queries for causal attention without a window, so that
+        each has a chunk from the start and one from the end of the sequence, and as many visible keys as the others.
     """
 
     parameters: ParameterAxes = ParameterAxes()
     activations: ActivationAxes = ActivationAxes()
+    balanced: bool = True
 
 
 def mesh_axes(table: ParameterAxes | ActivationAxes, axes: Axes) -> list[tuple[str, ...]]:
@@ -147,11 +157,13 @@ class MeshLayout(Layout):
       mesh: the devices.
       table: the table's activation axes.
       parameters: the table's parameter axes, which decide the sharding of gradients.
+      balanced: the table's field of this name.
     """
 
     mesh: jax.sharding.Mesh
     table: ActivationAxes
     parameters: ParameterAxes
+    balanced: bool = True
 
     @property
     def platform(self) -> str:
@@ -235,7 +247,7 @@ def _is_axes(tree: Any) -> bool:
 
 def layout_of(mesh: jax.sharding.Mesh, table: Sharding) -> MeshLayout:
     """The layout of activations on a mesh."""
-    return MeshLayout(mesh, table.activations, table.parameters)
+    return MeshLayout(mesh, table.activations, table.parameters, table.balanced)
 
 
 # ----------------------------------------------------------------------------------------- parameters and moments

@@ -165,11 +165,13 @@ def test_rings_latents_and_states_decode(chunk):
     assert_greedy(MIXED, params, prompts, generate(MIXED, params, prompts, GREEDY, chunk=chunk))
 
 
-@pytest.mark.parametrize("split", ACTIVATIONS)
+@pytest.mark.parametrize("split", [*ACTIVATIONS, "slots over context"])
 def test_caches_of_all_kinds_on_a_mesh(split):
     params = draw(MIXED)
-    mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
-    table = Sharding(parameters=ParameterAxes(vocab=()), activations=ACTIVATIONS[split])
+    over_context = split == "slots over context"
+    mesh = make_mesh(Mesh(data=2, context=2, tensor=2) if over_context else Mesh(data=2, fsdp=2, tensor=2))
+    activations = ActivationAxes(key_sequence=("context",)) if over_context else ACTIVATIONS[split]
+    table = Sharding(parameters=ParameterAxes(vocab=()), activations=activations)
     from model.transformer import abstract_params, logical_axes
 
     placed = param_shardings(mesh, table, logical_axes(MIXED), abstract_params(MIXED))

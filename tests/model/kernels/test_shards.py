@@ -26,8 +26,8 @@ ROW, TILES = Coordinates(T), Tiles(queries=16, keys=8)
 WHOLE_KEYS = ActivationAxes(key_sequence=())
 
 
-def on(mesh, activations=WHOLE_KEYS):
-    return layout_of(make_mesh(mesh), Sharding(activations=activations))
+def on(mesh, activations=WHOLE_KEYS, balanced=True):
+    return layout_of(make_mesh(mesh), Sharding(activations=activations, balanced=balanced))
 
 
 def arrays(kv_heads=N, length=T, keys=T):
@@ -68,7 +68,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+REPEATED = ("mask", "a key head of all devices")  # parts of the other cases
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.sweep] * (n in REPEATED)) for n in CASES])
 def test_a_mesh_gives_the_numbers_of_one_device(name):
     options = dict(CASES[name])
     inputs = arrays(options.pop("kv_heads", N))
@@ -89,7 +92,9 @@ def test_key_heads_that_devices_share_unevenly():
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_kernels_see_local_shapes_and_the_first_query_of_the_device():
+@pytest.mark.parametrize("balanced", [False, True])
+def test_kernels_see_local_shapes_and_the_first_query_of_the_device(balanced):
+    """Or, where devices exchange queries, those of its two chunks."""
     asked = []
 
     class Listening(Plain):
@@ -97,16 +102,16 @@ def test_kernels_see_local_shapes_and_the_first_query_of_the_device():
             asked.append(request)
 
     q, k, v, *_ = arrays(kv_heads=4)
-    jax.eval_shape(functools.partial(
-        attend, visibility=causal(PACKED), scoring=Scoring(1.0), layout=on(Mesh(context=2, tensor=2)),
-        kernels=(Listening(),),
-    ), q, k, v)  # fmt: skip
-    (request,) = asked
-    assert (request.q.shape, request.k.shape) == ((2, 32, 4, H), (2, T, 2, H))
-    assert (request.visibility.queries.count, request.visibility.keys.count) == (32, T)
-    assert request.visibility.queries.offset is not None
-    assert not request.visibility.indices_are_static
-    assert request.visibility.queries.segment_ids.shape == (2, 32)
+    options = {"layout": on(Mesh(context=2, tensor=2), balanced=balanced), "kernels": (Listening(),)}
+    jax.eval_shape(lambda q, k, v: attend(q, k, v, causal(PACKED), Scoring(1.0), **options), q, k, v)
+    length = 16 if balanced else 32
+    assert len(asked) == 32 // length
+    for request in asked:
+        assert (request.q.shape, request.k.shape) == ((2, length, 4, H), (2, T, 2, H))
+        assert (request.visibility.queries.count, request.visibility.keys.count) == (length, T)
+        assert request.visibility.queries.offset is not None
+        assert not request.visibility.indices_are_static
+        assert request.visibility.queries.segment_ids.shape == (2, length)
 
 
 def test_each_device_drops_other_weights():
@@ -132,9 +137,10 @@ def test_tiles_that_no_query_of_a_device_sees_are_left_out():
     assert np.isfinite(y[:, :32]).all()
 
 
-def test_inside_of_a_scan_of_rematerialised_layers_that_are_mapped():
+@pytest.mark.parametrize("keys", [(), pytest.param(("context",), marks=pytest.mark.sweep)], ids=["gather", "ring"])
+def test_inside_of_a_scan_of_rematerialised_layers_that_are_mapped(keys):
     """A mesh axis for the mapped axis, as pipeline stages have it; each layer attends to itself."""
-    table = ActivationAxes(batch=("fsdp",), key_sequence=())
+    table = ActivationAxes(batch=("fsdp",), key_sequence=keys)
     layout = on(Mesh(data=2, fsdp=2, context=2), table)
     x = np.random.default_rng(0).normal(size=(2, 2, 16, N, H)).astype(np.float32)
 

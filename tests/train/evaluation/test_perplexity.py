@@ -145,8 +145,11 @@ def test_the_batch_size_and_the_mesh_change_nothing(params):
         run(params, documents, stride=2, batch_size=3, mesh=mesh).column("nll"), expected, rtol=1e-5
     )
     split = Sharding(activations=ActivationAxes(sequence=("tensor",), query_sequence=("tensor",)))
-    odd = run(params, documents, stride=2, window=7, batch_size=3, mesh=mesh, table=split).column("nll")
-    np.testing.assert_allclose(odd, run(params, documents, stride=2, window=7).column("nll"), rtol=1e-5)
+    ring = Sharding(activations=ActivationAxes(key_sequence=("context",)))
+    for window, mesh, table in ((7, mesh, split), (8, make_mesh(Mesh(data=2, context=4)), ring)):
+        split = run(params, documents, stride=2, window=window, batch_size=3, mesh=mesh, table=table).column("nll")
+        alone = run(params, documents, stride=2, window=window).column("nll")
+        np.testing.assert_allclose(split, alone, rtol=1e-5)
 
 
 def test_two_programs_serve_every_document(params, monkeypatch):

@@ -48,6 +48,7 @@ SPLIT_SEQUENCE = Sharding(
         ffn=(),
         vocab=(),
     ),
+    balanced=False,
 )
 KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast"
 
@@ -156,7 +157,7 @@ def test_backward_it_reduces_gradients_of_keys_and_values_and_of_parameters():
     }
     found = dict(sent(SPLIT_SEQUENCE, gradient=True))
     assert found.pop(("all-gather", "f32", HEADS)) == 2 * LAYERS
-    assert found.pop(("all-reduce", "f32", HEADS)) == 2 * LAYERS
+    assert found.pop(("reduce-scatter", "f32", sizes_of(B // 4, T // 2, N, H))) == 2 * LAYERS
     assert found == {("all-reduce", "f32", sizes): 2 * count for sizes, count in parameters.items()}
 
 
@@ -187,12 +188,11 @@ LONG = 256  # positions, in four blocks or tiles where they are on one device
 @pytest.mark.parametrize("kernel", [Blocks(), Tiles(queries=64, keys=64)], ids=["blocks", "tiles"])
 @pytest.mark.parametrize("pattern", [Everything(), SlidingWindow(size=40)], ids=["causal", "window"])
 def test_queries_that_are_split_stay_where_they_are(kernel, pattern):
-    """Keys and values are gathered, and their gradients reduced, once. Neither queries nor outputs are sent."""
-    queries, keys = ("batch", "query_sequence", "heads", "head_dim"), ("batch", "key_sequence", "kv_heads", "head_dim")
+    """Keys and values are gathered, and their gradients reduced and scattered. Neither queries nor outputs are sent."""
+    queries = ("batch", "query_sequence", "heads", "head_dim")
     seen, rng = causal(Coordinates(LONG)).with_pattern(pattern), np.random.default_rng(0)
 
     def attended(q, k, v, layout):
-        k, v = (layout.constrain(x, keys) for x in (k, v))
         y = attend(q, k, v, seen, Scoring(1.0), layout=layout, kernels=(kernel,))
         return layout.constrain(y, queries)
 
@@ -204,10 +204,60 @@ def test_queries_that_are_split_stay_where_they_are(kernel, pattern):
     forward = jax.jit(functools.partial(attended, layout=LAYOUT())).lower(x, x, x).compile()
     assert collectives(forward.as_text()) == {("all-gather", "f32", whole): 2}
     both = gradient(LAYOUT()).lower(x, x, x).compile()
-    assert collectives(both.as_text()) == {("all-gather", "f32", whole): 2, ("all-reduce", "f32", whole): 2}
+    part = sizes_of(B // 4, LONG // 2, N, H)
+    assert collectives(both.as_text()) == {("all-gather", "f32", whole): 2, ("reduce-scatter", "f32", part): 2}
     given = [rng.normal(size=x.shape).astype(np.float32) for _ in range(3)]
     for got, expected in zip(both(*given), gradient(ONE_DEVICE)(*given), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
+RING = Sharding(activations=ActivationAxes(key_sequence=("context",)))
+CONTEXT = Mesh(data=1, context=8)
+
+
+def sent_bytes(text, kind):
+    """The bytes that a device sends or receives in collectives of a kind, with the trip counts of loops around them."""
+    times = dict(re.findall(r"body=%?([\w.-]+).*known_trip_count\D+(\d+)", text))
+    total = 0
+    for part in text.split("\n\n"):
+        name = part.lstrip().removeprefix("ENTRY ").split(" ")[0].lstrip("%")
+        lines = "\n".join(line for line in part.split("\n") if f" {kind}" in line)
+        for (_, dtype, sizes), count in collectives(lines).items():
+            total += int(times.get(name, 1)) * count * int(np.prod(sizes)) * int(re.sub(r"\D", "", dtype)) // 8
+    return total
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hops"), [(Everything(), 7), (SlidingWindow(size=40), 2)], ids=["causal", "window"]
+)
+def test_a_ring_sends_keys_as_far_as_they_are_seen_and_gathers_nothing(pattern, hops):
+    """A device has 32 of 256 tokens: 40 reach into two devices before. A causal order exchanges half of a sequence."""
+    seen, layout = causal(Coordinates(LONG)).with_pattern(pattern), layout_of(make_mesh(CONTEXT), RING)
+    own = jax.ShapeDtypeStruct(
+        (B, LONG, N, H), jnp.float32, sharding=layout.placement(("batch", "query_sequence", "heads", "head_dim"))
+    )
+
+    def attended(*x):
+        return jnp.sum(jnp.sin(attend(*x, seen, Scoring(1.0), layout=layout)))
+
+    compiled = jax.jit(jax.grad(attended, argnums=(0, 1, 2))).lower(own, own, own).compile().as_text()
+    assert {kind for kind, _, _ in collectives(compiled)} == {"collective-permute"}
+    assert not re.search(rf"f32\[(\d+,)*{LONG}[,\]]", compiled)  # no array of numbers has the whole sequence
+    part = B * LONG // 8 * N * H * 4
+    forward = 2 * hops  # keys and values
+    backward = 2 + 4 * hops + 2  # they again, one hop ahead, then their gradients with them, which go home
+    exchanged = 8 if isinstance(pattern, Everything) else 0  # queries, keys, values, outputs, and gradients of these
+    assert sent_bytes(compiled, "collective-permute") == part * (forward + backward + exchanged)
+
+
+def test_a_step_with_a_ring_gathers_no_keys_and_no_moment():
+    """Two layers over eight parts of a sequence: parameters are gathered as with FSDP, the stream and keys are not."""
+    found = collectives(lowered(RING, True, CONTEXT).compile().as_text())
+    gathered = {sizes for kind, dtype, sizes in found if kind == "all-gather" and dtype != "s32"}
+    parameters = {sizes_of(D, N, H), sizes_of(D, F), sizes_of(D), sizes_of(V, D)}
+    # The compiler looks tokens up in the parts of the table that devices have, for the whole sequence.
+    assert gathered <= parameters | {sizes_of(B, T, D // 8)}
+    assert sizes_of(B, T // 8, N, H) in {sizes for kind, _, sizes in found if kind == "collective-permute"}
 
 
 # --------------------------------------------------------------------------------------------- format of gradients

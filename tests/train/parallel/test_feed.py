@@ -47,8 +47,14 @@ def test_a_sequence_that_the_mesh_does_not_divide_is_refused():
     table = Sharding(activations=ActivationAxes(batch=("data",), sequence=("tensor",)))
     feed.check_sequence_length(15, rows_of(Mesh(tensor=4)))
     feed.check_sequence_length(16, rows_of(Mesh(tensor=4), table))
-    with pytest.raises(UserError, match=r"data\.sequence_length: 18 tokens cannot be split 4 ways"):
+    with pytest.raises(
+        UserError, match=r"data\.sequence_length: 18 tokens cannot be split 4 ways .* of 1, 2 or 3 in all"
+    ):
         feed.check_sequence_length(18, rows_of(Mesh(tensor=4), table))
+    with pytest.raises(
+        UserError, match=r"17 tokens cannot be split 8 ways .* a multiple of 8, or mesh.context .* of 1 in"
+    ):
+        feed.check_sequence_length(17, rows_of(Mesh(context=8)))
 
 
 class OneHost:
