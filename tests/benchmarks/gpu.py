@@ -49,7 +49,7 @@ class Part:
       command: the module and its arguments.
       limit: the most seconds that it may take.
       small: the arguments that make it tiny.
-      file: whether it writes its result into a file that it is given, rather than as its last line.
+      file: whether it writes its result into a file that it is given, rather than print it as JSON.
     """
 
     name: str
@@ -101,9 +101,9 @@ def run_part(part: Part, small: bool, seconds: float, folder: pathlib.Path) -> d
         return {"failed": f"took more than {min(part.limit, seconds):.0f} s", "wall": time.monotonic() - began}
     found: dict[str, Any] = {"wall": time.monotonic() - began, "status": done.returncode}
     try:
-        text = result_file.read_text("utf-8") if part.file else done.stdout.strip().splitlines()[-1]
+        text = result_file.read_text("utf-8") if part.file else done.stdout[done.stdout.index("{") :]
         found |= json.loads(text)
-    except (OSError, IndexError, ValueError):
+    except (OSError, ValueError):
         found["failed"] = f"status {done.returncode}: " + " | ".join(done.stderr.strip().splitlines()[-3:])[-400:]
     return found
 
