@@ -9,6 +9,7 @@ from model.dropout import Dropout
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP, Gated
 from model.interfaces import AttentionOption, FeedForwardOption, MixerOption
+from model.kernels.selection import Kernels
 from model.layers import Except, Layer
 from model.mixers import Mixer
 from model.norms import LayerNorm, RMSNorm
@@ -65,6 +66,7 @@ class ModelConfig:
         compilation, and for small models a faster step (tests/benchmarks/README.md).
       remat: the intermediates that the backward pass recomputes: "none", "dots" (all but matrix products of weights),
         "full" (all of a layer but its inputs), or all but the inputs and the taps that `SaveOnly` names.
+      kernels: the kernels to choose from, by name.
     """
 
     vocab_size: int
@@ -91,6 +93,7 @@ class ModelConfig:
     precision: Precision = dataclasses.field(default=Precision(), metadata=TRAINING_ONLY)
     scan_layers: bool = dataclasses.field(default=True, metadata=EXECUTION_ONLY)
     remat: Remat = dataclasses.field(default="none", metadata=EXECUTION_ONLY)
+    kernels: Kernels = dataclasses.field(default=Kernels(), metadata=EXECUTION_ONLY)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the fields alone, without cached values, for pickles and copies."""

@@ -19,11 +19,15 @@ from model.positions.scaling import document_lengths
 from model.taps.request import TapSite
 
 
-def inputs_of_rows(config: ModelConfig, rows: Rows, cached: bool = False) -> dict[str, Any]:
+def inputs_of_rows(
+    config: ModelConfig, rows: Rows, *, cached: bool = False, consecutive_positions: bool = False
+) -> dict[str, Any]:
     """Returns the fields of a `Context` that depend on its rows. Raises UserError for documents and a cache."""
     options = rows.positions_BT, rows.segment_ids_BT, rows.lengths_B, rows.text_lengths_B
     batch, length = rows.tokens_BT.shape
-    token_positions = TokenPositions((batch, length), *options, cached=cached)
+    token_positions = TokenPositions(
+        (batch, length), *options, cached=cached, consecutive_positions=consecutive_positions
+    )
     site = TapSite(
         tokens_BT=rows.tokens_BT, positions_BT=token_positions.positions(), segment_ids_BT=rows.segment_ids_BT
     )
@@ -46,6 +50,7 @@ class TokenPositions:
       shape: (B, T).
       positions_BT, segment_ids_BT, lengths_B, text_lengths_B: the arguments of the same names.
       cached: whether the tokens continue those of a cache.
+      consecutive_positions: the argument of the same name.
     """
 
     shape: tuple[int, int]
@@ -54,6 +59,7 @@ class TokenPositions:
     lengths_B: jax.Array | None
     text_lengths_B: jax.Array | None
     cached: bool
+    consecutive_positions: bool = False
 
     def __post_init__(self) -> None:
         """Raises UserError for documents together with a cache."""
@@ -81,7 +87,9 @@ class TokenPositions:
         # earlier in the row.
         monotonic_positions = self.positions_BT is None or self.segment_ids_BT is not None
         tokens = Coordinates(self.shape[1], position=self.positions_BT, segment_ids=self.segment_ids_BT)
-        return causal(tokens, monotonic_positions=monotonic_positions)
+        # Without segment ids, two positions of a row may be those of two documents.
+        consecutive = self.consecutive_positions and self.segment_ids_BT is not None
+        return causal(tokens, monotonic_positions=monotonic_positions, consecutive_positions=consecutive)
 
     def layer_inputs(self, config: ModelConfig) -> dict[Layer, LayerInputs]:
         """Returns the inputs that the layers of each kind share."""

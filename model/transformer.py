@@ -128,6 +128,7 @@ def stream(
     *,
     positions_BT: jax.Array | None = None,
     segment_ids_BT: jax.Array | None = None,
+    consecutive_positions: bool = False,
     cache: LayerCaches | None = None,
     lengths_B: jax.Array | None = None,
     text_lengths_B: jax.Array | None = None,
@@ -143,20 +144,18 @@ def stream(
       config: the options.
       params: the tree of `init`.
       tokens_BT: token ids, int32.
-      positions_BT: the position of each token, which increases within a document; 0 to T-1 by default. With a cache
-        it is also the token's slot.
+      positions_BT: positions, which increase within a document; 0 to T-1 by default. With a cache also slots.
       segment_ids_BT: the document of each token; a token sees no other document. Not together with a cache.
+      consecutive_positions: promises that positions of neighbours in a document differ by one, for kernels.
       cache: the cache to read and extend; None attends within the tokens alone.
-      lengths_B: the number of real tokens in each row, read before or now; tokens at later positions are padding and
-        do not change caches and recurrent states. None if all are real.
+      lengths_B: the real tokens of each row, read before or now; later ones are padding and change no state; or None.
       text_lengths_B: the number of tokens in each row's whole text, of which some may be read later, for scalings of
         rotary positions that depend on it; by default `lengths_B`, or the tokens of each document so far.
       dropout_key: a key switches dropout on; with a pipeline, one key for each micro-batch (M,).
-      weights_BT: the weight of each token in losses and measurements; None for no losses and no measurements.
+      weights_BT: the weight of each token in losses and measurements; None for neither.
       targets_BT: the next token of each token, for losses that need it (model/vocabulary/multi_token.py).
       layout: the layout of activations over devices; see model/layout.py.
-      taps: names of intermediates to return, with a leading layer axis, such as "attention_weights" (L, B, N, T, S); or
-        `Taps`, which choose layers and edit (model/taps/request.py).
+      taps: names of intermediates to return, such as "attention_weights" (L, B, N, T, S), or a value of `Taps`.
 
     Raises:
       UserError: for options that clash, a sequence longer than the context, or taps that do not exist.
@@ -165,9 +164,10 @@ def stream(
         raise UserError(f"a sequence of {length} tokens is longer than context_length={config.context_length}")
     rows = Rows(tokens_BT, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, weights_BT)
     context = Context(
-        **inputs_of_rows(config, rows, cached=cache is not None),
+        **inputs_of_rows(config, rows, cached=cache is not None, consecutive_positions=consecutive_positions),
         dropout_key=dropout_key,
         layout=layout,
+        kernels=config.kernels,
         taps=resolve(taps, config.num_layers),
         saved_taps=saved_taps(config.remat),
     )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 
 from model.errors import UserError
+from model.kernels.selection import recorded_choices
 from model.options.tree import find_warnings
 from train.checkpoints.store import CheckpointStore
 from train.data.batches.pipeline import Batches
@@ -333,8 +334,10 @@ class _Trainer:
                 self._compile_together(state, batch)
             with self.watchdog.doing(f"step {step}", patient=self.clock.compiling):
                 step_fn = self._step_fn(step, state, batch)
-                with self.clock.dispatching():
+                with self.clock.dispatching(), recorded_choices() as chosen_kernels:  # by the first step, when traced
                     state, scalars = step_fn(state, batch)
+                for line in chosen_kernels:
+                    self.progress.message(f"kernel for {line}")
                 self.log.dispatched(step, scalars)  # waits for an earlier step when some are under way
             self.store.poll()
             info = StepInfo(step=step, last=step == num_steps, state=state, scalars=scalars)

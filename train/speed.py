@@ -16,6 +16,7 @@ import numpy as np
 
 from model.cost import count_parameters, training_flops_per_token
 from model.errors import UserError
+from model.kernels.selection import recorded_choices
 from train.experiment import Experiment
 from train.parallel import feed
 from train.parallel.mesh import make_mesh
@@ -51,6 +52,7 @@ class Speed:
       trace_seconds, compile_seconds: before the first step; compilation is short where a compilation cache has it.
       memory: bytes on one device, as the compiler plans them: "arguments" (the state and the batch), "temporaries", and
         on a TPU the "peak" of both. "peak in use" is what the device measured, if it does.
+      kernels: the kernels that the step uses, and why not faster ones, a line each.
       losses: of the first and the last step: neither is finite where the numbers of the program are wrong.
     """
 
@@ -66,6 +68,7 @@ class Speed:
     compile_seconds: float
     memory: dict[str, int]
     losses: tuple[float, float]
+    kernels: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -122,7 +125,8 @@ class Speed:
             *((f"memory, {name}", format_bytes(size), "a device") for name, size in self.memory.items()),
             ("loss", f"{self.losses[-1]:.4f}", f"at the first step {self.losses[0]:.4f}; of random tokens"),
         ]
-        return [f"  {name:<20}{value:>12}  {note}".rstrip() for name, value, note in rows]
+        table = [f"  {name:<20}{value:>12}  {note}".rstrip() for name, value, note in rows]
+        return table + [f"  kernel for {line}" for line in self.kernels]
 
 
 def measure(
@@ -149,7 +153,8 @@ def measure(
     if on_progress is not None:
         on_progress(0)
     began = time.perf_counter()
-    lowered = compile_train_step(experiment, mesh).lower(state, batches[0])
+    with recorded_choices() as chosen_kernels:
+        lowered = compile_train_step(experiment, mesh).lower(state, batches[0])
     traced = time.perf_counter()
     step = lowered.compile()
     compiled = time.perf_counter()
@@ -183,6 +188,7 @@ def measure(
         compile_seconds=compiled - traced,
         memory=_memory(step, device),
         losses=(losses[0], losses[-1]),
+        kernels=tuple(chosen_kernels),
     )
 
 

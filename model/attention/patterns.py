@@ -10,6 +10,7 @@ Attention Sinks", section 3.2 (first keys kept). Chunks are Llama 4's local laye
 
 import dataclasses
 from collections.abc import Iterator
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -24,6 +25,18 @@ class AttentionPattern:
 
     def reach(self) -> int | None:
         """Returns R if a query sees only keys among the last R, its own key included; None if it may see any key."""
+        return None
+
+    has_groups: ClassVar[bool] = False  # whether `group` returns numbers
+    divides: ClassVar[bool] = False  # whether `visible` divides positions, for kernels that cannot
+
+    @property
+    def depends_on_distance_alone(self) -> bool:
+        """Whether `visible` depends on the difference of the two positions alone."""
+        return False
+
+    def group(self, position: jax.Array) -> jax.Array | None:
+        """Returns a number for each position if tokens see each other where their numbers are equal; None otherwise."""
         return None
 
     def num_visible_keys(self, t: np.ndarray) -> np.ndarray:
@@ -62,6 +75,11 @@ class SlidingWindow(AttentionPattern):
         """See `AttentionPattern`."""
         return None if self.first else self.size
 
+    @property
+    def depends_on_distance_alone(self) -> bool:
+        """See `AttentionPattern`."""
+        return not self.first
+
     def num_visible_keys(self, t: np.ndarray) -> np.ndarray:
         """See `AttentionPattern`."""
         return np.minimum(t + 1, self.size) + np.minimum(self.first, np.maximum(0, t + 1 - self.size))
@@ -72,6 +90,8 @@ class Chunked(AttentionPattern):
     """The keys of the query's own chunk: positions 0 to size - 1 are the first one."""
 
     size: int
+    has_groups: ClassVar[bool] = True
+    divides: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -84,6 +104,10 @@ class Chunked(AttentionPattern):
     def reach(self) -> int:
         """See `AttentionPattern`."""
         return self.size
+
+    def group(self, position: jax.Array) -> jax.Array:
+        """See `AttentionPattern`."""
+        return position // self.size
 
     def num_visible_keys(self, t: np.ndarray) -> np.ndarray:
         """See `AttentionPattern`."""
@@ -98,6 +122,7 @@ class Strided(AttentionPattern):
     """
 
     stride: int
+    divides: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -106,6 +131,11 @@ class Strided(AttentionPattern):
     def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
         """See `AttentionPattern`."""
         return (later - earlier < self.stride) | ((later - earlier) % self.stride == 0)
+
+    @property
+    def depends_on_distance_alone(self) -> bool:
+        """See `AttentionPattern`."""
+        return True
 
     def num_visible_keys(self, t: np.ndarray) -> np.ndarray:
         """See `AttentionPattern`."""
@@ -118,6 +148,7 @@ class Fixed(AttentionPattern):
 
     stride: int
     summaries: int = 1
+    divides: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -145,6 +176,7 @@ class BlockSparse(AttentionPattern):
     block: int
     first: int = 1
     last: int = 2
+    divides: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from model.feedforward.exchange import apply_in_rounds
 from model.feedforward.placement import Gathered, Placement, gathered, vary
 from model.layout import Layout
+from model.parameters.grouped_products import RAGGED_DOT, GroupedKernel
 from model.parameters.mixed_precision import cast_like, grouped_matmul, lookup, weight_einsum
 
 # The parameters of all experts, by name (`EXPERT_AXES`).
@@ -30,9 +31,9 @@ ExpertFn = Callable[[jax.Array, Product], jax.Array]
 class Dropless:
     """Every token reaches all of its experts, so that its output does not depend on other tokens of the batch.
 
-    `jax.lax.ragged_dot` multiplies each row once where the device has a kernel for it; on a CPU it multiplies every row
-    by every expert, E times the work. On a mesh each device sorts its own tokens; if experts are split over devices
-    too, tokens travel to them and back in rounds (model/feedforward/exchange.py).
+    A kernel of model/parameters/grouped_products.py multiplies each row once; on a CPU every row is multiplied by every
+    expert, E times the work. On a mesh each device sorts its own tokens; if experts are split over devices too, tokens
+    travel to them and back in rounds (model/feedforward/exchange.py).
     """
 
 
@@ -70,6 +71,7 @@ def dispatch_dropless(
     params: Params,
     expert_fn: ExpertFn,
     layout: Layout,
+    choose_kernel: Callable[[jax.Array, jax.Array], GroupedKernel] = lambda x, w: RAGGED_DOT,
 ) -> jax.Array:
     """Returns the sum of the outputs of each token's experts, (B, T, D).
 
@@ -81,6 +83,7 @@ def dispatch_dropless(
       params: the parameters of the experts.
       expert_fn: the computation of the experts.
       layout: how tokens and experts are split over devices.
+      choose_kernel: returns the kernel for the product of rows and matrices.
     """
     placement = Placement.of(layout, chosen_BTR.shape[:2], params)
     num_experts, names = len(params["up"]), tuple(params)
@@ -104,11 +107,11 @@ def dispatch_dropless(
         if input_scale_BTR is not None:
             rows = rows * input_scale_BTR.reshape(-1)[order][:, None]
         if placement.exchange_axes:
-            run = functools.partial(_run_experts, expert_fn, {}, True)
+            run = functools.partial(_run_experts, expert_fn, choose_kernel, {}, True)
             y = apply_in_rounds(run, placement, params, rows, sizes.reshape(ways, here))
         else:
             padded = bool(placement.expert_only_axes)
-            y = _run_experts(expert_fn, placement.gathered, padded, params, rows, group[order], sizes)
+            y = _run_experts(expert_fn, choose_kernel, placement.gathered, padded, params, rows, group[order], sizes)
         y_BTD = _combine(y[inverse_order].reshape(*chosen_BTR.shape, -1), weight_BTR)
         return jax.lax.psum(y_BTD, placement.summed_axes) if placement.summed_axes else y_BTD
 
@@ -129,6 +132,7 @@ def _with_one_down_bias(params: Params, placement: Placement) -> Params:
 
 def _run_experts(
     expert_fn: ExpertFn,
+    choose_kernel: Callable[[jax.Array, jax.Array], GroupedKernel],
     shards: Mapping[str, Gathered],
     padded: bool,
     params: Params,
@@ -140,6 +144,7 @@ def _run_experts(
 
     Args:
       expert_fn: the computation of the experts.
+      choose_kernel: returns the kernel for the product of rows and matrices.
       shards: the axes that are gathered of a parameter, by its name.
       padded: whether the last rows may have no expert here; these have the number E, and get 0.
       params: the parameters of the E experts, or shards of them.
@@ -150,7 +155,8 @@ def _run_experts(
     is_real_M1 = (expert_M < len(sizes_E))[:, None]
 
     def product(x: jax.Array, name: str) -> jax.Array:
-        y = _with_gathered(grouped_matmul, shards.get(name, ()))(x, params[name], sizes_E)
+        multiply = functools.partial(grouped_matmul, kernel=choose_kernel(x, params[name]))
+        y = _with_gathered(multiply, shards.get(name, ()))(x, params[name], sizes_E)
         bias_name = f"{name}_bias"
         if bias_name not in params:
             return y

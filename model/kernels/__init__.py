@@ -2,6 +2,7 @@
 
 A kernel is a file beside this one (the protocol is in request.py). To add a kernel, put it into KERNELS before slower
 kernels. A kernel must do everything that a request asks for, or its `supports` says why it does not take the request.
+`ModelConfig.kernels` chooses or excludes kernels by name; `recorded_choices` says which kernels were chosen, and why.
 
 visibility.py and scoring.py are the values of a request: which keys a query sees, and how it scores them.
 """
@@ -13,18 +14,23 @@ import jax
 
 from model.errors import UserError
 from model.kernels.blocks import Blocks
+from model.kernels.cudnn import CuDNN
 from model.kernels.plain import Plain, attention_weights
-from model.kernels.request import Kernel, Request
+from model.kernels.request import Kernel, Request, compute_capability
 from model.kernels.scoring import Bias, Scoring
+from model.kernels.selection import in_words, record_choice, recorded_choices
 from model.kernels.shards import Arrays, attend_on_shards
+from model.kernels.splash import Splash
 from model.kernels.tiles import Tiles
+from model.kernels.tokamax import Tokamax
+from model.kernels.triton import Triton
 from model.kernels.visibility import Visibility
 from model.layout import ONE_DEVICE, Layout
 
-__all__ = ["KERNELS", "Choice", "attend", "attention_weights", "choose", "new_request"]
+__all__ = ["KERNELS", "Choice", "attend", "attention_weights", "choose", "new_request", "recorded_choices"]
 
-# In the order in which `choose` asks them.
-KERNELS: tuple[Kernel, ...] = (Blocks(), Tiles(), Plain())
+# In the order in which `choose` asks them: kernels of one GPU or TPU first, the fastest before the others.
+KERNELS: tuple[Kernel, ...] = (CuDNN(), Tokamax(), Triton(), Splash(), Blocks(), Tiles(), Plain())
 
 # Kernels that a compiler can split over devices, for keys that are split in another way than queries: a long cache.
 FOR_COMPILERS: tuple[Kernel, ...] = (Blocks(), Plain())
@@ -36,10 +42,14 @@ class Choice:
 
     kernel: Kernel
     refused: dict[str, str]
+    request: Request | None = None
 
     def __str__(self) -> str:
-        reasons = "; ".join(f"not {name}: {reason}" for name, reason in self.refused.items())
-        return f"{self.kernel.name} ({reasons})" if reasons else self.kernel.name
+        """Names the kernel, and those for the same platform that were asked before it, each with its reason."""
+        platform = None if self.request is None else self.request.platform
+        others = [kernel.name for kernel in KERNELS if kernel.platforms and platform not in kernel.platforms]
+        refused = {name: reason for name, reason in self.refused.items() if name not in others}
+        return in_words(self.kernel.name, refused)
 
 
 def choose(request: Request, kernels: tuple[Kernel, ...] = KERNELS) -> Choice:
@@ -48,10 +58,16 @@ def choose(request: Request, kernels: tuple[Kernel, ...] = KERNELS) -> Choice:
     for kernel in kernels:
         reason = kernel.supports(request)
         if reason is None:
-            return Choice(kernel, refused)
+            return Choice(kernel, refused, request)
         refused[kernel.name] = reason
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
     raise UserError(f"no attention kernel supports this request on a {request.platform}: {reasons}")
+
+
+def named(names: tuple[str, ...]) -> tuple[Kernel, ...]:
+    """Returns the kernels with these names, in this order; all kernels if there are no names."""
+    known = {kernel.name: kernel for kernel in KERNELS}
+    return tuple(known[name] for name in names) if names else KERNELS
 
 
 def attend(
@@ -109,8 +125,9 @@ def attend(
             dropout=dropout,
             platform=platform or layout.platform,
         )
-        kernel = choose(request, kernels).kernel
-        return kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, arrays.sink_N, arrays.dropout_key)
+        choice = choose(request, kernels)
+        record_choice("attention", choice)
+        return choice.kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, arrays.sink_N, arrays.dropout_key)
 
     whole = Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N, dropout_key)
     y_BTNH = attend_on_shards(layout, run, whole, scoring, dropout)
@@ -127,6 +144,7 @@ def new_request(
     bias: Bias | None = None,
     has_sinks: bool = False,
     dropout: float = 0.0,
+    devices: int = 1,
     platform: str | None = None,
 ) -> Request:
     """Returns the request of arrays, or of their shapes, for `choose`; `platform` is JAX's default backend if None."""
@@ -140,5 +158,7 @@ def new_request(
         bias=bias,
         has_sinks=has_sinks,
         dropout=dropout,
+        devices=devices,
         platform=platform or jax.default_backend(),
+        compute_capability=compute_capability(),
     )

@@ -29,6 +29,7 @@ class Blocks:
     """See the module docstring; Vaswani et al. 2017, equation 1, and Ainslie et al. 2023, "GQA"."""
 
     name: str = "blocks"
+    platforms: tuple[str, ...] = ()
 
     def supports(self, request: Request) -> str | None:
         """Returns None unless there are too many scores for unrolled blocks."""

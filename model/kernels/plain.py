@@ -16,6 +16,7 @@ class Plain:
     """See the module docstring; this kernel takes every request."""
 
     name: str = "plain"
+    platforms: tuple[str, ...] = ()
 
     def supports(self, request: Request) -> str | None:
         """Returns None: it can do every request, though it holds the scores of all queries and keys."""

@@ -1,6 +1,7 @@
 """The request that a call of attention makes to a kernel, and the protocol of kernels."""
 
 import dataclasses
+import functools
 from typing import Protocol
 
 import jax
@@ -20,7 +21,10 @@ class Request:
       bias: a bias added to scores, or None.
       has_sinks: whether every head has a score that takes part in its softmax and has no value.
       dropout: the share of weights that is dropped; 0 outside training.
+      devices: the number of devices over which the arrays may be split, where the compiler splits the work; 1 inside
+        `shard_map`, where a kernel gets the arrays of one device.
       platform: the platform that runs the kernel: "cpu", "gpu" or "tpu".
+      compute_capability: of a GPU: (9, 0) for Hopper.
     """
 
     q: jax.ShapeDtypeStruct
@@ -31,7 +35,9 @@ class Request:
     bias: Bias | None = None
     has_sinks: bool = False
     dropout: float = 0.0
+    devices: int = 1
     platform: str = "cpu"
+    compute_capability: tuple[int, int] = (9, 0)
 
 
 class Kernel(Protocol):
@@ -40,6 +46,10 @@ class Kernel(Protocol):
     @property
     def name(self) -> str:
         """The name of the kernel, for explanations and for choosing it."""
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """The platforms that it runs on; () for all of them."""
 
     def supports(self, request: Request) -> str | None:
         """Returns None if the kernel takes a request, else the reason why it does not."""
@@ -61,3 +71,14 @@ class Kernel(Protocol):
           sink_N: the sinks, if `request.has_sinks`.
           dropout_key: the random key for `request.dropout`; without a key, that is 0.
         """
+
+
+@functools.cache
+def compute_capability() -> tuple[int, int]:
+    """Returns that of this machine's GPU. Without one it is 8.0, for programs that are only lowered here.
+
+    Libraries ask the GPU for its features while they trace, and without one they do what older GPUs can do.
+    """
+    text = getattr(jax.devices()[0], "compute_capability", "8.0")
+    major, _, minor = str(text).partition(".")
+    return int(major), int(minor or 0)

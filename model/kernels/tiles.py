@@ -26,12 +26,13 @@ class Tiles:
 
     Attributes:
       queries, keys: the number of queries and keys of a tile.
-      name: the name of the kernel.
+      name, platforms: see `Kernel`.
     """
 
     queries: int = 512
     keys: int = 512
     name: str = "tiles"
+    platforms: tuple[str, ...] = ()
 
     def supports(self, request: Request) -> str | None:
         """Returns None: this kernel takes every request."""

@@ -101,6 +101,8 @@ class Visibility:
       monotonic_positions: whether positions grow within a document at least as fast as indices, so that a pattern
         that reaches R positions back reaches at most R indices back. False if positions may start again without
         segment ids.
+      consecutive_positions: whether the positions of neighbours in a document differ by one, so that a distance in
+        positions is the same distance in indices. A kernel cannot read this from arrays.
       prefix: (B or 1, S or 1), the length of the prefix of the key's document: keys at positions below it are seen by
         every query of the document. None for none.
       extra_mask: (B or 1, T, S), False where a query does not see a key for any other reason; None for no such pair.
@@ -111,6 +113,7 @@ class Visibility:
     causal: bool = struct.field(pytree_node=False, default=True)
     patterns: tuple[Pattern, ...] = struct.field(pytree_node=False, default=())
     monotonic_positions: bool = struct.field(pytree_node=False, default=True)
+    consecutive_positions: bool = struct.field(pytree_node=False, default=False)
     prefix: jax.Array | None = None
     extra_mask: jax.Array | None = None
 
@@ -182,6 +185,21 @@ class Visibility:
         """Whether `key_span` of integers leaves out keys of some queries."""
         return self.indices_are_static and (self.is_causal or self.reach is not None)
 
+    @property
+    def positions_are_static(self) -> bool:
+        """Whether the positions of queries and keys are known while tracing: they are the indices."""
+        return self.indices_are_static and self.queries.position is None and self.keys.position is None
+
+    @property
+    def distances_are_static(self) -> bool:
+        """Whether the difference of two positions of a document is known while tracing: it is that of the indices."""
+        return self.positions_are_static or (self.indices_are_static and self.consecutive_positions)
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether rows hold documents that do not see each other."""
+        return self.queries.segment_ids is not None and self.keys.segment_ids is not None
+
     # ---------------------------------------------------------------------------------------------------- arrays
 
     def sliced(self, query: int | jax.Array, queries: int, key: int | jax.Array, keys: int) -> "Visibility":
@@ -247,15 +265,26 @@ class Visibility:
         return add(query, q.first), add(key, k.first)
 
 
-def causal(queries: Coordinates, keys: Coordinates | None = None, *, monotonic_positions: bool = True) -> Visibility:
+def causal(
+    queries: Coordinates,
+    keys: Coordinates | None = None,
+    *,
+    monotonic_positions: bool = True,
+    consecutive_positions: bool = False,
+) -> Visibility:
     """A query sees the keys at its own index and before, in its own document; the keys are the queries' own tokens.
 
     Args:
       queries: the coordinates of the queries.
       keys: the coordinates of the keys if they are others, such as the slots of a cache.
-      monotonic_positions: see `Visibility`.
+      monotonic_positions, consecutive_positions: see `Visibility`.
     """
-    return Visibility(queries, queries if keys is None else keys, monotonic_positions=monotonic_positions)
+    return Visibility(
+        queries,
+        queries if keys is None else keys,
+        monotonic_positions=monotonic_positions,
+        consecutive_positions=consecutive_positions,
+    )
 
 
 def bidirectional(

@@ -12,6 +12,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from model.parameters.grouped_products import RAGGED_DOT, GroupedKernel
+
 
 def weight_einsum(spec: str, x: jax.Array, w: jax.Array, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
     """Returns the einsum of activations and a weight, accumulated and returned in `dtype`, or in the dtype of x.
@@ -102,24 +104,26 @@ def _round_to_dtype(dtype: jnp.dtype, p: jax.Array) -> jax.Array:
 _round_to_dtype.defvjp(lambda dtype, p: (_round_to_dtype(dtype, p), None), lambda dtype, _, dy: (dy,))
 
 
-def grouped_matmul(x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
-    """Multiplies rows of x, in E groups one after another, by their group's weight (`jax.lax.ragged_dot`), (M, F)."""
-    return (
-        jax.lax.ragged_dot(x_MD, w_EDF, sizes_E) if w_EDF.dtype == x_MD.dtype else _grouped_matmul(x_MD, w_EDF, sizes_E)
-    )
+def grouped_matmul(
+    x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array, kernel: GroupedKernel = RAGGED_DOT
+) -> jax.Array:
+    """Multiplies rows of x, in E groups one after another, by their group's weight, (M, F); rows after them give 0."""
+    if w_EDF.dtype == x_MD.dtype and kernel == RAGGED_DOT:
+        return kernel.forward(x_MD, w_EDF, sizes_E)
+    return _grouped_matmul(kernel, x_MD, w_EDF, sizes_E)
 
 
-@jax.custom_vjp
-def _grouped_matmul(x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
-    return jax.lax.ragged_dot(x_MD, w_EDF.astype(x_MD.dtype), sizes_E)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _grouped_matmul(kernel: GroupedKernel, x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+    return kernel.forward(x_MD, w_EDF.astype(x_MD.dtype), sizes_E)
 
 
-def _grouped_matmul_backward(residuals: tuple[jax.Array, ...], dy_MF: jax.Array) -> tuple[jax.Array, jax.Array, None]:
+def _grouped_matmul_backward(
+    kernel: GroupedKernel, residuals: tuple[jax.Array, ...], dy_MF: jax.Array
+) -> tuple[jax.Array, jax.Array, None]:
     x_MD, w_EDF, sizes_E = residuals
-    dx_MD = jax.lax.ragged_dot(dy_MF, w_EDF.astype(x_MD.dtype).swapaxes(1, 2), sizes_E)
-    rows_in_groups = jax.lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), (0,), ())
-    dw_EDF = jax.lax.ragged_dot_general(x_MD, dy_MF, sizes_E, rows_in_groups, preferred_element_type=w_EDF.dtype)
-    return dx_MD, dw_EDF, None
+    dx_MD = kernel.backward(dy_MF, w_EDF.astype(x_MD.dtype), sizes_E)
+    return dx_MD, kernel.weight_gradient(x_MD, dy_MF, sizes_E, w_EDF.dtype), None
 
 
-_grouped_matmul.defvjp(lambda x, w, sizes: (_grouped_matmul(x, w, sizes), (x, w, sizes)), _grouped_matmul_backward)
+_grouped_matmul.defvjp(lambda kernel, *x: (_grouped_matmul(kernel, *x), x), _grouped_matmul_backward)

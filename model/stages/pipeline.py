@@ -190,7 +190,9 @@ class _Stages:
 
     def _context(self, rows: Any, key: jax.Array | None) -> Context:
         """Returns the context of one stage and micro-batch."""
-        own = {} if rows is None else inputs_of_rows(self.config, rows)
+        visibility = self.context.visibility
+        consecutive = visibility is not None and visibility.consecutive_positions
+        own = {} if rows is None else inputs_of_rows(self.config, rows, consecutive_positions=consecutive)
         return dataclasses.replace(self.context, **own, layout=self.within, dropout_key=key)
 
     def _enter(self, tick: jax.Array, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -37,6 +37,7 @@ def main() -> None:
         fail(str(error))
 
     from model.families.sizes import published
+    from model.kernels.selection import recorded_choices
     from model.options.assignments import override
     from model.options.tree import check
     from model.parameters.precision import Precision
@@ -63,11 +64,14 @@ def main() -> None:
     for assignment in options.set:
         experiment = override(experiment, assignment)
     check(experiment)
-    step, gib = compiled_step(experiment, cluster, cache=None), 2**30
+    with recorded_choices() as chosen_kernels:
+        step, gib = compiled_step(experiment, cluster, cache=None), 2**30
     print(f"{options.model} on {devices} chips ({cluster}), {options.batch} x {options.length} tokens a chip")
     for name in ("peak", "arguments", "temporaries"):
         print(f"{name:20} {getattr(step, name) / gib:8.2f} GiB a chip")
     print(f"{'tracing':20} {step.trace_seconds:8.1f} s\n{'compilation':20} {step.compile_seconds:8.1f} s")
+    for line in chosen_kernels:
+        print(f"kernel for {line}")
     for found in step.collectives:
         axes = ", ".join(found.axes)
         print(f"{found.kind:20} {axes:10} {found.runs:8,} a step, {found.received / gib:10.3f} GiB received by a chip")

@@ -5,6 +5,7 @@ import pytest
 
 from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK, LongRoPE
+from model.token_positions import TokenPositions
 
 SCALINGS = [
     DynamicNTK(factor=4.0, original_length=5),
@@ -47,3 +48,12 @@ def test_a_text_may_be_longer_than_what_is_read_of_it_now(small, drawn, run, tok
     got = run(config, params, tokens[:, :4], text_lengths_B=lengths)[0]
     np.testing.assert_allclose(got, full[:, :4], rtol=1e-4, atol=2e-5)
     assert np.abs(got - run(config, params, tokens[:, :4])[0]).max() > 1e-2
+
+
+@pytest.mark.parametrize(("documents", "promised"), [(True, True), (True, False), (False, True)])
+def test_positions_are_consecutive_only_by_promise_and_within_documents(documents, promised):
+    positions = np.zeros((1, 4), np.int32)
+    asked = TokenPositions((1, 4), positions, positions if documents else None, None, None, False, promised)
+    visibility = asked.visibility()
+    assert visibility.consecutive_positions == visibility.distances_are_static == (documents and promised)
+    assert TokenPositions((1, 4), None, None, None, None, False).visibility().distances_are_static

@@ -62,6 +62,7 @@ class NextToken:
             batch["tokens"],
             positions_BT=batch.get("positions"),
             segment_ids_BT=batch.get("segment_ids"),
+            consecutive_positions=True,
             dropout_key=dropout_key,
             weights_BT=batch["weights"],
             targets_BT=batch["targets"],
@@ -98,6 +99,7 @@ def token_nll(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], l
         batch["tokens"],
         positions_BT=batch.get("positions"),
         segment_ids_BT=batch.get("segment_ids"),
+        consecutive_positions=True,
         layout=layout,
     )
     return nll(output.stream_BTD, unembedding(model, params), batch["targets"], layout)[0]

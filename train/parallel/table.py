@@ -196,6 +196,11 @@ class MeshLayout(Layout):
         platform: str = self.mesh.devices.flat[0].platform
         return platform
 
+    @property
+    def devices(self) -> int:
+        """The number of devices of the mesh."""
+        return int(self.mesh.size)
+
     def placement(self, axes: Axes) -> NamedSharding:
         """The placement of an activation whose axes have these names."""
         return NamedSharding(self.mesh, _spec(self.table, axes))

@@ -66,3 +66,19 @@ def test_patterns(pattern):
 @pytest.mark.parametrize("pattern", [Everything(), *PICTURES, BlockSparse(block=3, first=4, last=1)], ids=str)
 def test_pairs_are_those_of_the_mask(pattern, length):
     assert pattern.num_visible_pairs(length) == causal(Coordinates(length)).with_pattern(pattern).mask().sum()
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [SlidingWindow(size=5), SlidingWindow(size=5, first=2), Chunked(size=6), Strided(stride=3), Fixed(stride=3)],
+    ids=repr,
+)
+def test_kernels_are_told_the_truth_about_patterns(pattern):
+    """Masks that depend on distance alone do not change when all positions grow; groups are the mask."""
+    later, earlier = np.arange(40)[:, None], np.arange(40)
+    seen, moved = pattern.visible(later, earlier), pattern.visible(later + 7, earlier + 7)
+    lower = later >= earlier
+    assert (seen == moved)[lower].all() == pattern.depends_on_distance_alone
+    group = pattern.group(np.arange(40))
+    assert (group is not None) == pattern.has_groups
+    assert group is None or ((group[:, None] == group) == seen).all()

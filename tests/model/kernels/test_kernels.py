@@ -10,7 +10,7 @@ import pytest
 
 from model.attention.patterns import Chunked, Fixed, SlidingWindow
 from model.errors import UserError
-from model.kernels import KERNELS, Choice, attend, choose, new_request
+from model.kernels import KERNELS, Choice, attend, choose, new_request, tokamax
 from model.kernels.blocks import Blocks
 from model.kernels.plain import Plain
 from model.kernels.scoring import Scoring
@@ -250,8 +250,9 @@ def chosen(t, platform, s=None, visibility=None, **asked):
         ("cpu", 4096, "blocks"),
         ("cpu", 8192, "tiles"),
         ("tpu", 64, "blocks"),
-        ("tpu", 1024, "blocks"),
-        ("tpu", 2048, "tiles"),
+        ("tpu", 1000, "blocks"),
+        ("tpu", 2048, "splash"),
+        ("tpu", 2050, "tiles"),
         ("gpu", 32768, "tiles"),
     ],
 )
@@ -271,10 +272,13 @@ def test_one_query_sees_a_long_cache():
     assert [chosen(1, platform, 131072, visibility).kernel.name for platform in ("cpu", "gpu")] == ["blocks"] * 2
 
 
-def test_the_choice_says_why():
+def test_the_choice_says_why(monkeypatch):
+    monkeypatch.setattr(tokamax, "is_installed", lambda: False)
     assert str(chosen(64, "cpu")) == "blocks"
     assert str(chosen(8192, "gpu")) == (
-        "tiles (not blocks: its largest block would have 16,777,216 scores a head, more than 262,144)"
+        "tiles (not cudnn: it takes bfloat16 and float16, not float32; not tokamax: it is not installed: "
+        "pip install -e '.[tokamax]'; not triton: it takes bfloat16 and float16, not float32; "
+        "not blocks: its largest block would have 16,777,216 scores a head, more than 262,144)"
     )
 
 
@@ -316,5 +320,5 @@ def test_the_request_has_the_platform_of_the_layout():
 def test_the_first_that_supports_a_request_is_taken():
     request = new_request(*shapes(64, 64), causal(Coordinates(64)), Scoring(1.0))
     assert request.platform == jax.default_backend()
-    assert choose(request, (Plain(), Blocks())) == Choice(Plain(), {})
-    assert [kernel.name for kernel in KERNELS] == ["blocks", "tiles", "plain"]
+    assert choose(request, (Plain(), Blocks())) == Choice(Plain(), {}, request)
+    assert [kernel.name for kernel in KERNELS] == [*"cudnn tokamax triton splash blocks tiles plain".split()]

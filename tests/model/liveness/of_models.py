@@ -31,6 +31,13 @@ CASES = {
     "ModelConfig.precision": ([], "precision=Precision(compute='bfloat16')", "output"),
     "ModelConfig.scan_layers": ([], "scan_layers=True", "gradient"),
     "ModelConfig.remat": ([], "remat=full", "gradient"),
+    "ModelConfig.kernels": ([], "kernels=Kernels(attention=('plain',))", "gradient"),
+    "Kernels.attention": ([], "kernels.attention=('plain',)", "gradient"),
+    "Kernels.experts": (
+        ["ffn=Experts(num_experts=8, top_k=2, expert=Gated(width=8))"],
+        "kernels.experts=('megablox',)",
+        "refused",
+    ),
     "SaveOnly.taps": (["remat=SaveOnly(taps=('query',))"], "remat.taps=('key',)", "gradient"),
     "SaveOnly.offload": (["remat=SaveOnly(taps=('query',))"], "remat.offload=('key',)", "gradient"),
     "Except.layers": (

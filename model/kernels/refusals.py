@@ -1,0 +1,67 @@
+"""Reasons why a kernel of a library does not take a request; each kernel lists its own in the order of its checks."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import jax.numpy as jnp
+
+from model.kernels.request import Request
+
+
+class OnDevices(Protocol):
+    """The part of a request that says which devices run it."""
+
+    @property
+    def platform(self) -> str:
+        """The platform."""
+
+    @property
+    def devices(self) -> int:
+        """Over how many devices the arrays may be split."""
+
+
+def first(reasons: Iterator[str]) -> str | None:
+    """Returns the first reason, or None if there is none: the answer of `Kernel.supports`."""
+    return next(reasons, None)
+
+
+def of_devices(request: OnDevices, platforms: tuple[str, ...]) -> Iterator[str]:
+    """Yields why the devices of a request are not those of a kernel for `platforms`; () for all of them."""
+    if platforms and request.platform not in platforms:
+        yield f"it runs on a {' or '.join(platforms)}, not on a {request.platform}"
+    if request.devices > 1:
+        yield f"its arrays are split over {request.devices} devices, and the compiler cannot split this kernel"
+
+
+def of_every_library(request: Request) -> Iterator[str]:
+    """Yields parts of a request that no kernel of a library takes."""
+    visibility = request.visibility
+    if request.dropout:
+        yield "it has no dropout of weights"
+    if visibility.extra_mask is not None:
+        yield "it takes no mask as an array"
+    if visibility.prefix is not None:
+        yield "it has no prefix that is seen from both sides"
+    if not visibility.indices_are_static:
+        yield "indices are known only to arrays, and it needs them while tracing"
+    if request.scoring.reductions != "float32":
+        yield f"its scores are float32, not {request.scoring.reductions}"
+
+
+def of_dtypes(request: Request, allowed: tuple[str, ...]) -> Iterator[str]:
+    """Yields why the dtypes of queries, keys and values are not `allowed`."""
+    names = sorted({jnp.dtype(x.dtype).name for x in (request.q, request.k, request.v)})
+    if len(names) > 1:
+        yield f"queries, keys and values have the dtypes {', '.join(names)}, and it needs one"
+    elif names[0] not in allowed:
+        yield f"it takes {' and '.join(allowed)}, not {names[0]}"
+
+
+def of_own_keys(request: Request) -> Iterator[str]:
+    """Yields why the keys are not those of the queries' own tokens."""
+    queries, keys = request.visibility.queries, request.visibility.keys
+    if (queries.start, queries.count) != (keys.start, keys.count):
+        yield (
+            f"queries {queries.start} to {queries.start + queries.count} have the keys {keys.start} to "
+            f"{keys.start + keys.count}, and it needs those of the same tokens"
+        )

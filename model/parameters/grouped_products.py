@@ -1,0 +1,228 @@
+"""Grouped matrix products, for experts: rows in E groups one after another, each group times its own matrix.
+
+`choose` returns the first kernel of KERNELS that takes the shapes on the platform. A kernel has three products:
+forward, the gradient of the rows, and the gradient of the matrices. Gale et al. 2022, "MegaBlocks", section 5.1.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from model.errors import UserError
+from model.kernels import refusals
+from model.kernels.splash import block_size
+from model.kernels.tokamax import INSTALL, is_installed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupedRequest:
+    """One grouped product, without its arrays.
+
+    Attributes:
+      x, w: the shape and dtype of rows (M, D) and matrices (E, D, F); both are multiplied in the dtype of x.
+      platform, devices, compute_capability: as of `model.kernels.request.Request`.
+    """
+
+    x: jax.ShapeDtypeStruct
+    w: jax.ShapeDtypeStruct
+    platform: str = "cpu"
+    devices: int = 1
+    compute_capability: tuple[int, int] = (9, 0)
+
+
+class GroupedKernel(Protocol):
+    """One way to compute the three products. Rows after the last group have the product 0."""
+
+    @property
+    def name(self) -> str:
+        """The name of the kernel."""
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """The platforms that it runs on; () for all of them."""
+
+    def supports(self, request: GroupedRequest) -> str | None:
+        """Returns None if the kernel takes a request, else the reason why it does not."""
+
+    def forward(self, x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+        """Returns x times the matrix of each row's group, (M, F), in the dtype of both."""
+
+    def backward(self, dy_MF: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+        """Returns the gradient of x: dy times the transposed matrices, (M, D)."""
+
+    def weight_gradient(self, x_MD: jax.Array, dy_MF: jax.Array, sizes_E: jax.Array, dtype: Any) -> jax.Array:
+        """Returns the gradient of w, (E, D, F), accumulated and returned in a dtype."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RaggedDot:
+    """The operation of XLA (`jax.lax.ragged_dot`), for every platform; on a CPU it takes E times the work."""
+
+    name: str = "ragged_dot"
+    platforms: tuple[str, ...] = ()
+
+    def supports(self, request: GroupedRequest) -> str | None:
+        """Returns None: it takes every request."""
+        return None
+
+    def forward(self, x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+        """See `GroupedKernel`."""
+        return jax.lax.ragged_dot(x_MD, w_EDF, sizes_E)
+
+    def backward(self, dy_MF: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+        """See `GroupedKernel`."""
+        return jax.lax.ragged_dot(dy_MF, w_EDF.swapaxes(1, 2), sizes_E)
+
+    def weight_gradient(self, x_MD: jax.Array, dy_MF: jax.Array, sizes_E: jax.Array, dtype: Any) -> jax.Array:
+        """See `GroupedKernel`."""
+        return jax.lax.ragged_dot_general(x_MD, dy_MF, sizes_E, _ROWS_IN_GROUPS, preferred_element_type=dtype)
+
+
+# The rows of both sides are in groups, and are summed over.
+_ROWS_IN_GROUPS = jax.lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), (0,), ())
+
+# The largest tiles of rows, and of both axes of a matrix, of the TPU kernel: with bfloat16, two of each input, the
+# result and the float32 sum take 11 MiB of the 16 MiB that the compiler grants. Float32 has tiles of half the width.
+_ROWS, _WIDTH = 512, 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Megablox:
+    """The Pallas kernel of JAX for TPUs (megablox), which skips no row and visits each tile of rows once a group.
+
+    Attributes:
+      interpret: runs the kernel as plain operations, on any platform: slow, for tests.
+      rows: the largest number of rows of a tile.
+      name: the name of the kernel.
+    """
+
+    interpret: bool = False
+    rows: int = _ROWS
+    name: str = "megablox"
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """See `GroupedKernel`."""
+        return () if self.interpret else ("tpu",)
+
+    def supports(self, request: GroupedRequest) -> str | None:
+        """Returns None if the kernel takes a request, else the reason why it does not."""
+        return refusals.first(self._refusals(request))
+
+    def _refusals(self, request: GroupedRequest) -> Iterator[str]:
+        yield from refusals.of_devices(request, self.platforms)
+        yield from _refusals_of_dtype(request, ("bfloat16", "float32"))
+        if request.x.shape[0] % 128:
+            yield f"{request.x.shape[0]:,} rows are no multiple of 128"
+        if any(size % 128 for size in request.w.shape[1:]):
+            yield f"matrices of {request.w.shape[1]:,} x {request.w.shape[2]:,} are no multiples of 128"
+
+    def forward(self, x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+        """See `GroupedKernel`."""
+        return self._multiply(x_MD, w_EDF, sizes_E, transposed=False)
+
+    def backward(self, dy_MF: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+        """See `GroupedKernel`."""
+        return self._multiply(dy_MF, w_EDF, sizes_E, transposed=True)
+
+    def _multiply(self, x: jax.Array, w: jax.Array, sizes_E: jax.Array, transposed: bool) -> jax.Array:
+        from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm
+
+        tiles = self._tiles(x.dtype, len(x), x.shape[1], w.shape[1 if transposed else 2])
+        y = gmm(x, w, sizes_E, x.dtype, tiles, transpose_rhs=transposed, interpret=self.interpret)
+        return jnp.where((jnp.arange(len(x)) < jnp.sum(sizes_E))[:, None], y, 0)  # the kernel does not write other rows
+
+    def weight_gradient(self, x_MD: jax.Array, dy_MF: jax.Array, sizes_E: jax.Array, dtype: Any) -> jax.Array:
+        """See `GroupedKernel`."""
+        from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
+
+        tiles = self._tiles(x_MD.dtype, len(x_MD), x_MD.shape[1], dy_MF.shape[1])
+        dw_EDF: jax.Array = tgmm(x_MD.swapaxes(0, 1), dy_MF, sizes_E, dtype, tiles, interpret=self.interpret)
+        return jnp.where((sizes_E > 0)[:, None, None], dw_EDF, 0)
+
+    def _tiles(self, dtype: Any, *sizes: int) -> tuple[int, int, int]:
+        width = _WIDTH * 2 // jnp.dtype(dtype).itemsize
+        rows, inner, outer = (
+            block_size(size, most) for size, most in zip(sizes, (self.rows, width, width), strict=True)
+        )
+        return rows, inner, outer
+
+
+@dataclasses.dataclass(frozen=True)
+class TokamaxRaggedDot:
+    """The Mosaic kernel of tokamax for NVIDIA GPUs."""
+
+    name: str = "tokamax"
+    platforms: tuple[str, ...] = ("gpu",)
+
+    def supports(self, request: GroupedRequest) -> str | None:
+        """Returns None if the kernel takes a request, else the reason why it does not."""
+        return refusals.first(self._refusals(request))
+
+    def _refusals(self, request: GroupedRequest) -> Iterator[str]:
+        yield from refusals.of_devices(request, self.platforms)
+        if not is_installed():
+            yield f"it is not installed: {INSTALL}"
+        if request.compute_capability not in ((9, 0), (10, 0)):
+            yield "it needs a GPU of compute capability 9.0 or 10.0"
+        yield from _refusals_of_dtype(request, ("bfloat16", "float16"))
+        if request.x.shape[0] % 128 or any(size % 128 for size in request.w.shape[1:]):
+            yield f"{request.x.shape[0]:,} rows and matrices of {request.w.shape[1:]} are not all multiples of 128"
+
+    def forward(self, x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+        """See `GroupedKernel`."""
+        import tokamax
+
+        y_MF: jax.Array = tokamax.ragged_dot(x_MD, w_EDF, sizes_E, implementation=("mosaic", "triton"))
+        return y_MF
+
+    def backward(self, dy_MF: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+        """See `GroupedKernel`."""
+        return self.forward(dy_MF, w_EDF.swapaxes(1, 2), sizes_E)
+
+    def weight_gradient(self, x_MD: jax.Array, dy_MF: jax.Array, sizes_E: jax.Array, dtype: Any) -> jax.Array:
+        """See `GroupedKernel`; the library's own choice of kernel, XLA's if it has no other."""
+        import tokamax
+
+        dw_EDF: jax.Array = tokamax.ragged_dot_general(
+            x_MD, dy_MF, sizes_E, _ROWS_IN_GROUPS, preferred_element_type=dtype
+        )
+        return dw_EDF
+
+
+# In the order in which `choose` asks them.
+KERNELS: tuple[GroupedKernel, ...] = (TokamaxRaggedDot(), Megablox(), RaggedDot())
+RAGGED_DOT = RaggedDot()
+
+
+def _refusals_of_dtype(request: GroupedRequest, allowed: tuple[str, ...]) -> Iterator[str]:
+    if (name := jnp.dtype(request.x.dtype).name) not in allowed:
+        yield f"it takes {' and '.join(allowed)}, not {name}"
+
+
+def choose(
+    request: GroupedRequest, kernels: tuple[GroupedKernel, ...] = KERNELS
+) -> tuple[GroupedKernel, dict[str, str]]:
+    """Returns the first kernel that takes a request, and why earlier kernels for its platform do not.
+
+    Raises:
+      UserError: if none of them takes it.
+    """
+    refused: dict[str, str] = {}
+    for kernel in kernels:
+        reason = kernel.supports(request)
+        if reason is None:
+            of_others = [k.name for k in kernels if k.platforms and request.platform not in k.platforms]
+            return kernel, {name: why for name, why in refused.items() if name not in of_others}
+        refused[kernel.name] = reason
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+    raise UserError(f"no kernel for grouped products supports this request on a {request.platform}: {reasons}")
+
+
+def named(names: tuple[str, ...]) -> tuple[GroupedKernel, ...]:
+    """Returns the kernels with these names, in this order; all kernels if there are no names."""
+    known = {kernel.name: kernel for kernel in KERNELS}
+    return tuple(known[name] for name in names) if names else KERNELS
