@@ -28,7 +28,7 @@ from model.kernels.scoring import Scoring
 from model.kernels.visibility import Coordinates, causal
 from model.positions.alibi import LinearBias, slopes
 from tests.benchmarks.command import run
-from train.run.environment import peak_flops
+from train.run.utilization import peak_flops
 
 Arrays = dict[str, Any]
 REQUESTS: dict[str, Arrays] = {
