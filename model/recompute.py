@@ -77,3 +77,24 @@ def recomputed(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
     same.defvjp(forward, backward)
     return same
+
+
+@jax.custom_vjp
+def gradients_together(tree: Any) -> Any:
+    """Returns the same arrays; no operation may use the gradient of one of them before those of all are computed.
+
+    Around a sublayer's input and weights it stops a compiler from delaying the gradients of the weights, for which it
+    would keep the sublayer's intermediates while it computes the gradients of earlier sublayers.
+    """
+    return tree
+
+
+def _together_forward(tree: Any) -> tuple[Any, None]:
+    return tree, None
+
+
+def _together_backward(_: None, gradients: Any) -> tuple[Any]:
+    return (jax.lax.optimization_barrier(gradients),)
+
+
+gradients_together.defvjp(_together_forward, _together_backward)
