@@ -57,7 +57,7 @@ def contents(folder):
         ("model.mixer.num_kv_heads=3", ["3 does not divide num_heads=4", "use one of [1, 2, 4]"]),
         ("model.mixer=GroupedQuery(num_heads=5)", ["5 heads do not divide width=32", "change one of them"]),
         ("data.batch_size=12", ["12 sequences cannot be split 8 ways", "use a multiple of 8"]),
-        ("mesh=Mesh(data=3)", ["data=3 x fsdp=1 x tensor=1", "the 8 devices here", "change mesh.data"]),
+        ("mesh=Mesh(data=3)", ["mesh: data=3 does not", "the 8 devices here", "change a size"]),
         ("mesh=Mesh(tensor=2)", ["embedding.table", "vocab axis of 257", "--set 'sharding.parameters.vocab=()'"]),
         ("data.sequence_length=64", ["64 is longer than model.context_length=32"]),
         ("model.vocab_size=300", ["model.vocab_size=300", "has 257 tokens", "--set model.vocab_size=257"]),

@@ -265,9 +265,11 @@ def test_the_former_default_is_the_default_but_for_a_width_that_was_never_split(
         "layer": [],
     }  # fmt: skip
     table = from_json(Sharding, current_sharding(former))
-    assert table == Sharding(activations=ActivationAxes(embed=("fsdp",)))
-    axes = ("batch", "sequence", "embed")
-    assert mesh_axes(table.activations, axes) == mesh_axes(ActivationAxes(), axes)
+    whole = dict.fromkeys(("sequence", "query_sequence", "ffn_sequence", "vocab_sequence", "expert"), ())
+    rows = ("data", "fsdp")
+    assert table.parameters == ParameterAxes(embed=("fsdp",), expert=())
+    assert table.activations == ActivationAxes(embed=("fsdp",), batch=rows, **whole)
+    assert mesh_axes(table.activations, ("batch", "sequence", "embed")) == [rows, (), ()]
 
 
 def test_a_table_of_today_is_read_as_it_is():

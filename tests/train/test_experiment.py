@@ -46,7 +46,7 @@ from train.parallel.table import ActivationAxes, ParameterAxes
         (["mesh.fsdp=0"], "mesh.fsdp: must be at least 1, got 0"),
         (
             ["sharding.activations.ffn=('modl',)"],
-            "sharding.activations.ffn: 'modl' is no mesh axis; known: data, fsdp, tensor",
+            "sharding.activations.ffn: 'modl' is no mesh axis; known: data, fsdp, expert, context, tensor",
         ),
     ],
 )
@@ -73,8 +73,8 @@ def test_a_run_of_a_table_with_one_vocabulary_is_read(tiny_experiment, tmp_path)
     tree["sharding"] = {"type": "Sharding"} | former
     (tmp_path / "config.json").write_text(json.dumps(tree))
     table = load(tmp_path).sharding
-    assert table.parameters == ParameterAxes(vocab=())
-    assert table.activations == ActivationAxes(vocab=(), embed=("fsdp",))
+    assert table.parameters == ParameterAxes(vocab=(), embed=("fsdp",))
+    assert table.activations == ActivationAxes(vocab=(), embed=("fsdp",), batch=("data", "fsdp"))
 
 
 def test_a_folder_without_a_config_is_no_run(tmp_path):

@@ -35,7 +35,7 @@ def check_batch_size(batch_size: int, parts: int, rows: NamedSharding) -> None:
         micro = f" in {parts} micro-batches" if parts > 1 else ""
         raise UserError(
             f"data.batch_size: {batch_size} sequences{micro} cannot be split {ways} ways over the mesh's batch axes; "
-            f"use a multiple of {ways * parts}, or change mesh.data and mesh.fsdp"
+            f"use a multiple of {ways * parts}, or change mesh.data, mesh.fsdp and mesh.expert"
         )
 
 
@@ -45,7 +45,7 @@ def check_sequence_length(sequence_length: int, rows: NamedSharding) -> None:
     if sequence_length % ways:
         raise UserError(
             f"data.sequence_length: {sequence_length} tokens cannot be split {ways} ways over the mesh's axes; "
-            f"use a multiple of {ways}, or keep sequences whole with --set 'sharding.activations.sequence=()'"
+            f"use a multiple of {ways}, or leave out mesh.context and the mesh axes of sharding.activations.sequence"
         )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from model.errors import UserError
 
-MESH_AXES = ("data", "fsdp", "tensor")
+# From the axis whose devices lie furthest apart to the axis whose devices are neighbours.
+MESH_AXES = ("data", "fsdp", "expert", "context", "tensor")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,11 +20,15 @@ class Mesh:
     Attributes:
       data: copies of the parameters, each with its share of the batch; None for all devices that the other axes leave.
       fsdp: shards of parameters, gathered layer by layer, each with its share of the batch.
+      expert: shards of the experts, each with its share of the batch; all other parameters are split as by fsdp.
+      context: shards of every sequence; parameters are split as by fsdp.
       tensor: shards of heads, feed-forward width and vocabulary, all on the same rows.
     """
 
     data: int | None = None
     fsdp: int = 1
+    expert: int = 1
+    context: int = 1
     tensor: int = 1
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -53,6 +58,11 @@ def parse_mesh(text: str) -> Mesh:
     return Mesh(**sizes)
 
 
+def num_devices(mesh: Mesh) -> int:
+    """The devices of a mesh whose `data`, if not given, is 1."""
+    return math.prod(getattr(mesh, name) or 1 for name in MESH_AXES)
+
+
 def format_mesh(mesh: Mesh | jax.sharding.Mesh) -> str:
     """A mesh in the form that `parse_mesh` reads, without the axes that have one device."""
     sizes = mesh.shape if isinstance(mesh, jax.sharding.Mesh) else dataclasses.asdict(mesh)
@@ -68,10 +78,10 @@ def make_mesh(mesh: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sh
     if sizes["data"] is None and len(devices) % known == 0:
         sizes["data"] = len(devices) // known
     if math.prod(size or 1 for size in sizes.values()) != len(devices) or sizes["data"] is None:
-        requested = " x ".join(f"{name}={size}" for name, size in sizes.items())
+        requested = " x ".join(f"{name}={size}" for name, size in sizes.items() if name == "data" or size != 1)
         raise UserError(
             f"mesh: {requested} does not multiply to the {len(devices)} devices here; "
-            "change mesh.data, mesh.fsdp or mesh.tensor, by --mesh=fsdp=4,tensor=2 (data takes what the others leave); "
+            "change a size, by --mesh=fsdp=4,tensor=2 (data takes what the others leave); "
             "XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight of a CPU, to try"
         )
     shape = tuple(sizes[name] or 1 for name in MESH_AXES)

@@ -12,7 +12,7 @@ import jax
 from model.config import ModelConfig
 from model.errors import UserError
 from model.transformer import abstract_params, logical_axes
-from train.parallel.mesh import Mesh, format_mesh, make_mesh
+from train.parallel.mesh import Mesh, format_mesh, make_mesh, num_devices
 from train.parallel.table import MeshLayout, Sharding, layout_of, param_shardings, uneven_axes
 
 
@@ -67,7 +67,7 @@ def run_mesh_or_fsdp(model: ModelConfig, option: Mesh, table: Sharding, devices_
         devices, but was meant for this number: on more devices it would only make more copies of the parameters.
     """
     here = jax.device_count()
-    if option.data is not None or option.fsdp * option.tensor == here or devices_then == here:
+    if option.data is not None or num_devices(option) == here or devices_then == here:
         try:
             model_shardings(model, mesh := make_mesh(option), table)
         except UserError:

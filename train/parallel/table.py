@@ -49,13 +49,13 @@ class ParameterAxes(_Axes):
       layer: layers of a stack.
     """
 
-    embed: tuple[str, ...] = ("fsdp",)
+    embed: tuple[str, ...] = ("fsdp", "expert", "context")
     heads: tuple[str, ...] = ("tensor",)
     kv_heads: tuple[str, ...] = ("tensor",)
     head_dim: tuple[str, ...] = ()
     rank: tuple[str, ...] = ()
     ffn: tuple[str, ...] = ("tensor",)
-    expert: tuple[str, ...] = ()
+    expert: tuple[str, ...] = ("expert",)
     vocab: tuple[str, ...] = ("tensor",)
     position: tuple[str, ...] = ()
     layer: tuple[str, ...] = ()
@@ -82,18 +82,18 @@ class ActivationAxes(_Axes):
       layer: layers of a stack, in a cache.
     """
 
-    batch: tuple[str, ...] = ("data", "fsdp")
-    sequence: tuple[str, ...] = ()
-    query_sequence: tuple[str, ...] = ()
+    batch: tuple[str, ...] = ("data", "fsdp", "expert")
+    sequence: tuple[str, ...] = ("context",)
+    query_sequence: tuple[str, ...] = ("context",)
     key_sequence: tuple[str, ...] = ()
-    ffn_sequence: tuple[str, ...] = ()
-    vocab_sequence: tuple[str, ...] = ()
+    ffn_sequence: tuple[str, ...] = ("context",)
+    vocab_sequence: tuple[str, ...] = ("context",)
     embed: tuple[str, ...] = ()
     heads: tuple[str, ...] = ("tensor",)
     kv_heads: tuple[str, ...] = ("tensor",)
     head_dim: tuple[str, ...] = ()
     ffn: tuple[str, ...] = ("tensor",)
-    expert: tuple[str, ...] = ()
+    expert: tuple[str, ...] = ("expert",)
     vocab: tuple[str, ...] = ("tensor",)
     layer: tuple[str, ...] = ()
 

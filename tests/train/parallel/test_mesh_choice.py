@@ -17,17 +17,17 @@ def model(tiny_experiment):
 
 
 def shape(choice):
-    return tuple(choice.mesh.shape.values())
+    return Mesh(**choice.mesh.shape)
 
 
 @pytest.mark.parametrize(
     ("own", "then", "expected"),
     [
-        (Mesh(data=2, fsdp=4), 8, (2, 4, 1)),
-        (Mesh(data=2, fsdp=4), None, (2, 4, 1)),
-        (Mesh(data=8), 8, (8, 1, 1)),
-        (Mesh(), 8, (8, 1, 1)),  # so it was trained: full copies fitted, and their optimizer
-        (Mesh(fsdp=4), 8, (2, 4, 1)),
+        (Mesh(data=2, fsdp=4), 8, Mesh(data=2, fsdp=4)),
+        (Mesh(data=2, fsdp=4), None, Mesh(data=2, fsdp=4)),
+        (Mesh(data=8), 8, Mesh(data=8)),
+        (Mesh(), 8, Mesh(data=8)),  # so it was trained: full copies fitted, and their optimizer
+        (Mesh(fsdp=4), 8, Mesh(data=2, fsdp=4)),
     ],
 )
 def test_a_runs_own_mesh_is_taken_where_it_fits(model, own, then, expected):
@@ -48,7 +48,7 @@ def test_a_runs_own_mesh_is_taken_where_it_fits(model, own, then, expected):
 )
 def test_another_number_of_devices_is_fsdp_over_all_and_said(model, own, then, was):
     choice = run_mesh_or_fsdp(model, own, Sharding(), then)
-    assert shape(choice) == (1, 8, 1)
+    assert shape(choice) == Mesh(data=1, fsdp=8)
     assert choice.note == f"the run's mesh was {was}; taking --mesh=fsdp=8 for the 8 here"
     for spec, leaf in zip(*bytes_held(model, choice), strict=True):
         assert spec * 8 == leaf
@@ -69,7 +69,7 @@ def test_what_eight_ways_do_not_divide_is_split_the_most_ways_that_do(tiny_exper
         model__width=60, model__mixer="GroupedQuery(num_heads=3, num_kv_heads=3, head_dim=20)"
     ).model
     choice = fsdp_mesh(model, Sharding())
-    assert shape(choice) == (2, 4, 1)
+    assert shape(choice) == Mesh(data=2, fsdp=4)
     assert choice.note == "each parameter is held 2 times, since fsdp=8 does not divide embed of 60"
     said = run_mesh_or_fsdp(model, Mesh(), Sharding(), 1).note
     assert said.endswith(f"taking --mesh=data=2,fsdp=4 for the 8 here; {choice.note}")
@@ -85,7 +85,7 @@ def test_a_table_without_fsdp_gives_way_to_one_that_splits_all(model):
 def test_a_mesh_that_is_asked_for_keeps_whole_what_tensor_does_not_divide(model):
     """A vocabulary of 257 bytes and marks, and the two key heads if they would be split four ways."""
     choice = requested_mesh(model, Mesh(fsdp=4, tensor=2), Sharding())
-    assert shape(choice) == (1, 4, 2)
+    assert shape(choice) == Mesh(data=1, fsdp=4, tensor=2)
     assert choice.table.parameters == ParameterAxes(vocab=())
     assert choice.note == "tensor=2 does not divide vocab of 257: not split over tensor"
     four = requested_mesh(model, Mesh(tensor=4), Sharding())

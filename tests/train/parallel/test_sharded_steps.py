@@ -10,7 +10,7 @@ import pytest
 from model.options.assignments import override
 from model.parameters.names import flatten
 from train.parallel import feed
-from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.mesh import Mesh, make_mesh, num_devices
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of
 from train.state import StateConfig, init_sharded, state_shardings
 from train.step import compile_train_step
@@ -31,6 +31,7 @@ MESHES = {
     "mix": (Mesh(data=2, fsdp=2, tensor=2), Sharding()),
     "sequence": (Mesh(data=2, fsdp=2, tensor=2), SPLIT_SEQUENCE),
     "megatron": (Mesh(data=4, fsdp=1, tensor=2), MEGATRON),
+    "context": (Mesh(data=2, context=2, tensor=2), Sharding()),
 }
 
 
@@ -42,7 +43,7 @@ def experiment(tiny_experiment):
 
 
 def devices_of(mesh):
-    return jax.devices()[: (mesh.data or 1) * mesh.fsdp * mesh.tensor]
+    return jax.devices()[: num_devices(mesh)]
 
 
 def train(experiment, mesh, start, batches):
@@ -111,6 +112,7 @@ OVER_TENSOR, OVER_FSDP = (
 )
 EXPERT_MESHES = {
     "mix": (Mesh(data=2, fsdp=2, tensor=2), Sharding()),
+    "expert": (Mesh(fsdp=2, expert=4), Sharding()),
     "over tensor": (Mesh(data=2, fsdp=1, tensor=4), OVER_TENSOR),
     "over fsdp": (Mesh(data=1, fsdp=4, tensor=2), OVER_FSDP),
 }
@@ -121,6 +123,8 @@ EXPERT_MESHES = {
     [
         ("Dropless()", "mix"),
         ("Dropless()", "over tensor"),
+        ("Dropless()", "expert"),
+        ("Capacity(factor=1.0)", "expert"),
         ("Capacity(factor=1.0)", "over tensor"),
         ("Capacity(factor=1.0)", "over fsdp"),
     ],

@@ -48,10 +48,13 @@ def test_no_device_makes_a_whole_parameter(experiment):
 
 
 def test_an_array_uses_a_mesh_axis_once():
-    assert mesh_axes(ActivationAxes(), ("batch", "sequence", "embed")) == [("data", "fsdp"), (), ()]
-    table = ParameterAxes()
-    assert mesh_axes(table, ("vocab", "embed")) == [("tensor",), ("fsdp",)]
-    assert mesh_axes(table, ("embed", "embed")) == [("fsdp",), ()]
+    rows = ("data", "fsdp", "expert")
+    assert mesh_axes(ActivationAxes(), ("batch", "sequence", "embed")) == [rows, ("context",), ()]
+    assert mesh_axes(ActivationAxes(), ("expert", "batch")) == [("expert",), ("data", "fsdp")]
+    table, shards = ParameterAxes(), ("fsdp", "expert", "context")
+    assert mesh_axes(table, ("vocab", "embed")) == [("tensor",), shards]
+    assert mesh_axes(table, ("embed", "embed")) == [shards, ()]
+    assert mesh_axes(table, ("expert", "embed", "ffn")) == [("expert",), ("fsdp", "context"), ("tensor",)]
     assert mesh_axes(table, ("heads", "ffn", None)) == [("tensor",), (), ()]
     assert mesh_axes(ParameterAxes(embed=("fsdp", "tensor")), ("heads", "embed")) == [("tensor",), ("fsdp",)]
 
@@ -86,7 +89,7 @@ def test_a_parameter_that_the_mesh_does_not_divide_is_named(tiny_experiment):
         (Mesh(tensor=0), "tensor: must be at least 1, got 0"),
         (
             Sharding(parameters=ParameterAxes(ffn=("model",))),
-            "parameters.ffn: 'model' is no mesh axis; known: data, fsdp, tensor",
+            "parameters.ffn: 'model' is no mesh axis; known: data, fsdp, expert, context, tensor",
         ),
         (Sharding(activations=ActivationAxes(batch=("data", "data"))), "activations.batch: names a mesh axis twice"),
     ],

@@ -100,40 +100,88 @@ def concatenate(lengths: np.ndarray, option: config.Concatenate, seed: int) -> d
 
 
 def best_fit(lengths: np.ndarray, sequence_length: int) -> dict[str, np.ndarray]:
-    """The arrays of a BestFitIndex: spans by decreasing length, each into the fullest row that has space for it."""
+    """The arrays of a BestFitIndex: spans by decreasing length, each into the fullest row that has space for it.
+
+    Of the rows with equal space, the row that got its space last is taken. All spans of one length are placed together,
+    so that the work grows with the number of lengths and of spaces, not with that of documents.
+    """
     full = lengths // sequence_length
     rest = lengths % sequence_length
     # Whole rows of long documents first: nothing else fits beside them.
     documents = np.repeat(np.arange(len(lengths), dtype=np.int64), full)
     part = np.arange(len(documents)) - np.repeat(np.cumsum(full) - full, full)
-    rows: list[list[int]] = []
-    rows_by_space: list[list[int]] = [[] for _ in range(sequence_length + 1)]
-    spaces = 0  # bit r is set when some row has space r: the least space that suffices is one shift away
-    for document in np.lexsort((np.arange(len(rest)), -rest)).tolist():
-        size = int(rest[document])
-        if size == 0:
-            break
-        fitting = spaces >> size
-        if fitting:
-            space = size + (fitting & -fitting).bit_length() - 1
-            row = rows_by_space[space].pop()
-            if not rows_by_space[space]:
-                spaces &= ~(1 << space)
-        else:
-            space, row = sequence_length, len(rows)
-            rows.append([])
-        rows[row].append(document)
-        if space - size:
-            rows_by_space[space - size].append(row)
-            spaces |= 1 << (space - size)
-    packed = np.array([document for row in rows for document in row], np.int64)
-    sizes = np.array([len(row) for row in rows], np.int64)
+    by_length = np.argsort(-rest, kind="stable")
+    by_length = by_length[: np.count_nonzero(rest)]
+    row_of = _rows_of(rest[by_length], sequence_length)
+    in_rows = np.argsort(row_of, kind="stable")
+    packed = by_length[in_rows]
+    sizes = np.bincount(row_of)
     return {
         "firsts": np.concatenate([np.arange(len(documents)), len(documents) + np.cumsum(np.append(0, sizes))]),
         "documents": np.concatenate([documents, packed]),
         "starts": np.concatenate([part * sequence_length, full[packed] * sequence_length]),
         "stops": np.concatenate([(part + 1) * sequence_length, lengths[packed]]),
     }
+
+
+def _rows_of(sizes: np.ndarray, sequence_length: int) -> np.ndarray:
+    """The row of each span, by best fit; `sizes` are the spans' lengths, which decrease and are above 0."""
+    row_of = np.empty(len(sizes), np.int64)
+    rows_by_space = [_Stack() for _ in range(sequence_length + 1)]
+    spaces = 0  # bit r is set when some row has space r: the least space that suffices is one shift away
+    num_rows = placed = 0
+    bounds = np.append(0, np.flatnonzero(np.diff(sizes)) + 1) if len(sizes) else np.array([], np.int64)
+    for begin, end in zip(bounds.tolist(), [*bounds[1:].tolist(), len(sizes)], strict=False):
+        size = int(sizes[begin])
+        while placed < end:
+            # Rows of the least space that suffices, or new ones. No row has a space between the two: so a row that has
+            # taken a span takes the next ones too, as long as they fit.
+            fitting = spaces >> size
+            space = size + (fitting & -fitting).bit_length() - 1 if fitting else sequence_length
+            each = space // size
+            wanted = -(-(end - placed) // each)
+            if fitting:
+                rows = rows_by_space[space].pop(wanted)
+                if not rows_by_space[space]:
+                    spaces &= ~(1 << space)
+            else:
+                rows, num_rows = np.arange(num_rows, num_rows + wanted), num_rows + wanted
+            spans = min(end - placed, len(rows) * each)
+            row_of[placed : placed + spans] = np.repeat(rows, each)[:spans]
+            placed += spans
+            in_last = spans - (len(rows) - 1) * each
+            for count, those in ((each, rows[:-1]), (in_last, rows[-1:])):
+                left = space - count * size
+                if left and len(those):
+                    rows_by_space[left].push(those)
+                    spaces |= 1 << left
+    return row_of
+
+
+class _Stack:
+    """Numbers of rows; the last one pushed is popped first."""
+
+    def __init__(self) -> None:
+        self._chunks: list[np.ndarray] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._chunks)
+
+    def push(self, rows: np.ndarray) -> None:
+        """Adds rows; the last of them will be popped first."""
+        self._chunks.append(rows)
+
+    def pop(self, count: int) -> np.ndarray:
+        """Takes `count` rows, or all if there are fewer."""
+        taken = []
+        while count and self._chunks:
+            chunk = self._chunks.pop()
+            if len(chunk) > count:
+                self._chunks.append(chunk[:-count])
+                chunk = chunk[-count:]
+            taken.append(chunk[::-1])
+            count -= len(chunk)
+        return np.concatenate(taken)
 
 
 def open_index(

@@ -77,6 +77,31 @@ def test_best_fit_has_every_pair_once_and_never_overfills(lengths, length):
     )
 
 
+def best_fit_one_by_one(lengths, length):
+    """The spans of documents shorter than a row, one after the other: the longest first, into the fullest row."""
+    rows, by_space = [], [[] for _ in range(length + 1)]
+    for document in sorted(range(len(lengths)), key=lambda d: -(lengths[d] % length)):
+        size = lengths[document] % length
+        if not size:
+            break
+        space = next((space for space in range(size, length + 1) if by_space[space]), length)
+        if by_space[space]:
+            row = by_space[space].pop()
+        else:
+            row = len(rows)
+            rows.append([])
+        rows[row].append((document, lengths[document] - size, lengths[document]))
+        if space > size:
+            by_space[space - size].append(row)
+    return rows
+
+
+@given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=300).filter(any), length=st.integers(2, 24))
+def test_all_spans_of_a_length_together_are_packed_as_one_by_one(lengths, length):
+    found = [[(span.document, span.start, span.stop) for span in row] for row in packed(lengths, length)]
+    assert found[sum(n // length for n in lengths) :] == best_fit_one_by_one(lengths, length)
+
+
 def test_best_fit_is_fast_and_full():
     lengths = np.random.default_rng(0).lognormal(5, 1.2, 100_000).astype(int) + 1
     rows = best_fit(lengths, 2048)
