@@ -27,7 +27,7 @@ class Ways:
       data: copies of the parameters, each with its rows of the batch.
       fsdp: parts of parameters, gathered layer by layer, each with its rows.
       tensor: parts of heads, feed-forward width and vocabulary.
-      context: parts of every sequence.
+      context: parts of every sequence; it splits parameters as fsdp does.
       expert: parts of the experts, each with its rows; it splits all other parameters as fsdp does.
       stage: parts of the layers, in a pipeline.
     """

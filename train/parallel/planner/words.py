@@ -1,13 +1,17 @@
 """A plan in words: memory, operations, transfers, step time and cost of a training job, and their assumptions."""
 
 import dataclasses
+import io
+from collections.abc import Sequence
 
 from model.errors import UserError
+from train.experiment import Experiment
 from train.parallel.planner.chips import cluster_of
 from train.parallel.planner.compiled import CompiledStep
 from train.parallel.planner.job import Job, check_job
 from train.parallel.planner.loads import loads_of
 from train.parallel.planner.memory import memory_of
+from train.parallel.planner.search import Candidate, Compiled, Search
 from train.parallel.planner.step_time import time_of
 from train.terminal.formatting import format_bytes, format_count, format_duration
 
@@ -160,3 +164,71 @@ def _time(job: Job, steps: int) -> list[str]:
         f"  {steps:,} steps, {format_count(steps * job.tokens)} tokens: {format_duration(hours * 3600)}, "
         f"{hours * job.cluster.chips:,.1f} chip-hours",
     ]
+
+
+ROWS = 10  # of the table of a search
+
+
+def search_plan(experiment: Experiment, found: Search, compiled: Sequence[Compiled]) -> Plan:
+    """Describes a search: the best candidates in a table, and the flags that make the first of them."""
+    if found.smallest is None:
+        rows = experiment.data.batch_size
+        return Plan(
+            lines=(
+                f"no mesh of these chips divides the model and data.batch_size={rows}; try other batches, as in "
+                f"--batches={rows},{2 * rows},{4 * rows}, or --set training.gradient_accumulation=1",
+            ),
+            fits=False,
+        )
+    cluster = found.smallest.job.cluster
+    heading = f"{cluster}: {found.tried:,} candidates, {len(found.fitting):,} fit into {_size(cluster.chip.hbm)} a chip"
+    ready = [each for each in found.fitting if not each.modelled_only]
+    if not ready:
+        limit, job = cluster.chip.hbm, found.smallest.job
+        flags = " ".join(found.smallest.settings(experiment))
+        lines = [heading, f"the smallest takes {_size(found.smallest.memory)} of {_size(limit)}: {flags}"]
+        return Plan(lines=(*lines, nearest_fit(job)), fits=False)
+    known = {id(each.candidate) for each in compiled}
+    rows = [*compiled, *(Compiled(candidate=each) for each in ready if id(each) not in known)][:ROWS]
+    best = rows[0]
+    lines = [heading, *_table(rows, experiment)]
+    if compiled and not best.fits:
+        lines += ["none of the compiled candidates fits; the compiler needs more than the count of arrays", ""]
+    lines += ["the best, as flags for launch.plan and launch.train:", f"  {' '.join(best.candidate.settings(experiment))}"]
+    return Plan(lines=(*lines, *_without_step(found.fitting, best.candidate, experiment)), fits=best.fits)
+
+
+def _without_step(fitting: Sequence[Candidate], best: Candidate, experiment: Experiment) -> list[str]:
+    """Names the best candidate that the training step cannot run yet, if it would be faster."""
+    other = next((each for each in fitting if each.modelled_only), None)
+    if other is None or other.speed <= best.speed:
+        return []
+    axes, faster = " and ".join(other.modelled_only), 100 * (other.speed / best.speed - 1)
+    flags = " ".join(other.settings(experiment))
+    return ["", f"the model expects {faster:.0f}% more from the axis {axes}, which the step does not have yet: {flags}"]
+
+
+def _table(rows: Sequence[Compiled], experiment: Experiment) -> list[str]:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for name in ("mesh", "rematerialisation"):
+        table.add_column(name, no_wrap=True)
+    for name in ("batch", "parts", "GiB counted", "GiB compiled", "step", "tokens/s/chip", "MFU"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, row in enumerate(rows, 1):
+        one = row.candidate
+        mesh = ",".join(f"{axis}={size}" for axis, size in one.mesh.items() if size > 1) or "data=1"
+        mesh += " (stream split)" if one.job.stream_split else ""
+        remat = one.remat if isinstance(one.remat, str) else "saves " + ", ".join(one.remat.taps)
+        compiled = "-" if row.step is None else f"{row.step.peak / GIB:.2f}"
+        compiled = ("no program" if row.error else compiled) + ("" if row.fits else ": does not fit")
+        step = format_duration(one.seconds) if one.seconds >= 10 else f"{1e3 * one.seconds:,.0f} ms"
+        cells = (f"{one.job.batch:,}", f"{one.job.microbatches:,}", f"{one.memory / GIB:.2f}", compiled, step)
+        table.add_row(str(number), mesh, remat, *cells, f"{one.speed:,.0f}", f"{100 * one.mfu:.1f}%")
+    file = io.StringIO()
+    Console(file=file, width=160, highlight=False).print(table)
+    return [line.rstrip() for line in file.getvalue().splitlines()]
