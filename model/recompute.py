@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 
 from model.options.words import nearest
+from model.parameters.mixed_precision import WEIGHT_PRODUCT
 from model.taps.meanings import EARLIER, TAPS
 
 
@@ -52,9 +53,15 @@ def rematerialized(function: Callable[..., Any], remat: Remat, scanned: bool) ->
     if isinstance(remat, SaveOnly):
         policy = jax.checkpoint_policies.save_only_these_names(*remat.taps)
     else:
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+        policy = _save_weight_products if remat == "dots" else None
     # Without the barrier a compiler merges the recomputation with the first computation; a scan keeps them apart.
     return jax.checkpoint(function, policy=policy, prevent_cse=not scanned)
+
+
+_save_weight_products = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(WEIGHT_PRODUCT),
+)
 
 
 def recomputed(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
