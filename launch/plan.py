@@ -73,11 +73,12 @@ def main(argv: list[str]) -> int:
     if BATCHES.value and not SEARCH.value:
         raise UserError("--batches are for --search; for one plan give --set data.batch_size=64")
     from train.parallel.planner.chips import parse_cluster
-    from train.parallel.planner.compiled import prepare_environment
+    from train.parallel.planner.compiled import check_cluster, prepare_environment
 
-    if COMPILE.value:
-        prepare_environment()
     cluster = parse_cluster(TOPOLOGY.value, SLICES.value)
+    if COMPILE.value:
+        check_cluster(cluster)
+        prepare_environment()
     experiment = cli.experiment_from(CONFIG.value, SET.value, cli.mesh_from_flag(MESH))
     if SERVE_CHECK.value:
         return _serve_check(experiment, cluster)
@@ -85,20 +86,29 @@ def main(argv: list[str]) -> int:
 
 
 def _plan(experiment: "Experiment", cluster: "Cluster") -> int:
-    from train.parallel.planner.compiled import compiled_step
+    from train.parallel.planner.compiled import CompiledStep, TooLargeError, compiled_step
     from train.parallel.planner.job import job_of, mesh_for
-    from train.parallel.planner.words import plan_of
+    from train.parallel.planner.search import search
+    from train.parallel.planner.words import other_meshes, plan_of
     from train.terminal.progress import Progress
 
     if MESH.value is None:
         experiment = dataclasses.replace(experiment, mesh=mesh_for(experiment.mesh, cluster))
-    job, compiled = job_of(experiment, cluster), None
+    job = job_of(experiment, cluster)
+    compiled: CompiledStep | str | None = None
     if COMPILE.value:
         with Progress(f"compiling for {cluster}", 1) as progress:
-            compiled = compiled_step(experiment, cluster, _cache_folder())
+            try:
+                compiled = compiled_step(experiment, cluster, _cache_folder())
+            except TooLargeError as error:
+                compiled = str(error)
             progress.update(1)
     plan = plan_of(job, experiment.training.num_steps, compiled)
-    cli.print_escaped("\n".join(plan.lines))
+    lines = list(plan.lines)
+    if not plan.fits:
+        measured = compiled if isinstance(compiled, CompiledStep) else None
+        lines += other_meshes(experiment, search(experiment, cluster), job, measured)
+    cli.print_escaped("\n".join(lines))
     return 0 if plan.fits else EXIT_DOES_NOT_FIT
 
 

@@ -235,12 +235,18 @@ def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes:
             if size % ways:
                 raise UserError(
                     f"parameter {path_name(path)}: its {name} axis of {size} cannot be split {ways} ways over "
-                    f"mesh axis {' x '.join(over)}; change the mesh, or keep the axis whole with "
+                    f"mesh axis {' x '.join(over)}, but {_listed_divisors(size)}; change the mesh, or keep the axis whole with "
                     f"--set 'sharding.parameters.{name}=()'"
                 )
         return NamedSharding(mesh, _spec(table.parameters, names))
 
     return jax.tree_util.tree_map_with_path(placement, shapes, axes)
+
+
+def _listed_divisors(size: int) -> str:
+    """The numbers of parts into which an axis splits evenly, the largest of them left out if there are many."""
+    found = [str(ways) for ways in range(1, min(size, 4096) + 1) if size % ways == 0][:16]
+    return f"{', '.join(found)} ways"
 
 
 def uneven_axes(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any) -> dict[str, list[int]]:

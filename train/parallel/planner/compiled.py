@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 
 from model.errors import UserError
 from model.options.json import to_json
@@ -69,11 +69,23 @@ class CompiledStep:
     cached: bool = False
 
 
+class TooLargeError(UserError):
+    """The compiler finds no program that fits into the memory."""
+
+
 def prepare_environment(environment: MutableMapping[str, str] = os.environ) -> None:
     """Lets libtpu compile without a TPU; call it before jax starts. Raises UserError where libtpu is missing."""
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("compiling for TPUs needs libtpu, which is not installed: pip install -e '.[tpu]'")
     environment.update(_ENVIRONMENT)
+
+
+def check_cluster(cluster: Cluster) -> None:
+    """Raises UserError for chips for which nothing compiles without one of them."""
+    if not cluster.is_tpu:
+        raise UserError(
+            f"--compile is for TPUs: jax compiles for a {cluster.chip.name} only where there is one; leave --compile out"
+        )
 
 
 def compiled_step(
@@ -82,7 +94,6 @@ def compiled_step(
     cache: pathlib.Path | None,
     *,
     whole: bool = False,
-    on_wait: Callable[[], None] | None = None,
 ) -> CompiledStep:
     """Compiles the training step of an experiment for TPU slices, or reads the result of an earlier call.
 
@@ -91,16 +102,14 @@ def compiled_step(
       cluster: TPU slices.
       cache: the folder of earlier results; None for none.
       whole: whether machine code is made, too; the numbers are then those of `memory_analysis()` of jax.
-      on_wait: called several times a second.
 
-    Raises UserError for chips for which libtpu does not compile, and for a program that does not fit into memory.
+    Raises UserError for chips for which libtpu does not compile, and TooLargeError for a program that does not fit.
     """
-    if not cluster.is_tpu:
-        raise UserError(f"--compile is for TPUs: jax compiles for a {cluster.chip.name} only where there is one")
+    check_cluster(cluster)
     entry = None if cache is None else cache / f"{_key(experiment, cluster)}{'-whole' * whole}.json"
     if entry is not None and (found := _read(entry)) is not None:
         return found
-    result = _compile(experiment, cluster, whole, on_wait)
+    result = _compile(experiment, cluster, whole)
     if entry is not None:
         entry.parent.mkdir(parents=True, exist_ok=True)
         write_json(entry, dataclasses.asdict(result))
@@ -133,9 +142,7 @@ def _sources() -> Iterator[pathlib.Path]:
         yield from sorted((ROOT / room).rglob("*.py"))
 
 
-def _compile(
-    experiment: Experiment, cluster: Cluster, whole: bool, on_wait: Callable[[], None] | None
-) -> CompiledStep:
+def _compile(experiment: Experiment, cluster: Cluster, whole: bool) -> CompiledStep:
     with tempfile.TemporaryDirectory(prefix="plan-") as name:
         folder = pathlib.Path(name)
         job = {"experiment": to_json(experiment), "topology": cluster.topology, "slices": cluster.slices}
@@ -144,15 +151,13 @@ def _compile(
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, cwd=ROOT, env=os.environ | _ENVIRONMENT, stdout=log, stderr=log)
         try:
-            return _wait(folder, process, whole, on_wait)
+            return _wait(folder, process, whole)
         finally:
             process.kill()
             process.wait()
 
 
-def _wait(
-    folder: pathlib.Path, process: subprocess.Popen[bytes], whole: bool, on_wait: Callable[[], None] | None
-) -> CompiledStep:
+def _wait(folder: pathlib.Path, process: subprocess.Popen[bytes], whole: bool) -> CompiledStep:
     """Waits until the process has written what is needed."""
     traced = None
     while True:
@@ -161,6 +166,8 @@ def _wait(
             traced = time.perf_counter()
         if (folder / worker.ERROR).exists():
             raise UserError((folder / worker.ERROR).read_text(encoding="utf-8"))
+        if (folder / worker.TOO_LARGE).exists():
+            raise TooLargeError((folder / worker.TOO_LARGE).read_text(encoding="utf-8"))
         if (folder / worker.RESULT).exists():
             result = parse_json((folder / worker.RESULT).read_bytes())
             return _result(folder, (folder / "program.txt").read_text(encoding="utf-8"), **result)
@@ -170,8 +177,6 @@ def _wait(
         if ended:
             log = (folder / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise UserError(f"the compiler ended with status {process.returncode}: {log[-1] if log else 'no message'}")
-        if on_wait is not None:
-            on_wait()
         time.sleep(0.1)
 
 

@@ -19,7 +19,7 @@ from train.experiment import Experiment
 from train.parallel.mesh import MESH_AXES, Mesh
 from train.parallel.planner.chips import Cluster
 from train.parallel.planner.compiled import CompiledStep
-from train.parallel.planner.job import AXES, Job, check_job, job_of, ways_of
+from train.parallel.planner.job import AXES, Job, check_job, check_parameters, job_of, ways_of
 from train.parallel.planner.loads import Loads, loads_of
 from train.parallel.planner.memory import memory_of
 from train.parallel.planner.step_time import time_of
@@ -182,7 +182,7 @@ def _job_without_mesh(experiment: Experiment, cluster: Cluster) -> Job:
 
 
 def _meshes(experiment: Experiment, base: Job, cluster: Cluster) -> Iterator[dict[str, int]]:
-    """Yields the meshes, in devices, that a model can use: FSDP before copies of the parameters."""
+    """Yields the meshes, in devices, that divide the parameters of a model."""
     routed = any(product.routed for layer in base.work.layers for product in layer.products)
     limits = {
         "expert": math.inf if routed else 1,
@@ -193,6 +193,10 @@ def _meshes(experiment: Experiment, base: Job, cluster: Cluster) -> Iterator[dic
     for sizes in _factorizations(cluster.chips * cluster.chip.devices, len(AXES)):
         mesh = dict(zip(AXES, sizes, strict=True))
         if any(mesh[axis] > limit for axis, limit in limits.items()) or mesh["data"] % cluster.slices:
+            continue
+        try:
+            check_parameters(experiment, mesh)
+        except UserError:
             continue
         yield mesh
 

@@ -37,11 +37,18 @@ class Plan:
     fits: bool
 
 
-def plan_of(job: Job, steps: int, compiled: CompiledStep | None = None) -> Plan:
-    """Describes a job of `steps` steps. A compiled step decides whether it fits; or else the counted memory does."""
+def plan_of(job: Job, steps: int, compiled: CompiledStep | str | None = None) -> Plan:
+    """Describes a job of `steps` steps.
+
+    A compiled step, or the compiler's reason why there is none, decides whether it fits; or else the counted memory.
+    """
     chip = job.cluster.chip
-    fits = memory_of(job).total <= chip.hbm if compiled is None else compiled.peak <= chip.hbm / chip.devices
-    of_compiler = [] if compiled is None else [_compiled(compiled, job)]
+    if isinstance(compiled, CompiledStep):
+        fits, of_compiler = compiled.peak <= chip.hbm / chip.devices, [_compiled(compiled, job)]
+    elif compiled is None:
+        fits, of_compiler = memory_of(job).total <= chip.hbm, []
+    else:
+        fits, of_compiler = False, [[f"compiled for {job.cluster} by libtpu: does not fit", f"  {compiled}"]]
     parts = (_heading(job), _memory(job), *of_compiler, _operations(job), _transfers(job), _time(job, steps))
     lines = [line for part in parts for line in (*part, "")]
     return Plan(lines=(*lines, "assumptions", *(f"  {line}" for line in ASSUMPTIONS)), fits=fits)
@@ -103,8 +110,10 @@ def nearest_fit(job: Job) -> str:
         larger = _on_more_chips(job, times)
         if larger is not None and memory_of(larger).total <= job.cluster.chip.hbm:
             mesh = dataclasses.replace(larger.ways, fsdp=larger.ways.fsdp * job.cluster.chip.devices)
-            settings = ["model.remat=full", f"data.batch_size={larger.batch}"]
-            if larger.microbatches > 1:
+            settings = ["model.remat=full"]
+            if larger.batch != job.batch:
+                settings.append(f"data.batch_size={larger.batch}")
+            if larger.microbatches != job.microbatches:
                 settings.append(f"training.gradient_accumulation={larger.microbatches}")
             flags = " ".join(f"--set {setting}" for setting in settings)
             return f"it fits on {larger.cluster} with --mesh={mesh} {flags}"
@@ -119,7 +128,7 @@ def _on_more_chips(job: Job, times: int) -> Job | None:
     ways = dataclasses.replace(job.ways, fsdp=job.ways.fsdp * times)
     try:
         cluster = cluster_of(job.cluster.chip.name, job.cluster.chips * times, job.cluster.slices)
-        batch = job.batch * times
+        batch = job.batch if job.batch % ways.rows == 0 else job.batch * times
         larger = dataclasses.replace(
             job, cluster=cluster, ways=ways, batch=batch, kept=frozenset(), microbatches=max(1, batch // ways.rows)
         )
@@ -167,6 +176,20 @@ def _time(job: Job, steps: int) -> list[str]:
 
 
 ROWS = 10  # of the table of a search
+
+
+def other_meshes(experiment: Experiment, found: Search, job: Job, compiled: CompiledStep | None) -> list[str]:
+    """Returns lines about the fastest plan on the same chips that fits; none if no other is likely to fit.
+
+    Where the compiler needs more than was counted, the others are taken to need as many times their count.
+    """
+    limit = job.cluster.chip.hbm
+    times = 1.0 if compiled is None else max(1.0, compiled.peak * job.cluster.chip.devices / memory_of(job).total)
+    for one in found.fitting:
+        if not one.modelled_only and one.memory * times <= limit:
+            flags = " ".join(one.settings(experiment))
+            return ["", f"on the same chips this fits, by the count, in {_size(one.memory * times)}:", f"  {flags}"]
+    return []
 
 
 def search_plan(experiment: Experiment, found: Search, compiled: Sequence[Compiled]) -> Plan:

@@ -3,7 +3,7 @@
     python -m train.parallel.planner.worker FOLDER
 
 FOLDER/job.json has the experiment, the topology and the slices. The process writes what XLA dumps into FOLDER, and at
-last FOLDER/result.json or, for a mistake of the user or a program that does not fit, FOLDER/error.txt. libtpu decides
+last FOLDER/result.json, or FOLDER/too_large.txt for a program that does not fit, or FOLDER/error.txt. libtpu decides
 on memory and collectives in seconds; then it makes machine code, which takes minutes and which a plan does not need. So
 whoever waits for the dump of the memory may end this process.
 """
@@ -21,7 +21,8 @@ from train.experiment import Experiment
 from train.parallel.planner.chips import Cluster, parse_cluster
 
 MODULE = "jit_train_step"  # a part of the names of the files that XLA dumps about the step
-JOB, RESULT, ERROR, TRACED = "job.json", "result.json", "error.txt", "traced.json"
+JOB, TRACED, RESULT = "job.json", "traced.json", "result.json"
+TOO_LARGE, ERROR = "too_large.txt", "error.txt"
 
 
 def main(folder: pathlib.Path) -> None:
@@ -59,7 +60,8 @@ def _compile(experiment: Experiment, cluster: Cluster, folder: pathlib.Path) -> 
     except Exception as error:  # jax has no narrower class for it
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise
-        raise UserError(f"the compiler finds no program that fits {cluster}: {str(error).splitlines()[0]}") from None
+        _write(folder / TOO_LARGE, str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: "))
+        return
     ended = time.perf_counter()
     memory: Any = compiled.memory_analysis()
     result = {

@@ -32,7 +32,7 @@ def experiment(tiny_experiment):
 def compilations(monkeypatch):
     """The experiments that are compiled, without libtpu."""
     seen = []
-    monkeypatch.setattr(compiled, "_compile", lambda experiment, cluster: seen.append(experiment) or STEP)
+    monkeypatch.setattr(compiled, "_compile", lambda experiment, cluster, whole: seen.append(experiment) or STEP)
     versions = dict.fromkeys(("jax", "jaxlib", "libtpu", "flax", "optax"), "1.0")
     monkeypatch.setattr(compiled.importlib.metadata, "version", versions.__getitem__)
     return seen
