@@ -118,6 +118,8 @@ def longest_context(config: ModelConfig, rows: int, room: float) -> int:
     low, high = 0, 1
     while high < MANY_TOKENS and rows * row_bytes(config, high) <= room:
         low, high = high, 2 * high
+    if high >= MANY_TOKENS:
+        return MANY_TOKENS
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if rows * row_bytes(config, middle) <= room else (low, middle)
@@ -136,7 +138,7 @@ def serve_plan(config: ModelConfig, cluster: Cluster, rows: int, context: int) -
     cache = rows * row_bytes(config, context)
     logits = 4.0 * rows * config.vocab_size
     growth = row_bytes(config, context) - row_bytes(config, max(1, context - 1))
-    lines = [f"inference on {cluster}: {cluster.chips:,} chips, {rows:,} rows of {context:,} tokens", ""]
+    lines = [f"inference on {cluster}: {cluster.chips:,} chips, {_rows(rows)} of {context:,} tokens", ""]
     lines += ["caches of a row"]
     for kind, (layers, size) in _kinds(config, context).items():
         lines.append(f"  {layers:3} layers  {kind:32} {_size(size):>11}")
@@ -161,13 +163,17 @@ def _verdict(config: ModelConfig, rows: int, context: int, spare: float, left: f
     """Returns whether it fits, and the rows and tokens that would."""
     most_rows = max(0, int(left // row_bytes(config, context)))
     longest = longest_context(config, rows, left)
-    ends = f"{rows:,} rows of " + (f"any of {MANY_TOKENS:,} tokens" if longest >= MANY_TOKENS else f"{longest:,} tokens")
-    found = f"{most_rows:,} rows of {context:,} tokens ({most_rows * context:,} tokens), or {ends}"
+    ends = f"{_rows(rows)} of " + (f"any of {MANY_TOKENS:,} tokens" if longest >= MANY_TOKENS else f"{longest:,} tokens")
+    found = f"{_rows(most_rows)} of {context:,} tokens ({most_rows * context:,} tokens), or {ends}"
     if spare >= 0:
         return f"fits; room for {found}"
     if most_rows == 0:
         return f"does not fit: {_size(-spare)} too much"
     return f"does not fit: {_size(-spare)} too much; {found} would"
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} row{'s' if number != 1 else ''}"
 
 
 def _speed(number_format: str, weights: Weights, cache: float, rows: int, cluster: Cluster) -> str:
