@@ -3,9 +3,9 @@
     python -m launch.plan --config=configs/llama2_13b.py --topology=v5p:4x4x4 --search
     python -m launch.train --config=configs/llama2_13b.py --run=runs/llama2_13b --mesh=fsdp=64 --set data.path=corpus
 
-Hardware: 64 TPU v5p chips or 64 H100. The shape is that of Touvron et al. 2023, "Llama 2: Open Foundation and Fine-Tuned
-Chat Models", table 1, with its batch of 4 million tokens, peak learning rate, warm-up and decay; here for a twentieth
-of its 2 trillion tokens. It has not been trained here.
+Hardware: 64 TPU v5p chips or 64 H100. The shape is that of Touvron et al. 2023, "Llama 2: Open Foundation and
+Fine-Tuned Chat Models", table 1, with its batch of 4 million tokens, peak learning rate, warm-up and decay; here for a
+twentieth of its 2 trillion tokens. It has not been trained here.
 """
 
 import dataclasses

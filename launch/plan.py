@@ -1,7 +1,7 @@
 """Plans a training run for a cluster that need not be here: whether it fits, its speed, its cost.
 
     python -m launch.plan --config=configs/llama2_13b.py --topology=v5p:4x4x4
-    python -m launch.plan --config=configs/llama2_13b.py --topology=v5e:16x16 --mesh=fsdp=64,tensor=4 --set model.remat=dots
+    python -m launch.plan --config=configs/llama2_13b.py --topology=v5e:16x16 --mesh=fsdp=64,tensor=4
     python -m launch.plan --config=configs/llama2_13b.py --topology=h100:8x8
     python -m launch.plan --config=configs/llama2_13b.py --topology=v5p:4x4x4 --compile
     python -m launch.plan --config=configs/llama2_13b.py --topology=v5p:4x4x4 --search --compile
@@ -50,7 +50,9 @@ MESH = flags.DEFINE_string(
     "When not given: the config's if it fits, or else fsdp over a slice.",
 )
 COMPILE = flags.DEFINE_bool("compile", False, "Compiles the step for these TPUs, which need not be here.")
-SEARCH = flags.DEFINE_bool("search", False, "Ranks meshes, rematerialisation and micro-batches instead of planning one.")
+SEARCH = flags.DEFINE_bool(
+    "search", False, "Ranks meshes, rematerialisation and micro-batches instead of planning one."
+)
 BATCHES = flags.DEFINE_list("batches", [], "Values of data.batch_size that --search tries; the config's if not given.")
 SERVE_CHECK = flags.DEFINE_bool("serve_check", False, "Says whether the model fits for inference.")
 BATCH = flags.DEFINE_integer("batch", 1, "Rows that --serve_check serves at a time.", lower_bound=1)

@@ -114,7 +114,9 @@ def _experiment(name, devices, rows, length):
 
 def _table(flags: list[str]) -> None:
     """Prints Cairn's numbers beside MaxText's, in the form of a page."""
-    print("| model, topology, batch a chip | peak GiB | by MaxText's | temporaries | arguments | received | compile s | wall s |")
+    print(
+        "| model, topology, batch a chip | peak GiB | by MaxText's | temporaries | arguments | received | compile s | wall s |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for (model, topology, batch), (peak, temporaries, arguments, seconds, wall) in MAXTEXT.items():
         began = time.perf_counter()
@@ -131,7 +133,9 @@ def _table(flags: list[str]) -> None:
         received = sum(each["received"] for each in step["collectives"]) / GIB
         line += f" {step['peak'] / GIB:.2f} / {peak} | {step['peak'] / GIB / peak:.2f} |"
         line += f" {step['temporaries'] / GIB:.2f} / {temporaries} | {step['arguments'] / GIB:.2f} / {arguments} |"
-        print(line, f"{received:.1f} GiB | {step['compile_seconds']:.0f} / {seconds} | {took:.0f} / {wall} |", flush=True)
+        print(
+            line, f"{received:.1f} GiB | {step['compile_seconds']:.0f} / {seconds} | {took:.0f} / {wall} |", flush=True
+        )
 
 
 if __name__ == "__main__":

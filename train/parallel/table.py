@@ -127,7 +127,10 @@ def _spec(table: ParameterAxes | ActivationAxes, axes: Axes) -> PartitionSpec:
     return PartitionSpec(*(names or None for names in mesh_axes(table, axes)))
 
 
-def _num_shards(mesh: jax.sharding.Mesh, names: Sequence[str]) -> int:
+AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh  # the second has sizes, and no devices
+
+
+def _num_shards(mesh: AnyMesh, names: Sequence[str]) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
@@ -219,7 +222,7 @@ def layout_of(mesh: jax.sharding.Mesh, table: Sharding) -> MeshLayout:
 # ----------------------------------------------------------------------------------------- parameters and moments
 
 
-def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any) -> Any:
+def param_shardings(mesh: AnyMesh, table: Sharding, axes: Any, shapes: Any) -> Any:
     """A placement for every parameter. Raises UserError if the mesh does not divide an axis of a parameter.
 
     Args:
@@ -235,8 +238,8 @@ def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes:
             if size % ways:
                 raise UserError(
                     f"parameter {path_name(path)}: its {name} axis of {size} cannot be split {ways} ways over "
-                    f"mesh axis {' x '.join(over)}, but {_listed_divisors(size)}; change the mesh, or keep the axis whole with "
-                    f"--set 'sharding.parameters.{name}=()'"
+                    f"mesh axis {' x '.join(over)}, but {_listed_divisors(size)}; change the mesh, or keep the axis "
+                    f"whole with --set 'sharding.parameters.{name}=()'"
                 )
         return NamedSharding(mesh, _spec(table.parameters, names))
 

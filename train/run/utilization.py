@@ -60,7 +60,7 @@ def peak_flops(device_kind: str, dtype: Any) -> float | None:
     """
     name = jnp.dtype(dtype).name
     name = {"float16": "bfloat16"}.get(name, "float8" if name.startswith("float8") else name)
-    kind, peaks = max(_known(device_kind), key=lambda found: len(found[0]), default=("", {}))
+    _, peaks = max(_known(device_kind), key=lambda found: len(found[0]), default=("", {}))
     tera = peaks.get(name)
     return None if tera is None else tera * TERA
 

@@ -84,7 +84,7 @@ def check_cluster(cluster: Cluster) -> None:
     """Raises UserError for chips for which nothing compiles without one of them."""
     if not cluster.is_tpu:
         raise UserError(
-            f"--compile is for TPUs: jax compiles for a {cluster.chip.name} only where there is one; leave --compile out"
+            f"--compile is for TPUs: jax compiles for a {cluster.chip.name} only where there is one; leave it out"
         )
 
 
@@ -196,7 +196,7 @@ def _dump(folder: pathlib.Path) -> tuple[str, str] | None:
     """The text of the memory's allocations and of the program; None until both are there and whole."""
     found = []
     for ending in ("buffer-assignment", "after_optimizations_after_buffer_assignment"):
-        paths = [path for path in folder.glob(f"*{worker.MODULE}*{ending}.txt")]
+        paths = list(folder.glob(f"*{worker.MODULE}*{ending}.txt"))
         if len(paths) != 1:
             return None
         found.append(paths[0].read_text(encoding="utf-8", errors="replace"))

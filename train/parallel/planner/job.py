@@ -141,7 +141,7 @@ def check_job(job: Job) -> None:
 
 
 def check_parameters(experiment: Experiment, sizes: Mapping[str, int | None]) -> None:
-    """Raises UserError when a mesh, in devices, does not divide a parameter; by the table, as the training step does."""
+    """Raises UserError when a mesh, in devices, does not divide a parameter by the sharding table."""
     mesh = jax.sharding.AbstractMesh(tuple(sizes.get(axis) or 1 for axis in MESH_AXES), MESH_AXES)
     model = experiment.model
     param_shardings(mesh, experiment.sharding, logical_axes(model), abstract_params(model))

@@ -59,7 +59,7 @@ def memory_of(job: Job) -> Memory:
 
 
 def _gathered(job: Job) -> float:
-    """The bytes of a layer that each device of the chip gathers, and of its gradient; in a pipeline, of all its layers."""
+    """The bytes that each device of the chip gathers, and of their gradient: one layer, or all of a pipeline stage."""
     ways = job.ways
     if ways.fsdp * ways.expert * ways.context == 1:
         return 0.0

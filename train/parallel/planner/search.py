@@ -1,4 +1,4 @@
-"""The search for a plan: meshes, layouts of the stream, rematerialisation, micro-batches and batches, the fastest first.
+"""The search for a plan: meshes, layouts of the stream, rematerialisation, micro-batches, batches; fastest first.
 
 Every candidate is an experiment with some fields changed. The analytic model leaves out those that do not fit into the
 memory and ranks the others by tokens a second; the best few are compiled, and then the compiler's memory decides.
@@ -90,7 +90,7 @@ class Candidate:
     def settings(self, base: Experiment) -> list[str]:
         """Returns the flags that make this candidate of an experiment."""
         mesh = ",".join(f"{axis}={size}" for axis, size in self.mesh.items() if size > 1) or "data=1"
-        changes = {}
+        changes: dict[str, int | str] = {}
         if self.remat != base.model.remat:
             changes["model.remat"] = self.remat if isinstance(self.remat, str) else f"'{_written(self.remat)}'"
         if self.job.batch != base.data.batch_size:
@@ -98,14 +98,12 @@ class Candidate:
         if self.job.microbatches != base.training.gradient_accumulation:
             changes["training.gradient_accumulation"] = self.job.microbatches
         if self.job.stream_split != ("tensor" in base.sharding.activations.sequence):
-            changes["sharding.activations.sequence"] = f"\"{_stream(base, self.job.stream_split)}\""
+            changes["sharding.activations.sequence"] = f'"{_stream(base, self.job.stream_split)}"'
         return [f"--mesh={mesh}", *(f"--set {path}={value}" for path, value in changes.items())]
 
     def experiment(self, base: Experiment) -> Experiment:
         """Returns the experiment, for the compiler."""
-        activations = dataclasses.replace(
-            base.sharding.activations, sequence=_stream(base, self.job.stream_split)
-        )
+        activations = dataclasses.replace(base.sharding.activations, sequence=_stream(base, self.job.stream_split))
         return dataclasses.replace(
             base,
             model=dataclasses.replace(base.model, remat=self.remat),

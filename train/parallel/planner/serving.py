@@ -1,8 +1,8 @@
 """Whether a model fits for inference, and how fast the memory lets it write: weights by format, caches, the bound.
 
 At every step of decoding each chip reads its part of the weights that some row needs and of all rows' caches, once. No
-kernel is faster than that: rows x chips' memory rates / bytes bounds the tokens a second (Pope et al. 2022, "Efficiently
-Scaling Transformer Inference", section 2). The caches are those that the mixers themselves make (`empty_cache`), so
+kernel is faster than that: rows x chips' memory rates / bytes bounds the tokens a second (Pope et al. 2022,
+"Efficiently Scaling Transformer Inference", section 2). The caches are those that the mixers themselves make (`empty_cache`), so
 that grouped heads, windows, latents and recurrent states count as what they are.
 """
 
@@ -87,7 +87,7 @@ def _width(config: ModelConfig, leaf: jax.ShapeDtypeStruct, spec: Spec, number_f
     """Returns the bytes of one number of a parameter, its share of a scale included."""
     if spec.traits.compute_dtype == "float32":
         return 4.0
-    if not spec.inputs or spec.role == "embedding" and not isinstance(config.unembedding, Tied):
+    if not spec.inputs or (spec.role == "embedding" and not isinstance(config.unembedding, Tied)):
         return float(min(BYTES[config.precision.compute], BYTES[config.precision.parameters]))
     inputs = math.prod(leaf.shape[axis] for axis in spec.inputs)
     scale = {"bfloat16": 0.0, "int8": 2 / inputs, "int4": 2 / min(GROUP, inputs)}[number_format]
@@ -163,7 +163,9 @@ def _verdict(config: ModelConfig, rows: int, context: int, spare: float, left: f
     """Returns whether it fits, and the rows and tokens that would."""
     most_rows = max(0, int(left // row_bytes(config, context)))
     longest = longest_context(config, rows, left)
-    ends = f"{_rows(rows)} of " + (f"any of {MANY_TOKENS:,} tokens" if longest >= MANY_TOKENS else f"{longest:,} tokens")
+    ends = f"{_rows(rows)} of " + (
+        f"any of {MANY_TOKENS:,} tokens" if longest >= MANY_TOKENS else f"{longest:,} tokens"
+    )
     found = f"{_rows(most_rows)} of {context:,} tokens ({most_rows * context:,} tokens), or {ends}"
     if spare >= 0:
         return f"fits; room for {found}"
@@ -185,8 +187,8 @@ def _speed(number_format: str, weights: Weights, cache: float, rows: int, cluste
 
 
 ASSUMPTIONS = (
-    "weights and caches are split evenly over the chips; a model with fewer key and value heads than chips keeps copies "
-    "of caches, unless its rows are split too",
+    "weights and caches are split evenly over the chips; a model with fewer key and value heads than chips keeps "
+    "copies of caches, unless its rows are split too",
     "matrices of layers and of logits have the format; tables of tokens, routers, norms and the caches keep theirs",
     "the bound counts reading weights and caches once a step at the data sheet's rate; operations, transfers between "
     "chips and the text's first reading (prefill) come on top",

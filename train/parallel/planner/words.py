@@ -212,12 +212,15 @@ def search_plan(experiment: Experiment, found: Search, compiled: Sequence[Compil
         lines = [heading, f"the smallest takes {_size(found.smallest.memory)} of {_size(limit)}: {flags}"]
         return Plan(lines=(*lines, nearest_fit(job)), fits=False)
     known = {id(each.candidate) for each in compiled}
-    rows = [*compiled, *(Compiled(candidate=each) for each in ready if id(each) not in known)][:ROWS]
-    best = rows[0]
-    lines = [heading, *_table(rows, experiment)]
+    ranked = [*compiled, *(Compiled(candidate=each) for each in ready if id(each) not in known)][:ROWS]
+    best = ranked[0]
+    lines = [heading, *_table(ranked)]
     if compiled and not best.fits:
         lines += ["none of the compiled candidates fits; the compiler needs more than the count of arrays", ""]
-    lines += ["the best, as flags for launch.plan and launch.train:", f"  {' '.join(best.candidate.settings(experiment))}"]
+    lines += [
+        "the best, as flags for launch.plan and launch.train:",
+        f"  {' '.join(best.candidate.settings(experiment))}",
+    ]
     return Plan(lines=(*lines, *_without_step(found.fitting, best.candidate, experiment)), fits=best.fits)
 
 
@@ -231,7 +234,7 @@ def _without_step(fitting: Sequence[Candidate], best: Candidate, experiment: Exp
     return ["", f"the model expects {faster:.0f}% more from the axis {axes}, which the step does not have yet: {flags}"]
 
 
-def _table(rows: Sequence[Compiled], experiment: Experiment) -> list[str]:
+def _table(rows: Sequence[Compiled]) -> list[str]:
     from rich import box
     from rich.console import Console
     from rich.table import Table

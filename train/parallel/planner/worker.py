@@ -1,4 +1,4 @@
-"""A process that compiles one training step for TPUs that need not be here; `compiled.py` starts it and reads its files.
+"""A process that compiles one training step for TPUs that need not be here; `compiled.py` starts it.
 
     python -m train.parallel.planner.worker FOLDER
 

@@ -25,9 +25,9 @@ STEP = CompiledStep(peak=1, arguments=1, temporaries=1, collectives=(), trace_se
 @pytest.fixture(scope="module")
 def experiment():
     """A model of 1.2B parameters: it fits on eight chips in many ways, but not in all."""
-    from tests.train.parallel.planner.test_job import EXPERIMENT
     from model.attention.grouped_query import GroupedQuery
     from model.feedforward.mlp import Gated
+    from tests.train.parallel.planner.test_job import EXPERIMENT
 
     model = ModelConfig(
         vocab_size=32000,
@@ -125,7 +125,9 @@ def test_a_pipeline_is_named_only_where_it_would_be_faster(experiment, found):
 
 
 def test_where_nothing_fits(experiment):
-    model = dataclasses.replace(experiment.model, width=8192, ffn=dataclasses.replace(experiment.model.ffn, width=32768))
+    model = dataclasses.replace(
+        experiment.model, width=8192, ffn=dataclasses.replace(experiment.model.ffn, width=32768)
+    )
     large = dataclasses.replace(experiment, model=model)
     nothing = search(large, CLUSTER)
     plan = search_plan(large, nothing, [])

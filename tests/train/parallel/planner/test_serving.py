@@ -37,8 +37,14 @@ LAYER = 2 * 256 * 256 + 2 * 256 * 64 + 3 * 256 * 512  # matrices: queries and ou
     ("changes", "bytes_"),
     [
         ({}, 4 * 1024 * 2 * 2 * 32 * 2),  # 4 layers of keys and values of 2 heads of 32
-        ({"mixer": GroupedQuery(num_heads=8, num_kv_heads=2, pattern=SlidingWindow(size=128))}, 4 * 128 * 2 * 2 * 32 * 2),
-        ({"mixer": Latent(num_heads=4, kv_rank=64, head_dim=32, rotary_head_dim=16, value_head_dim=32)}, 4 * 1024 * 80 * 2),
+        (
+            {"mixer": GroupedQuery(num_heads=8, num_kv_heads=2, pattern=SlidingWindow(size=128))},
+            4 * 128 * 2 * 2 * 32 * 2,
+        ),
+        (
+            {"mixer": Latent(num_heads=4, kv_rank=64, head_dim=32, rotary_head_dim=16, value_head_dim=32)},
+            4 * 1024 * 80 * 2,
+        ),
         ({"precision": Precision()}, 4 * 1024 * 2 * 2 * 32 * 4),
     ],
     ids=["grouped heads", "window", "latent", "float32"],
@@ -88,7 +94,10 @@ def test_a_plan_says_what_fits_and_what_bounds_the_speed():
     left = limit - weights_of(config, "int8", 4).stored - 4 * 4 * 32000
     longest = longest_context(config, 4, left)
     assert 4 * row_bytes(config, longest) <= left < 4 * row_bytes(config, longest + 1)
-    assert f"fits; room for {int(left // row)} rows of 4,096 tokens ({int(left // row) * 4096:,} tokens), or 4 rows of {longest:,}" in text
+    assert (
+        f"fits; room for {int(left // row)} rows of 4,096 tokens ({int(left // row) * 4096:,} tokens), or 4 rows of {longest:,}"
+        in text
+    )
     seconds = (weights.read + 4 * row) / 819e9
     assert f"{1e3 * seconds:.2f} ms, {1 / seconds:.1f} tokens/s a row, {4 / seconds:,.0f} in all" in text
     assert "524kB for one token more" in text
@@ -98,7 +107,9 @@ def test_a_plan_says_what_fits_and_what_bounds_the_speed():
 def test_layers_of_two_kinds_are_told_apart():
     config = dataclasses.replace(
         MODEL,
-        exceptions=(Except(layers=":1", mixer=GroupedQuery(num_heads=8, num_kv_heads=2, pattern=SlidingWindow(size=64))),),
+        exceptions=(
+            Except(layers=":1", mixer=GroupedQuery(num_heads=8, num_kv_heads=2, pattern=SlidingWindow(size=64))),
+        ),
     )
     text = "\n".join(serve_plan(config, parse_cluster("h100:1x1"), 1, 2048).lines)
     assert "  1 layers  RingCache of 64 slots" in text
