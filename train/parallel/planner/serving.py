@@ -2,8 +2,8 @@
 
 At every step of decoding each chip reads its part of the weights that some row needs and of all rows' caches, once. No
 kernel is faster than that: rows x chips' memory rates / bytes bounds the tokens a second (Pope et al. 2022,
-"Efficiently Scaling Transformer Inference", section 2). The caches are those that the mixers themselves make (`empty_cache`), so
-that grouped heads, windows, latents and recurrent states count as what they are.
+"Efficiently Scaling Transformer Inference", section 2). The caches are those that the mixers themselves make
+(`empty_cache`), so that grouped heads, windows, latents and recurrent states count as what they are.
 """
 
 import dataclasses
