@@ -18,16 +18,15 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward.experts import Experts
 from model.layers import by_stack, group_layers
-from model.parameters.precision import Dtype
 from model.parameters.specs import Spec
 from model.stack import empty_caches
 from model.transformer import abstract_params, specs
 from model.vocabulary.embedding import Tied
-from train.parallel.planner.chips import GIB, Cluster
-from train.parallel.planner.words import Plan
+from train.parallel.planner.chips import Cluster
+from train.parallel.planner.job import BYTES
+from train.parallel.planner.words import Plan, format_size
 from train.terminal.formatting import format_count
 
-BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
 # Bytes of a number of a matrix: int8 with a bfloat16 scale for each column, int4 with one for each 128 numbers.
 FORMATS = {"bfloat16": 2.0, "int8": 1.0, "int4": 0.5}
 GROUP = 128
@@ -141,8 +140,8 @@ def serve_plan(config: ModelConfig, cluster: Cluster, rows: int, context: int) -
     lines = [f"inference on {cluster}: {cluster.chips:,} chips, {_rows(rows)} of {context:,} tokens", ""]
     lines += ["caches of a row"]
     for kind, (layers, size) in _kinds(config, context).items():
-        lines.append(f"  {layers:3} layers  {kind:32} {_size(size):>11}")
-    lines += [f"  {'all':43} {_size(cache / rows):>11}, {format_count(growth)}B for one token more", ""]
+        lines.append(f"  {layers:3} layers  {kind:32} {format_size(size):>11}")
+    lines += [f"  {'all':43} {format_size(cache / rows):>11}, {format_count(growth)}B for one token more", ""]
     lines += [f"{'weights':10} {'stored':>12} {'with caches':>12} {'of':>12}  verdict"]
     fits, speeds = False, []
     for number_format in FORMATS:
@@ -151,7 +150,7 @@ def serve_plan(config: ModelConfig, cluster: Cluster, rows: int, context: int) -
         left = memory - weights.stored - logits
         fits = fits or total <= memory
         lines.append(
-            f"{number_format:10} {_size(weights.stored):>12} {_size(total):>12} {_size(memory):>12}  "
+            f"{number_format:10} {format_size(weights.stored):>12} {format_size(total):>12} {format_size(memory):>12}  "
             + _verdict(config, rows, context, memory - total, left)
         )
         speeds.append(_speed(number_format, weights, cache, rows, cluster))
@@ -170,8 +169,8 @@ def _verdict(config: ModelConfig, rows: int, context: int, spare: float, left: f
     if spare >= 0:
         return f"fits; room for {found}"
     if most_rows == 0:
-        return f"does not fit: {_size(-spare)} too much"
-    return f"does not fit: {_size(-spare)} too much; {found} would"
+        return f"does not fit: {format_size(-spare)} too much"
+    return f"does not fit: {format_size(-spare)} too much; {found} would"
 
 
 def _rows(number: int) -> str:
@@ -181,7 +180,7 @@ def _rows(number: int) -> str:
 def _speed(number_format: str, weights: Weights, cache: float, rows: int, cluster: Cluster) -> str:
     seconds = (weights.read + cache) / (cluster.chips * cluster.chip.hbm_rate)
     return (
-        f"  {number_format:10} {_size(weights.read):>12} of weights and {_size(cache)} of caches a step: "
+        f"  {number_format:10} {format_size(weights.read):>12} of weights and {format_size(cache)} of caches a step: "
         f"{1e3 * seconds:,.2f} ms, {1 / seconds:,.1f} tokens/s a row, {rows / seconds:,.0f} in all"
     )
 
@@ -193,7 +192,3 @@ ASSUMPTIONS = (
     "the bound counts reading weights and caches once a step at the data sheet's rate; operations, transfers between "
     "chips and the text's first reading (prefill) come on top",
 )
-
-
-def _size(value: float) -> str:
-    return f"{value / GIB:.2f} GiB" if value >= GIB / 10 else f"{value / 2**20:.2f} MiB"

@@ -67,29 +67,29 @@ def _heading(job: Job) -> list[str]:
 def _memory(job: Job) -> list[str]:
     memory, limit = memory_of(job), job.cluster.chip.hbm
     lines = ["memory a chip"]
-    lines += [f"  {name:28} {_size(value):>11}" for name, value in dataclasses.asdict(memory).items()]
-    lines.append(f"  {'at the fullest moment':28} {_size(memory.total):>11} of {_size(limit)}")
+    lines += [f"  {name:28} {format_size(value):>11}" for name, value in dataclasses.asdict(memory).items()]
+    lines.append(f"  {'at the fullest moment':28} {format_size(memory.total):>11} of {format_size(limit)}")
     if memory.total <= limit:
-        return [*lines, f"  fits: {_size(limit - memory.total)} are left"]
-    return [*lines, f"  does not fit: {_size(memory.total - limit)} too much; {nearest_fit(job)}"]
+        return [*lines, f"  fits: {format_size(limit - memory.total)} are left"]
+    return [*lines, f"  does not fit: {format_size(memory.total - limit)} too much; {nearest_fit(job)}"]
 
 
 def _compiled(step: CompiledStep, job: Job) -> list[str]:
     chip = job.cluster.chip
     limit, device = chip.hbm / chip.devices, "a chip" if chip.devices == 1 else f"a device ({chip.devices} a chip)"
     room = limit - step.peak
-    verdict = f"fits: {_size(room)} are left" if room >= 0 else f"does not fit: {_size(-room)} too much"
+    verdict = f"fits: {format_size(room)} are left" if room >= 0 else f"does not fit: {format_size(-room)} too much"
     took = f"{format_duration(step.trace_seconds)} of tracing, {format_duration(step.compile_seconds)} of compilation"
     lines = [f"compiled for {job.cluster} by libtpu, {device}  ({took}{', kept from an earlier call' * step.cached})"]
-    lines += [f"  {name:28} {_size(getattr(step, name)):>11}" for name in ("arguments", "temporaries")]
-    lines += [f"  {'at the fullest moment':28} {_size(step.peak):>11} of {_size(limit)}", f"  {verdict}"]
+    lines += [f"  {name:28} {format_size(getattr(step, name)):>11}" for name in ("arguments", "temporaries")]
+    lines += [f"  {'at the fullest moment':28} {format_size(step.peak):>11} of {format_size(limit)}", f"  {verdict}"]
     for found in step.collectives:
         axes = ", ".join(found.axes) or "no axis"
         lines.append(f"  {found.kind:20} {axes:14} {found.runs:>7,} a step {format_bytes(found.received):>9} received")
     return lines
 
 
-def _size(value: float) -> str:
+def format_size(value: float) -> str:
     """A number of bytes in GiB, or in MiB below 1 GiB."""
     return f"{value / GIB:.2f} GiB" if value >= GIB else f"{value / 2**20:.2f} MiB"
 
@@ -188,7 +188,11 @@ def other_meshes(experiment: Experiment, found: Search, job: Job, compiled: Comp
     for one in found.fitting:
         if not one.modelled_only and one.memory * times <= limit:
             flags = " ".join(one.settings(experiment))
-            return ["", f"on the same chips this fits, by the count, in {_size(one.memory * times)}:", f"  {flags}"]
+            return [
+                "",
+                f"on the same chips this fits, by the count, in {format_size(one.memory * times)}:",
+                f"  {flags}",
+            ]
     return []
 
 
@@ -204,13 +208,14 @@ def search_plan(experiment: Experiment, found: Search, compiled: Sequence[Compil
             fits=False,
         )
     cluster = found.smallest.job.cluster
-    heading = f"{cluster}: {found.tried:,} candidates, {len(found.fitting):,} fit into {_size(cluster.chip.hbm)} a chip"
+    heading = (
+        f"{cluster}: {found.tried:,} candidates, {len(found.fitting):,} fit into {format_size(cluster.chip.hbm)} a chip"
+    )
     ready = [each for each in found.fitting if not each.modelled_only]
     if not ready:
-        limit, job = cluster.chip.hbm, found.smallest.job
         flags = " ".join(found.smallest.settings(experiment))
-        lines = [heading, f"the smallest takes {_size(found.smallest.memory)} of {_size(limit)}: {flags}"]
-        return Plan(lines=(*lines, nearest_fit(job)), fits=False)
+        lines = [heading, f"the smallest takes {format_size(found.smallest.memory)} of {limit}: {flags}"]
+        return Plan(lines=(*lines, nearest_fit(found.smallest.job)), fits=False)
     known = {id(each.candidate) for each in compiled}
     ranked = [*compiled, *(Compiled(candidate=each) for each in ready if id(each) not in known)][:ROWS]
     best = ranked[0]
