@@ -208,9 +208,8 @@ def search_plan(experiment: Experiment, found: Search, compiled: Sequence[Compil
             fits=False,
         )
     cluster = found.smallest.job.cluster
-    heading = (
-        f"{cluster}: {found.tried:,} candidates, {len(found.fitting):,} fit into {format_size(cluster.chip.hbm)} a chip"
-    )
+    limit = format_size(cluster.chip.hbm)
+    heading = f"{cluster}: {found.tried:,} candidates, {len(found.fitting):,} fit into {limit} a chip"
     ready = [each for each in found.fitting if not each.modelled_only]
     if not ready:
         flags = " ".join(found.smallest.settings(experiment))
