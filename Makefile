@@ -1,5 +1,6 @@
 # make quickstart   train, evaluate and sample a small model on this machine: about ten minutes on two cores
-# make test         the test suite
+# make test         the test suite without its sweeps: at most twelve minutes on two cores
+# make test-all     the whole test suite: long matrices too, of which `make test` runs representatives
 # make check        lint, format and types, as .ci/run does; of configs those that git knows, so none of your own
 # make parity       every published family against transformers, live: installs torch, about ten minutes
 
@@ -18,13 +19,14 @@ STAMP := $(VENV)/.installed-$(ACCELERATOR)-$(VERSION)
 CONFIGS := $(wildcard $(or $(shell git ls-files 'configs/*.py' 2>/dev/null),configs))
 CHECKED := model train launch tests $(CONFIGS)
 
-.PHONY: quickstart test check parity install clean
+.PHONY: quickstart test test-all check parity install clean
 
 quickstart: $(STAMP)
 	$(RUN) -m launch.quickstart
 
-test: $(STAMP)
-	$(RUN) -m pytest --numprocesses=2 --dist=worksteal
+test: TIER := -m "not sweep"
+test test-all: $(STAMP)
+	$(RUN) -m pytest --numprocesses=2 --dist=worksteal $(TIER)
 
 check: $(STAMP)
 	$(RUN) -m ruff check $(CHECKED)

@@ -49,7 +49,11 @@ _OUT_OF_MEMORY = (
 
 
 def run(
-    main: Callable[[list[str]], int | None], *, prints_result: bool = False, may_be_empty: Collection[str] = ()
+    main: Callable[[list[str]], int | None],
+    *,
+    prints_result: bool = False,
+    may_be_empty: Collection[str] = (),
+    several: bool = False,
 ) -> None:
     """Runs a command's main function under absl: exits with its status, and with 2 and one message for a UserError.
 
@@ -59,11 +63,14 @@ def run(
       main: takes the arguments that are not flags and returns the exit status.
       prints_result: whether the result goes to standard output alone; then a failed write to it is an error.
       may_be_empty: the flags for which an empty text is a value; for any other flag it is a mistake.
+      several: whether the command may be started as several processes, by srun or mpirun.
     """
 
-    def guarded(argv: list[str]) -> int | None:
+    def attempted(argv: list[str]) -> int | None:
         try:
             _check_not_empty(may_be_empty)
+            if not several:
+                _refuse_several()
             status = main(argv)
         except PeerLostError as error:
             return _print_error(str(error), EXIT_PEER_LOST)
@@ -93,11 +100,6 @@ def run(
             print("interrupted", file=sys.stderr)
             hosts.leave(EXIT_INTERRUPTED, "interrupted")
             return EXIT_INTERRUPTED
-        except Exception as error:
-            if hosts.joined():  # the others must not wait for this process
-                traceback.print_exc()
-                hosts.leave(1, repr(error))
-            raise
         finally:
             if note := streams.escape_note():
                 print(note, file=sys.stderr)
@@ -105,6 +107,15 @@ def run(
             return _print_error(f"standard output was not written ({failure.strerror}); the missing part is above")
         hosts.leave(status or 0)
         return status
+
+    def guarded(argv: list[str]) -> int | None:
+        try:
+            return attempted(argv)
+        except Exception as error:
+            if hosts.joined():  # the others must not wait for this process
+                traceback.print_exc()
+                hosts.leave(1, repr(error))
+            raise
 
     streams.replace_output_streams()
     quiet_orbax()
@@ -237,6 +248,18 @@ def define_hosts() -> HostFlags:
             "peer_timeout", hosts.JOIN_SECONDS, "Seconds to wait until all processes have come.", lower_bound=0.1
         ),
     )
+
+
+def _refuse_several() -> None:
+    """Raises UserError in every task of several: each would do the same work, and write the same files."""
+    from train.process.cluster import task_of_several
+
+    if (task := task_of_several()) is not None:
+        launcher, index, count = task
+        raise UserError(
+            f"this command runs as one process, and {launcher} started {count}, of which this is number {index}; start "
+            "it once, such as with srun --ntasks=1, or outside the job"
+        )
 
 
 def _begin_hosts(given: HostFlags | None) -> None:

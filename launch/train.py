@@ -8,8 +8,9 @@ Several processes, such as one a host, train one run in a folder that all of the
 VMs and in GKE jobs they find each other; elsewhere each gets --coordinator=HOST:PORT --num_processes=N --process_id=I.
 
 The run folder holds everything that belongs to the run; the same command continues an interrupted run. Exit status: 0
-when the run finished or reached --hard_stop, 75 when a signal ended it (run the same command again), 2 for a mistake
-in the input, 69 when another process of the run was lost.
+when the run finished or reached --hard_stop; 75 when a signal or a notice of maintenance ended it, 69 when another
+process of the run was lost, 70 when it made no progress for --stall_timeout seconds: the same command continues it; 2
+for a mistake in the input.
 
 Ctrl-C, SIGTERM, SIGHUP (a terminal that is closed), SIGUSR1, SIGUSR2 (sbatch --signal) and SIGXCPU end the run after
 the current step, with a checkpoint; of several processes any one may get the signal, and all end after the same step.
@@ -17,6 +18,7 @@ Under nohup SIGHUP is ignored, as it should be. A second Ctrl-C or SIGQUIT ends 
 since the last checkpoint. A terminal, pipe or log that accepts no more output does not end the run.
 """
 
+import contextlib
 import pathlib
 
 from absl import flags
@@ -25,6 +27,8 @@ from launch import cli
 from launch.signals import EXIT_PREEMPTED, StopRequest
 from model.errors import UserError
 from train.process.hosts import is_writer
+from train.process.maintenance import maintenance_watch, on_cloud_tpu
+from train.process.watchdog import STALL_SECONDS
 
 CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
@@ -33,6 +37,25 @@ HOSTS = cli.define_hosts()
 RUN = cli.define_path("run", None, "The run folder; runs/NAME after the config's name when not given.")
 HARD_STOP = flags.DEFINE_integer(
     "hard_stop", None, "Ends the run at this step, leaving its schedule as it is.", lower_bound=1
+)
+STALL_TIMEOUT = flags.DEFINE_float(
+    "stall_timeout",
+    STALL_SECONDS,
+    "Seconds without progress (a step, a batch of an evaluation, a hook, a save) after which the run writes all stacks "
+    "and ends with status 70; compiling and saving have two hours. 0 for never.",
+    lower_bound=0,
+)
+MAINTENANCE = flags.DEFINE_bool(
+    "maintenance",
+    None,
+    "Ends the run as SIGTERM does when Google Cloud announces maintenance of this host or takes it away. When not "
+    "given: on Cloud TPU VMs.",
+)
+PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps",
+    None,
+    "Profiles these steps, such as 10:13, both included: RUN/profile gets a trace for XProf, the memory of the "
+    "devices, and the operations with most time, which the report lists.",
 )
 PRINT_CONFIG = flags.DEFINE_bool(
     "print_config", False, "Prints the resolved config, the parameters, FLOPs and memory per device; trains nothing."
@@ -51,12 +74,23 @@ def main(argv: list[str]) -> int:
         return _print_config(experiment) if is_writer() else 0
     from train.files.paths import literal_path
     from train.files.spool import spool_folder
+    from train.hooks.profile import parse_steps, profile_steps
     from train.loop import train
     from train.report import summary
 
     named = literal_path(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
-    with StopRequest() as stop:
-        outcome = train(experiment, named, hard_stop=HARD_STOP.value, say=cli.print_escaped, stop=stop)
+    hooks = [] if PROFILE_STEPS.value is None else [profile_steps(parse_steps(PROFILE_STEPS.value))]
+    watched = on_cloud_tpu() if MAINTENANCE.value is None else MAINTENANCE.value
+    with StopRequest() as stop, maintenance_watch(stop) if watched else contextlib.nullcontext():
+        outcome = train(
+            experiment,
+            named,
+            hard_stop=HARD_STOP.value,
+            say=cli.print_escaped,
+            stop=stop,
+            hooks=hooks,
+            stall_seconds=STALL_TIMEOUT.value,
+        )
     status = EXIT_PREEMPTED if outcome.state == "interrupted" else 0
     if not is_writer():
         return status
@@ -87,4 +121,4 @@ def _print_config(experiment: object) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, several=True)

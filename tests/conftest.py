@@ -13,6 +13,9 @@ import sys
 
 import pytest
 
+from tests.programs import drop_grown, forget_steps, share_context
+from tests.tiers import COLLECTED, counted
+
 # Before jax is imported: tests of sharding want several devices, and all want each program compiled once. Programs so
 # small run but an instant, so that what makes their machine code faster would take longer than all that it saves.
 FAST_COMPILE_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
@@ -59,18 +62,34 @@ def pytest_configure(config):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Counts the tests of each file before `-m` and `-k` deselect some."""
+    config.stash[COLLECTED] = counted(items)
+
+
 def pytest_collection_finish(session):
-    """Takes what the test modules import out of the garbage collector's sight: it would be walked after each of them."""
+    """Shares what programs need; takes imported modules out of the garbage collector's sight, which would walk them."""
+    if "jax" in sys.modules:
+        share_context()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Gives a test that may patch the code steps that are compiled anew."""
+    if "monkeypatch" in item.fixturenames:
+        forget_steps()
+
+
 def pytest_runtest_teardown(item, nextitem):
-    """Lets go of the compiled programs of a module after its last test: a worker would hold those of all modules."""
-    if (nextitem is None or nextitem.path != item.path) and "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
-        gc.collect()
+    """Lets go of programs: of patched code, and after a module of all if a worker has grown."""
+    if "monkeypatch" in item.fixturenames:
+        forget_steps()
+    if nextitem is not None and nextitem.path != item.path:
+        drop_grown()
 
 
 @pytest.fixture(scope="session")

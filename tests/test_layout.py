@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.tiers import COLLECTED, SWEEP, counted, first_of_each, only_swept, representatives
 from train.config_file import from_file
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -32,7 +33,7 @@ UNTESTED = {
 MAX_LINES = 400  # lines of a file
 MAX_FILES, MAX_TEST_FILES = 17, 20  # in a folder; tests of a folder include those about all of it, and their helpers
 # Imports between folders form no cycle. The files of these folders count by themselves, and so does every __init__.py.
-FLAT_FOLDERS = ("model", "train", "train.data")
+FLAT_FOLDERS = ("launch", "model", "train", "train.data")
 # Modules that also count by themselves, because they import more or less than the rest of their folder, and why.
 STANDALONE = {
     "model.attention.patterns": "options that import nothing; kernels read them too",
@@ -179,6 +180,38 @@ def test_a_file_of_tests_is_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
+def test_each_file_with_a_sweep_has_a_test_outside_it(request):
+    if any("::" in argument for argument in request.config.args):
+        pytest.skip("single tests were asked for, not their files")
+    assert only_swept(request.config.stash[COLLECTED]) == []
+
+
+def test_a_file_that_is_all_sweep_is_found(request):
+    def test_of(name, swept):
+        item = pytest.Function.from_parent(request.node.parent, name="test", callobj=lambda: None)
+        item.path = pathlib.Path(name)
+        if swept:
+            item.add_marker(SWEEP)
+        return item
+
+    items = [test_of(name, swept) for name, swept in (("all.py", True), ("some.py", True), ("some.py", False))]
+    counts = counted([*items, test_of("none.py", False)])
+    assert {path.name: count for path, count in counts.items()} == {
+        "all.py": (1, 1),
+        "some.py": (1, 2),
+        "none.py": (0, 1),
+    }
+    assert [path.name for path in only_swept(counts)] == ["all.py"]
+
+
+def test_a_representative_of_each_kind_stays():
+    cases = [("a", 1), ("a", 2), ("b", 3)]
+    for marked in (first_of_each(lambda case: case[0], cases), representatives(cases, ("a", 1), ("b", 3))):
+        params = list(marked)
+        assert [param.values for param in params] == cases
+        assert [[mark.name for mark in param.marks] for param in params] == [[], ["sweep"], []]
+
+
 def test_every_module_has_its_test_file():
     """In the same folder of tests/; the families are compared with recorded models in tests/model/families."""
     modules = [path for path in MODULES if path.name != "__init__.py" and path.parent.name != "architectures"]
@@ -232,6 +265,13 @@ def test_the_accelerator_is_an_extra_of_the_installation(accelerator, extras, tm
         check=True,
     )
     assert f'--editable ".{extras}"' in shown.stdout
+
+
+@pytest.mark.parametrize(("target", "chosen"), [("test", ' -m "not sweep"'), ("test-all", " ")])
+def test_make_runs_a_tier(target, chosen, tmp_path):
+    make = ["make", "-n", f"VENV={tmp_path / 'venv'}", target]
+    shown = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f" -m pytest --numprocesses=2 --dist=worksteal{chosen}\n" in shown.stdout
 
 
 def test_make_check_leaves_a_users_own_configs_alone(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from train.files.paths import AnyPath, absolute, expand_paths
 from train.files.spool import open_spool
 from train.generation.texts import check_prompts
 from train.hooks.evaluations import evaluation_hooks
-from train.hooks.interface import HookMaker, Say, Session, StepInfo, make_hook
+from train.hooks.interface import Hook, HookMaker, Say, Session, StepInfo, make_hook
 from train.hooks.log import Log
 from train.hooks.samples import SamplesHook
 from train.hooks.saves import SavesHook
@@ -36,6 +37,7 @@ from train.parallel.table import layout_of
 from train.process import hosts
 from train.process.agreement import StopAgreement
 from train.process.stop import Stop
+from train.process.watchdog import Watchdog, end_stalled
 from train.report import write_report
 from train.run import folder as run_folder
 from train.run import parameter_table as parameters
@@ -45,6 +47,7 @@ from train.run.clock import Clock
 from train.run.environment import record_session
 from train.run.metrics import MetricsWriter, NoMetrics, read_metrics
 from train.run.pretrained import check_init_from, initial_params
+from train.run.time_spent import TimeSpent
 from train.state import StateConfig, TrainState, abstract_state, init_sharded, state_shardings
 from train.step import StepFn, compile_train_step
 from train.terminal.progress import Progress
@@ -71,6 +74,7 @@ def train(
     say: Say = print,
     stop: Stop | None = None,
     hooks: Sequence[HookMaker] = (),
+    stall_seconds: float = 0.0,
 ) -> Outcome:
     """Trains until the last step, `hard_stop`, or a request to stop; continues from the run's latest checkpoint.
 
@@ -81,6 +85,7 @@ def train(
       say: prints a line that the user should see.
       stop: may request the end, as `launch.signals.StopRequest` does at a signal; None for no such requests.
       hooks: makers of further hooks (train/hooks/interface.py), called after those of the experiment, before saves.
+      stall_seconds: ends the process after this time without progress (train/process/watchdog.py); 0 for never.
 
     Raises:
       UserError: for everything that the user can fix.
@@ -96,7 +101,8 @@ def train(
         say = say if hosts.is_writer() else together.silent
     if not isinstance(run, pathlib.Path):
         with open_spool(run, say) as spool:
-            return train(experiment, spool, hard_stop, say, stop, hooks)
+            return train(experiment, spool, hard_stop, say, stop, hooks, stall_seconds)
+    began = time.monotonic()
     experiment, stop = expand_paths(experiment), stop or Stop()
     opened: list[Dataset] = []
     with contextlib.ExitStack() as stack, hosts.explain_failures():
@@ -106,7 +112,7 @@ def train(
         together.require_shared_folder(run)
         dataset = opened[0] if opened else open_dataset(begun["dataset"])
         last_step = min(experiment.training.num_steps, hard_stop or experiment.training.num_steps)
-        outcome = _Trainer(experiment, run, dataset, last_step, say).run(stop, hooks)
+        outcome = _Trainer(experiment, run, dataset, last_step, say, began).run(stop, hooks, stall_seconds)
         hosts.from_writer(lambda: str(write_report(run)))
         return outcome
 
@@ -171,8 +177,11 @@ def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
 class _Trainer:
     """One session of a run."""
 
-    def __init__(self, experiment: Experiment, run: pathlib.Path, dataset: Dataset, last_step: int, say: Say) -> None:
+    def __init__(
+        self, experiment: Experiment, run: pathlib.Path, dataset: Dataset, last_step: int, say: Say, began: float
+    ) -> None:
         self.experiment, self.folder, self.dataset, self.last_step, self.say = experiment, run, dataset, last_step, say
+        self.began = began
         self.mesh = make_mesh(experiment.mesh)
         self.layout = layout_of(self.mesh, experiment.sharding)
         self.rows = self.layout.placement(("batch", "sequence"))
@@ -184,8 +193,9 @@ class _Trainer:
         fields = feed.batch_fields(experiment.objective.fields, experiment.data, experiment.model)
         self.batches = Batches(dataset, experiment.data, "train", fields)
         self.clock = Clock(experiment, self.mesh)
+        self.called: set[Hook] = set()
 
-    def run(self, stop: Stop, makers: Sequence[HookMaker]) -> Outcome:
+    def run(self, stop: Stop, makers: Sequence[HookMaker], stall_seconds: float) -> Outcome:
         """Restores or initializes the state, trains, and closes all files, also after an error."""
         total, logging = self.experiment.training.num_steps, self.experiment.logging
         with contextlib.ExitStack() as stack:
@@ -199,15 +209,21 @@ class _Trainer:
                     wandb_project=logging.wandb_project,
                 )
             )
+            folder = self.folder if hosts.is_writer() else None
+            self.spent = stack.enter_context(TimeSpent(folder, number, self.began))
+            self.watchdog = stack.enter_context(self._watchdog(stall_seconds))
             session = self._session()
-            self.log = Log(session, self.batches, self.clock)
+            self.log = Log(session, self.batches, self.clock, self.spent)
             self.hooks = [
                 *evaluation_hooks(session),
                 *self._optional_hooks(session),
                 *(make_hook(make, session) for make in makers),
             ]
+            for hook in self.hooks:
+                stack.callback(hook.close)
             self.store = stack.enter_context(CheckpointStore(self.folder, self.experiment.checkpoints, self.say))
-            state = self._start()
+            with self.watchdog.doing("the start of the run", patient=True):
+                state = self._start()
             step = int(state.step)
             self.saves = SavesHook(session, self.store, step)
             self.hooks.append(self.saves)
@@ -226,7 +242,8 @@ class _Trainer:
                 try:
                     with hosts.explain_failures():
                         outcome = self._steps(state, step, StopAgreement(stop, hosts.group()))
-                        self.store.finish()
+                        with self.watchdog.doing("the last save", patient=True):
+                            self.store.finish()
                     self._require_saved(outcome.step)
                 except BaseException as error:
                     self.metrics.status("failed", self.progress.done, total_steps=total, reason=str(error)[:300])
@@ -243,7 +260,24 @@ class _Trainer:
             layout=self.layout,
             metrics=self.metrics,
             say=self.say,
+            alive=self.watchdog.alive,
         )
+
+    def _watchdog(self, seconds: float) -> Watchdog:
+        """Ends this session when it stands still; the other processes write their stacks too."""
+        group = hosts.group()
+        watchdog = Watchdog(
+            seconds,
+            self.folder / "logs" / f"stacks-{hosts.index()}.txt",
+            end_stalled,
+            say=lambda reason: self.metrics.status(
+                "failed", self.progress.done, total_steps=self.experiment.training.num_steps, reason=reason
+            ),
+            ask_others=None if group is None else lambda: group.watch.tell("stacks"),
+        )
+        if group is not None:
+            group.watch.on_stacks = watchdog.dump
+        return watchdog
 
     def _optional_hooks(self, session: Session) -> Iterator[SamplesHook | StatisticsHook]:
         """The optional hooks of an experiment."""
@@ -284,23 +318,32 @@ class _Trainer:
         """The loop itself."""
         num_steps = self.experiment.training.num_steps
         batches = self._batches(step)
+        for hook in self.hooks:
+            hook.begin(step)
+        self.spent.begin_steps(step)
         self.log.start(step, self.progress)
         stop.start(step)
         info = None
         while step < self.last_step and not stop.reached(step):
-            with self.clock.waiting():
+            with self.clock.waiting(), self.watchdog.doing("the wait for a batch"):
                 batch = next(batches)
             step += 1
-            state, scalars = self._step_fn(step, state, batch)(state, batch)
-            self.log.dispatched(step, scalars)
+            with self.watchdog.doing(f"step {step}", patient=self.clock.compiling):
+                step_fn = self._step_fn(step, state, batch)
+                with self.clock.dispatching():
+                    state, scalars = step_fn(state, batch)
+                self.log.dispatched(step, scalars)  # waits for an earlier step when some are under way
             self.store.poll()
             info = StepInfo(step=step, last=step == num_steps, state=state, scalars=scalars)
             if any(hook.due(info) for hook in self.hooks):
                 self._call_hooks(info)
-        self.log.catch_up()
+        with self.watchdog.doing("the last step", patient=self.clock.compiling):
+            self.log.catch_up()
         self.log.time(step)
         if info is not None and self.saves.saved != step:
-            self.saves(info)
+            with self.spent.on("saving"), self.watchdog.doing("the last save", patient=True):
+                self.saves(info)
+        self.log.record_time_spent(step)
         reason = hosts.from_writer(lambda: stop.reason)  # others may have heard of a stop after the last step
         if step >= num_steps:
             return Outcome("finished", step)
@@ -321,7 +364,8 @@ class _Trainer:
             return self.step_fn
         if self.statistics_step_fn is None:
             self.log.catch_up()
-            with self.clock.paused(), self.progress.paused():
+            compiling = self.watchdog.doing("compiling", patient=True)
+            with self.spent.on("other"), self.clock.paused(), self.progress.paused(), compiling:
                 self.statistics_step_fn = (
                     compile_train_step(self.experiment, self.mesh, statistics).lower(state, batch).compile()
                 )
@@ -329,8 +373,12 @@ class _Trainer:
 
     def _call_hooks(self, info: StepInfo) -> None:
         """Calls the due hooks after the step has ended and its line is written."""
-        self.log.catch_up()
+        with self.watchdog.doing("the step before the hooks", patient=self.clock.compiling):
+            self.log.catch_up()
         with self.clock.paused(), self.progress.paused():
             for hook in self.hooks:
                 if hook.due(info):
-                    hook(info)
+                    patient = hook is self.saves or (hook.compiles and hook not in self.called)
+                    with self.spent.on(hook.activity), self.watchdog.doing(type(hook).__name__, patient=patient):
+                        hook(info)
+                    self.called.add(hook)

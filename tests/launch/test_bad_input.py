@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from tests.tiers import SWEEP
 from train.run import folder as run_folder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -267,8 +268,8 @@ runpy.run_module("launch.train", run_name="__main__", alter_sys=True)
 @pytest.mark.parametrize(
     ("size", "filled", "words"),
     [
-        (1_000, False, r"cannot write .*config\.json: File too large"),
-        (20_000, True, r"cannot write .*throughput\.jsonl: File too large"),
+        pytest.param(1_000, False, r"cannot write .*config\.json: File too large", marks=SWEEP),
+        pytest.param(20_000, True, r"cannot write .*throughput\.jsonl: File too large", marks=SWEEP),
         (20_000, False, "the checkpoint of step 20, where this session ends, could not be written to .*checkpoints"),
     ],
     ids=["config", "metrics", "checkpoint"],

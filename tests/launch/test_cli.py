@@ -159,6 +159,38 @@ def test_a_result_that_was_not_written_is_an_error_and_a_log_is_none(prints_resu
     assert ("standard output was not written (No space left on device)" in capsys.readouterr().err) == prints_result
 
 
+COMMANDS = "bench convert data evaluate generate plan quickstart report submit tokenize".split()
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "train"])
+def test_every_command_but_train_is_refused_as_several_tasks(name, command, monkeypatch):
+    """Those that hold no model too: each task would write the same report or dataset."""
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    status, printed = command(f"launch.{name}")
+    assert status == 2
+    refused = "this command runs as one process, and srun started 4, of which this is number 3; start it once"
+    assert (refused in printed) == (name != "train")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a collective failed"), ValueError("no"), OSError("no number"), KeyError(1)]
+)
+def test_any_error_of_one_of_several_processes_is_told_to_the_others(error, monkeypatch, capsys):
+    left = []
+    monkeypatch.setattr(cli.hosts, "joined", lambda: True)
+    monkeypatch.setattr(cli.hosts, "leave", lambda status, failure=None: left.append((status, failure)))
+    monkeypatch.setattr(sys, "argv", ["command"])
+
+    def main(argv):
+        raise error
+
+    with pytest.raises(type(error)):
+        cli.run(main)
+    assert left == [(1, repr(error))]
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_a_command_of_one_process_is_refused_in_a_job_of_several(monkeypatch):
     """It would do the same work in each, and write the same files."""
     variables = {"JOB_ID": "7", "STEP_NODELIST": "node[3-4]", "NTASKS": "2", "PROCID": "1", "LOCALID": "0"}

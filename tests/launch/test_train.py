@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from model.options.json import from_json
+from tests.tiers import representatives
 from train import loop
 from train.evaluation.validation import SplitEvaluation
 from train.experiment import Experiment, load
@@ -63,7 +64,7 @@ def test_trains_stops_and_goes_on(command, config, tmp_path, monkeypatch):
     assert (run / "report.html").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", representatives([signal.SIGTERM, signal.SIGHUP], signal.SIGTERM))
 def test_a_signal_ends_it_with_the_documented_status_and_it_goes_on(number, command, config, tmp_path, monkeypatch):
     often = (f"--config={config}", "--set=evaluation.every=2")
     status, printed = command("launch.train", *often, f"--run={tmp_path / 'whole'}")

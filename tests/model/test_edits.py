@@ -25,6 +25,7 @@ from model.taps.meanings import TAPS
 from model.taps.request import Tap, Taps
 from model.transformer import forward
 from model.vocabulary.multi_token import MultiToken
+from tests.tiers import representatives
 
 WAYS = {
     "scanned": {},
@@ -88,7 +89,7 @@ EDITS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", representatives(WAYS, "scanned", "written out"))
 def test_an_edit_does_what_other_parameters_do(way, four, tokens):
     config, params = dataclasses.replace(four[0], **WAYS[way]), four[1]
     before = logits(config, params, tokens)
@@ -98,7 +99,7 @@ def test_an_edit_does_what_other_parameters_do(way, four, tokens):
         close(logits(config, params, tokens, edit), expected)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", representatives(WAYS, "scanned", "written out, recomputed"))
 def test_patching_everything_gives_the_other_run_and_patching_nothing_changes_nothing(way, four, tokens, run):
     config, params = dataclasses.replace(four[0], **WAYS[way]), four[1]
     other = np.flip(tokens, axis=1)
@@ -141,7 +142,7 @@ def test_an_edit_has_gradients(way, small, drawn, tokens):
 
 
 @pytest.mark.parametrize("mixer", ["grouped", "latent", "state space"])
-@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("scan", representatives([True, False], True))
 def test_edits_while_decoding_equal_those_of_the_whole_sequence(mixer, scan, small, drawn, tokens):
     option = {
         "grouped": GroupedQuery(num_heads=4, num_kv_heads=2),
@@ -213,7 +214,7 @@ def another(x, site):
     return (x + 1) % 6 if x.dtype == jnp.int32 else x * 0.7 + 0.1
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", representatives(MODELS, "dense", "latent", "delta", "experts"))
 def test_every_tap_can_be_edited_or_says_that_it_cannot(name, small, drawn, tokens):
     config = small(scan_layers=False, **MODELS[name])
     params = drawn(config)

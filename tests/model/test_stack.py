@@ -12,6 +12,7 @@ from model.layers import Except, group_layers
 from model.positions.absolute import NoPositions
 from model.positions.rotary import Rotary
 from model.transformer import forward
+from tests.tiers import representatives
 
 BASE = GroupedQuery(num_heads=4, num_kv_heads=2)
 
@@ -63,7 +64,7 @@ def test_every_layer_has_its_own_pattern(small, drawn, run, tokens):
         np.testing.assert_array_equal(layer > 0, np.broadcast_to(mask, layer.shape))
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("remat", representatives(["none", "dots", "full"], "none", "full"))
 def test_scanned_and_written_out_are_one_function(small, drawn, tokens, remat):
     config = small(**MIXED)
     params = drawn(config)

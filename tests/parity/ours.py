@@ -36,7 +36,7 @@ def arrays_of(opened):
 
 def tensors_of(family, config, params):
     """The inverse of `params_of`."""
-    flat, table = flatten(params), family.tensors(config)
+    flat, table = flatten(jax.device_get(params)), family.tensors(config)
     return {
         name: tensor.join([np.asarray(flat[part.parameter][part.index]) for part in tensor.parts])
         for name, tensor in table.items()

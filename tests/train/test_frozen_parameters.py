@@ -15,6 +15,7 @@ from model.layout import ONE_DEVICE
 from model.parameters.names import flatten
 from model.parameters.specs import specs_by_name
 from model.transformer import specs
+from tests.tiers import representatives
 from tests.train.states import restore_latest, shardings_on
 from train import schedules
 from train.loop import train
@@ -59,9 +60,10 @@ def shapes_made(jaxpr):
                     yield from shapes_made(getattr(inner, "jaxpr", inner))
 
 
-@pytest.fixture(
-    scope="module", params=[AdamW(weight_decay=0.1), Muon(), ScheduleFreeAdamW()], ids=lambda o: type(o).__name__
-)
+OPTIMIZERS = [AdamW(weight_decay=0.1), Muon(), ScheduleFreeAdamW()]
+
+
+@pytest.fixture(scope="module", params=representatives(OPTIMIZERS, Muon()), ids=lambda o: type(o).__name__)
 def optimizer(request):
     return request.param
 

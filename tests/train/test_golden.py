@@ -41,6 +41,7 @@ from model.residual import PostNorm, Sandwich
 from model.vocabulary import cross_entropy
 from model.vocabulary.embedding import Untied
 from model.vocabulary.multi_token import MultiToken
+from tests.tiers import representatives
 from train.data import Batches, BestFit, Bytes, Data, Tail, open_dataset, prepare
 from train.evaluation.validation import compile_eval_step
 from train.experiment import Experiment, Samples, Training
@@ -267,7 +268,12 @@ def test_the_curve_is_the_recorded_one(name, tmp_path):
     assert not found, "; ".join(found)
 
 
-@pytest.mark.parametrize(("name", "devices"), [("grouped", 1), ("latent", 1), ("multi_token", 1), ("multi_token", 4)])
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    representatives(
+        [("grouped", 1), ("latent", 1), ("multi_token", 1), ("multi_token", 4)], ("grouped", 1), ("multi_token", 4)
+    ),
+)
 def test_it_is_the_same_with_logits_of_twenty_tokens_at_once(name, devices, tmp_path, monkeypatch):
     """A z-loss and a tied table, a soft-cap and an untied one, modules that predict further on, rows over devices."""
     monkeypatch.setattr(cross_entropy, "MAX_LOGITS", 20 * VOCAB)

@@ -12,6 +12,7 @@ from model.layout import ONE_DEVICE
 from model.parameters.names import flatten
 from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params, forward
+from tests.tiers import representatives
 from tests.train.parallel.test_collectives import KINDS, loop_bodies
 from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen
@@ -96,7 +97,7 @@ def rms(x):
     return np.sqrt(np.mean(np.square(x)))
 
 
-@pytest.mark.parametrize("scan", [True, False], ids=["scanned", "written out"])
+@pytest.mark.parametrize("scan", representatives([True, False], True), ids=["scanned", "written out"])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_numbers_are_those_worked_out_by_hand(name, scan, make, random_batch):
     """Plain descent at rate 1/2 without clipping: an update is half of the gradient, and the state shows it."""

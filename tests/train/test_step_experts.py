@@ -10,6 +10,7 @@ import pytest
 from model.layout import ONE_DEVICE
 from model.parameters.names import flatten
 from model.transformer import abstract_params, forward
+from tests.tiers import representatives
 from train.evaluation.validation import compile_eval_step
 from train.objectives.next_token import NextToken, with_model_losses
 from train.optimizers.options import SGD, AdamW, Muon, ScheduleFreeAdamW
@@ -126,9 +127,12 @@ def test_accumulation_equals_the_large_batch(make, random_batch):
     assert np.unique(np.asarray(whole.untrained["blocks"]["ffn"]["load_bias"])).tolist() == [-0.5, 0.0, 0.5]
 
 
+DECAY = {"weight_decay": 0.5, "decay_also": ("*",)}
+
+
 @pytest.mark.parametrize(
     "optimizer",
-    [AdamW(weight_decay=0.5, decay_also=("*",)), Muon(weight_decay=0.5, decay_also=("*",)), ScheduleFreeAdamW()],
+    representatives([AdamW(**DECAY), Muon(**DECAY), ScheduleFreeAdamW()], AdamW(**DECAY)),
     ids=lambda option: type(option).__name__,
 )
 def test_a_load_bias_is_moved_by_the_load_alone(optimizer, make, random_batch):

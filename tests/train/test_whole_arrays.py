@@ -15,6 +15,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from model.attention.patterns import Everything, Fixed
 from model.vocabulary import cross_entropy
+from tests.tiers import representatives
 from tests.train.test_golden import EXPERIMENTS
 from train.evaluation.validation import compile_eval_step
 from train.parallel.mesh import Mesh, make_mesh
@@ -64,7 +65,10 @@ def squares(shapes, length):
     return [shape for shape in shapes if sum(size >= length for size in shape) > 1]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+SEEN = ("grouped", "multi_token", "delta", "capacity", "latent")  # by `make test`
+
+
+@pytest.mark.parametrize("name", representatives(EXPERIMENTS, *SEEN))
 def test_no_array_has_the_sequence_twice(name, tmp_path):
     """512 tokens on a CPU: the largest array has 524,288 numbers, a block of 128 queries by all keys."""
     shapes = step_arrays(name, tmp_path, 512)
@@ -87,7 +91,7 @@ VOCAB, CHUNK = 997, 128  # no other axis is as long; the layers are up to 128 wi
 
 
 @pytest.mark.parametrize("compiled", [compile_train_step, compile_eval_step], ids=["training", "evaluation"])
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", representatives(EXPERIMENTS, *SEEN))
 def test_no_array_has_all_tokens_and_the_vocabulary(name, compiled, tmp_path, monkeypatch):
     """1,024 tokens (of two micro-batches, 512): logits of 128 of them at a time, and parameters of so many numbers."""
     monkeypatch.setattr(cross_entropy, "MAX_LOGITS", CHUNK * VOCAB)

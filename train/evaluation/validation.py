@@ -1,5 +1,6 @@
 """The loss on a split of a dataset, as the training loop measures it: every target once, in fixed windows."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -45,6 +46,7 @@ class SplitEvaluation:
         split: str = "validation",
         limit: BatchLimit | None = None,
         step: EvaluationStep | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         """Opens the split.
 
@@ -55,13 +57,14 @@ class SplitEvaluation:
           split: the name of the split.
           limit: the number of batches to read; None for that of `experiment.evaluation`.
           step: the compiled step of another evaluation of this run; None to compile one.
+          alive: called for every batch, so that a watchdog sees progress.
 
         Raises:
           UserError: when there is no token to predict.
         """
         limit = limit or BatchLimit("evaluation", experiment.evaluation.max_batches)
         self._rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
-        self._batch_size = experiment.data.batch_size
+        self._batch_size, self._alive = experiment.data.batch_size, alive
         self._isolated = feed.needs_segments(experiment.data, experiment.model)
         self._batches = EvaluationBatches(
             dataset,
@@ -90,6 +93,10 @@ class SplitEvaluation:
         outputs = []
         for batch in self._batches:
             outputs.append(self.step(state, feed.to_devices(batch, self._rows, self._batch_size, self._isolated)))
+            self._alive()
+        for sums in outputs:  # on an accelerator the batches are computed while the host waits here
+            jax.block_until_ready(sums)
+            self._alive()
         # Sums over batches in double precision; within a batch they are float32.
         nll, end_nll = (math.fsum(float(s[name]) for s in outputs) for name in ("nll", "end_nll"))
         coverage = self._coverage
@@ -101,10 +108,12 @@ class SplitEvaluation:
         return {name: estimate.value for name, estimate in Tally([entry]).measures().items()}
 
 
+@functools.lru_cache(maxsize=4)
 def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, end: int | None = None) -> EvaluationStep:
     """The jitted evaluation of one batch: sums of cross-entropies in nats and of counted tokens.
 
-    `end_nll` is the part of `nll` from targets that equal `end`, the mark that ends documents.
+    `end_nll` is the part of `nll` from targets that equal `end`, the mark that ends documents. The same arguments give
+    the same function, as in `train.step.compile_train_step`.
     """
     table = experiment.sharding
     state_sharding = state_shardings(StateConfig.of(experiment), mesh, table)

@@ -14,11 +14,14 @@ VALIDATION = "validation"
 class ValidationHook(Hook):
     """Measures the validation split; its loss decides which checkpoint is the best."""
 
+    compiles = True
+    activity = "evaluation"
+
     def __init__(self, session: Session) -> None:
         """Args: the session. Raises UserError when the split has no token to predict."""
         option = session.experiment.evaluation
         self.every, self._metrics, self._say = option.every, session.metrics, session.say
-        self.measure = SplitEvaluation(session.experiment, session.dataset, session.mesh)
+        self.measure = SplitEvaluation(session.experiment, session.dataset, session.mesh, alive=session.alive)
         lost = session.dataset.unrestored(VALIDATION)
         self._unrestored = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}
         words = session.dataset.unrestored_in_words(VALIDATION)
@@ -54,6 +57,7 @@ class NamedEvaluationHook(Hook):
             split=split,
             limit=BatchLimit(f"evaluations ({option.name})", option.max_batches),
             step=validation.measure.step,
+            alive=session.alive,
         )
         lost, words = dataset.unrestored(split), dataset.unrestored_in_words(split)
         self._unrestored = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}

@@ -45,6 +45,7 @@ class Session:
       mesh, layout: the devices, and the sharding of activations over them.
       metrics: writes lines to the files of the run.
       say: prints a line for the user.
+      alive: tells the watchdog of progress; for a hook that works for longer than it allows.
     """
 
     experiment: Experiment
@@ -54,6 +55,7 @@ class Session:
     layout: MeshLayout
     metrics: MetricsWriter
     say: Say
+    alive: Callable[[], None] = lambda: None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -78,9 +80,17 @@ class StepInfo:
 
 
 class Hook:
-    """An action every `every` steps and at the last one."""
+    """An action every `every` steps and at the last one.
+
+    Attributes:
+      every: the number of steps.
+      compiles: whether its first call compiles programs, for which the watchdog allows more time.
+      activity: the activity that its time counts as (train/run/time_spent.py).
+    """
 
     every: int
+    compiles = False
+    activity = "other"
 
     def due(self, info: StepInfo) -> bool:
         """Whether the hook is called after a step."""
@@ -89,6 +99,12 @@ class Hook:
     def __call__(self, info: StepInfo) -> None:
         """Acts. The step has ended, its line is written, and the clock is paused."""
         raise NotImplementedError
+
+    def begin(self, step: int) -> None:
+        """Called once, before the first step of a session, which continues from `step`."""
+
+    def close(self) -> None:
+        """Called once, when the session ends, after an error too."""
 
     def resumed(self, step: int, lines: list[dict[str, Any]]) -> None:
         """Takes the step of the checkpoint that a run continues from, and the lines of metrics.jsonl up to it."""

@@ -15,6 +15,7 @@ from model.errors import UserError
 from train.data.batches.pipeline import Batches
 from train.hooks.interface import Session
 from train.run.clock import PROCESS_START, Clock
+from train.run.time_spent import TimeSpent
 from train.terminal.progress import Progress
 
 # The largest number of dispatched steps that have not ended. More would delay a stop and not keep a device busier.
@@ -36,13 +37,13 @@ class Log:
       tokens: the number of counted targets in all fetched steps.
     """
 
-    def __init__(self, session: Session, batches: Batches, clock: Clock) -> None:
-        """Args: the session, its batches, its clock."""
+    def __init__(self, session: Session, batches: Batches, clock: Clock, spent: TimeSpent) -> None:
+        """Args: the session, its batches, its clock, its time by activity."""
         experiment = session.experiment
         self.every, self._last = experiment.logging.every, experiment.training.num_steps
         self._max_skipped = experiment.training.guard.max_consecutive
         self._positions_per_step = experiment.data.batch_size * experiment.data.sequence_length
-        self._session, self._batches, self._clock = session, batches, clock
+        self._session, self._batches, self._clock, self._spent = session, batches, clock, spent
         self._progress: Progress | None = None
         self._waiting: collections.deque[_Dispatched] = collections.deque()
         self.tokens = 0
@@ -81,9 +82,20 @@ class Log:
             return
         timing = self._clock.read()
         self._session.metrics.throughput(step, timing | {"tokens": self.tokens})
+        self.record_time_spent(step)
         if not timing["includes_compilation"]:
             assert self._progress is not None
             self._progress.update(step, tokens_per_second=timing["tokens_per_second"], mfu=timing["mfu"])
+
+    def record_time_spent(self, step: int) -> None:
+        """Writes the time of the session so far, by activity."""
+        clock = self._clock
+        self._spent.write(
+            step,
+            waiting=clock.waiting_seconds,
+            dispatch=clock.dispatch_seconds,
+            first_step=clock.first_step_seconds,
+        )
 
     def _has_line(self, step: int) -> bool:
         return step == self._last or step % self.every == 0

@@ -8,6 +8,8 @@ from train.state import evaluation_params
 class SamplesHook(Hook):
     """Draws texts from the model and writes them to samples.txt."""
 
+    compiles = True
+
     def __init__(self, session: Session) -> None:
         """Args: the session of an experiment with prompts."""
         self.every, self._session = session.experiment.evaluation.every, session

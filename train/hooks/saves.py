@@ -11,6 +11,8 @@ class SavesHook(Hook):
       saved: the step of the last save, at first the step at which the session starts.
     """
 
+    activity = "saving"
+
     def __init__(self, session: Session, store: CheckpointStore, step: int) -> None:
         """Args: the session, its open store, the step at which it starts."""
         option = session.experiment.checkpoints

@@ -10,6 +10,12 @@ import re
 
 from model.errors import UserError
 
+# The variables with the number of tasks and with a task's own number.
+_LAUNCHERS = (
+    ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    ("mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("mpirun", "PMI_SIZE", "PMI_RANK"),
+)
 # SLURM's list of tasks on each node: 1(x4), or 2,1.
 _ONE_TASK_A_NODE = re.compile(r"1(\(x\d+\))?(,1(\(x\d+\))?)*")
 
@@ -83,6 +89,18 @@ def _from_environment() -> Membership | None:
     # jax gives every process the one device that has its number on the host, also to the only process of a host.
     alone_on_host = _is_alone_on_host()
     return Membership(coordinator, count, index, None if devices is None or alone_on_host else tuple(devices))
+
+
+def task_of_several() -> tuple[str, int, int] | None:
+    """The launcher, the number of this task and the number of all, if srun or mpirun started several; else None.
+
+    Reads the launcher's own variables alone: on one host of a TPU slice a command may well run once.
+    """
+    for launcher, count, index in _LAUNCHERS:
+        number, total = os.environ.get(index, ""), os.environ.get(count, "")
+        if number.isdecimal() and total.isdecimal() and int(total) > 1:
+            return launcher, int(number), int(total)
+    return None
 
 
 def _is_alone_on_host() -> bool:

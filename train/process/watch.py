@@ -115,6 +115,7 @@ class Watch:
     Attributes:
       lost: the numbers of the processes that are known to be gone.
       on_end: called with the message before a thread ends this process.
+      on_stacks: called, in a thread, when another process stands still; writes the stacks of this one.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Watch:
         self.lost: set[int] = set()
         self.on_end: Callable[[str], None] | None = None
         self.on_stop: Callable[[str], None] | None = None
+        self.on_stacks: Callable[[], None] | None = None
         self._store, self._index, self._hosts = store, index, hosts
         self._failure: Failure | None = None
         self._changed = threading.Condition()
@@ -221,6 +223,8 @@ class Watch:
                 act = self.on_stop
             if known is None and act is not None:
                 threading.Thread(target=act, args=(event["message"],), daemon=True).start()
+        elif event["kind"] == "stacks" and event["process"] != self._index and self.on_stacks is not None:
+            threading.Thread(target=self.on_stacks, daemon=True).start()
         elif event["kind"] == "failure":
             self._fail(Failure(event["process"], event["message"]))
         return bool(event["kind"] == "end")

@@ -19,6 +19,7 @@ from train.report.run import (
     run_state,
     total_parameters,
 )
+from train.report.time_spent import goodput_headline, profile_rows, time_rows
 from train.terminal.formatting import format_fixed, format_number, format_percent
 
 _DIFF_SHOWN = 200_000  # characters; environment.json has more
@@ -57,12 +58,15 @@ def _content(run: RunData) -> dict[str, Any]:
         "run": run,
         "state": word,
         "about": " \u00b7 ".join([details, *_origin(run)]),
-        "headline_numbers": [*headline_numbers(run), *text_headlines(run)],
+        "headline_numbers": [*headline_numbers(run), *goodput_headline(run), *text_headlines(run)],
         "loss": loss,
         "small": small,
         "charts_missing": charts_missing,
         "final": _final_evaluation(run),
         "bars": _bars(run),
+        "time_rows": time_rows(run),
+        "operations": profile_rows(run),
+        "profiled": run.profile,
         "parsed": parsed_samples(run),
         "evaluations": _evaluations(run),
         "samples": samples[:_STEPS_SHOWN],

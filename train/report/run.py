@@ -17,6 +17,7 @@ from train.files.paths import local_path
 from train.files.schema import conforming, violations
 from train.run.environment import read_sessions
 from train.run.metrics import read_metrics, read_samples, read_statistics, read_status, read_throughput
+from train.run.time_spent import read_time_spent
 from train.terminal.formatting import format_count, format_duration, format_number, format_percent
 
 _STALL_SECONDS = 600.0  # seconds without a new line after which a run that says it is running is "stalled"
@@ -48,6 +49,11 @@ _SCHEMAS: dict[str, Any] = {
         "validation?": {...: object},
         "baselines?": [{"name?": str, "bits_per_byte?": _NUMBER}],
         "samples?": {"count?": int, "parsed?": int},
+    },
+    "profile/operations.json": {
+        "first?": int,
+        "last?": int,
+        "operations?": [{"name": str, "share": float, "count": int}],
     },
     "environment.json": [
         {
@@ -83,6 +89,8 @@ class RunData:
     evaluation: dict[str, Any]
     sessions: list[dict[str, Any]]
     status: dict[str, Any]
+    time_spent: list[dict[str, Any]]
+    profile: dict[str, Any]
     notes: list[str]
     unrestored: str | None = None
     _series: dict[tuple[str, str], Series] = dataclasses.field(default_factory=dict, repr=False)
@@ -166,6 +174,8 @@ def load(run_folder: str | os.PathLike[str]) -> RunData:
         statistics=attempt(read_statistics, []),
         throughput=attempt(read_throughput, []),
         samples=attempt(read_samples, []),
+        time_spent=attempt(read_time_spent, []),
+        profile=read_json("profile/operations.json"),
         parameters=read_json("parameters.json"),
         config=read_json("config.json"),
         evaluation=read_json("evaluation.json"),

@@ -27,11 +27,16 @@ class Clock:
     Attributes:
       step: the step of the last reading.
       compiling: whether the current interval is the first.
+      waiting_seconds, dispatch_seconds: the time so far in which the devices waited for a batch, or for the start of a
+        step after the first (not known on a CPU).
+      first_step_seconds: the time of the first step, with its compilation.
     """
 
     def __init__(self, experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
         """Args: the experiment, for the FLOPs of a token, and the mesh, for the devices' peak."""
         self._utilization = Utilization.of(experiment, mesh)
+        # On a CPU the call that starts a step may compute it.
+        self._starts_and_returns = mesh.devices.flat[0].platform != "cpu"
         self._began = time.monotonic()
         self._watcher = concurrent.futures.ThreadPoolExecutor(1, "ends-of-steps")
         self.start(0)
@@ -42,7 +47,9 @@ class Clock:
         self._since = self._end = time.monotonic()
         self._ended = step
         self._tokens, self._data_wait = 0, 0.0
+        self.waiting_seconds = self.dispatch_seconds = self.first_step_seconds = 0.0
         self._waits: collections.deque[tuple[float, float]] = collections.deque()
+        self._dispatches: collections.deque[tuple[float, float]] = collections.deque()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -50,6 +57,13 @@ class Clock:
         began = time.monotonic()
         yield
         self._waits.append((began, time.monotonic()))
+
+    @contextlib.contextmanager
+    def dispatching(self) -> Iterator[None]:
+        """The time inside is spent on starting the next step."""
+        began = time.monotonic()
+        yield
+        self._dispatches.append((began, time.monotonic()))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -69,12 +83,22 @@ class Clock:
 
     def record_end(self, step: int, end_time: float, tokens: int) -> None:
         """Records the end of the next step and the tokens in its batch."""
+        # While an earlier step is computed, waiting for data and starting a step cost nothing.
         if self._waits:
-            began, arrived = self._waits.popleft()
-            # While an earlier step is computed, a wait for data costs nothing.
-            self._data_wait += max(0.0, min(arrived, end_time) - max(began, self._end))
+            waited = self._exposed(self._waits.popleft(), end_time)
+            self._data_wait += waited
+            self.waiting_seconds += waited
+        if self._dispatches:
+            dispatched = self._exposed(self._dispatches.popleft(), end_time)
+            if not self.compiling and self._starts_and_returns:
+                self.dispatch_seconds += dispatched
         self._ended, self._end = step, end_time
         self._tokens += tokens
+
+    def _exposed(self, interval: tuple[float, float], end_time: float) -> float:
+        """The part of an interval between the end of the step before and the end of this step."""
+        began, ended = interval
+        return max(0.0, min(ended, end_time) - max(began, self._end))
 
     def read(self) -> dict[str, bool | float | None]:
         """Returns the values of the steps since the last reading; the last step to end closes the interval."""
@@ -88,6 +112,8 @@ class Clock:
             "data_wait_fraction": self._data_wait / elapsed,
             "includes_compilation": self.compiling,
         }
+        if self.compiling:
+            self.first_step_seconds = elapsed - self._data_wait
         self.step, self.compiling = self._ended, False
         self._since, self._tokens, self._data_wait = self._end, 0, 0.0
         return values

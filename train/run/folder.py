@@ -15,9 +15,12 @@ NAME.old           one of these four files, of a run that had no checkpoint and 
 tensorboard/       the metrics for TensorBoard, if the experiment asks for it
 wandb.json         the id of the Weights & Biases run, if there is one
 wandb/             the files of the package wandb
+time_spent.jsonl   the seconds of every session by activity; not rewound, so that restarts count
+profile/           a trace of the steps of --profile_steps, the memory of the devices, the longest operations
 status.json        running, finished, stopped, interrupted or failed, and at which step
 checkpoints/       the states from which the run continues
 damaged/           checkpoints that were found to be damaged
+logs/              stacks-PROCESS.txt, of a run that stood still; slurm-JOB.txt, what a job on SLURM printed
 environment.json.damaged   the same of that file
 evaluation.json    of the quickstart: the final measures beside gzip and xz
 files.txt          of the quickstart: the files that the model wrote

@@ -247,17 +247,17 @@ def read_metrics(run_folder: PathLike) -> list[dict[str, Any]]:
     A half-written last line is left out, so a run that is still going can be read. Raises UserError for any other
     damaged line, naming it.
     """
-    return _read_lines(literal_path(run_folder) / "metrics.jsonl")
+    return read_lines(literal_path(run_folder) / "metrics.jsonl")
 
 
 def read_throughput(run_folder: PathLike) -> list[dict[str, Any]]:
     """The lines of throughput.jsonl, as `read_metrics` reads."""
-    return _read_lines(literal_path(run_folder) / "throughput.jsonl")
+    return read_lines(literal_path(run_folder) / "throughput.jsonl")
 
 
 def read_statistics(run_folder: PathLike) -> list[dict[str, Any]]:
     """The lines of statistics.jsonl, as `read_metrics` reads."""
-    return _read_lines(literal_path(run_folder) / _STATISTICS)
+    return read_lines(literal_path(run_folder) / _STATISTICS)
 
 
 def read_samples(run_folder: PathLike) -> list[tuple[int, str]]:
@@ -285,7 +285,8 @@ def read_status(run_folder: PathLike) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _read_lines(path: AnyPath) -> list[dict[str, Any]]:
+def read_lines(path: AnyPath) -> list[dict[str, Any]]:
+    """The lines of a file in order, as `read_metrics` reads them."""
     objects = []
     for line_number, line in enumerate(_complete_lines(_content(path)), start=1):
         fields = _parse(line, line_number, path)

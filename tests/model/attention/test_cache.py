@@ -30,6 +30,7 @@ from model.residual import HyperConnections, Multipliers, Parallel, PostNorm, Re
 from model.stack import empty_caches
 from model.vocabulary.embedding import Untied
 from model.vocabulary.per_layer import PerLayerEmbedding
+from tests.tiers import representatives
 
 
 def test_a_layer_whose_queries_see_a_few_keys_has_a_ring_of_as_many_slots():
@@ -294,6 +295,7 @@ CONFIGS = {
         ),
     },
 }
+CACHED = ("local and global", "latent", "linear biases", "experts", "recurrent and attention", "state space", "gated")
 
 
 def decode(run, config, params, tokens, steps, slots=14):
@@ -308,7 +310,7 @@ def decode(run, config, params, tokens, steps, slots=14):
     return np.concatenate(logits, axis=1), cache
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", representatives(CONFIGS, *CACHED))
 def test_cached_equals_full(small, drawn, run, tokens, name):
     """Token by token from nothing, a chunk of several, token by token to the end; and in chunks of two sizes."""
     config = small(**CONFIGS[name])
@@ -344,7 +346,7 @@ ROWS = (
 )
 
 
-@pytest.mark.parametrize("size", [7, 4, 1])
+@pytest.mark.parametrize("size", representatives([7, 4, 1], 4))
 @pytest.mark.parametrize("name", ROWS)
 def test_rows_of_different_lengths(small, drawn, run, tokens, name, size):
     """Prefilled together in chunks, padded on the right; then each row goes on from its own length."""
@@ -371,12 +373,8 @@ def test_what_lies_in_later_slots_is_never_seen(small, drawn, run, tokens):
     cache = empty_caches(config, 2, 14)
     rubbish = jax.tree.map(lambda x: x + 1e4, cache)
     positions = np.broadcast_to(np.arange(5, dtype=np.int32), (2, 5))
-    for clean, dirty in zip(
-        run(config, params, tokens[:, :5], positions_BT=positions, cache=cache)[0],
-        run(config, params, tokens[:, :5], positions_BT=positions, cache=rubbish)[0],
-        strict=True,
-    ):
-        np.testing.assert_array_equal(clean, dirty)
+    clean, dirty = (run(config, params, tokens[:, :5], positions_BT=positions, cache=c)[0] for c in (cache, rubbish))
+    np.testing.assert_array_equal(clean, dirty)
 
 
 @pytest.mark.parametrize(

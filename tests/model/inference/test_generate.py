@@ -25,6 +25,7 @@ from model.recurrent.lstm import LSTM
 from model.residual import PostNorm
 from model.transformer import forward, stream
 from tests.model.inference.greedy import CONFIG, GREEDY, assert_greedy, draw, prompts_of
+from tests.tiers import representatives
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of, param_shardings
 
@@ -157,7 +158,7 @@ MIXED = dataclasses.replace(
 )
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 24])
+@pytest.mark.parametrize("chunk", representatives([1, 3, 24], 3))
 def test_rings_latents_and_states_decode(chunk):
     """Windows shorter than the prompts, chunks longer and shorter than windows, rings that go round several times."""
     params = draw(MIXED)
@@ -165,7 +166,7 @@ def test_rings_latents_and_states_decode(chunk):
     assert_greedy(MIXED, params, prompts, generate(MIXED, params, prompts, GREEDY, chunk=chunk))
 
 
-@pytest.mark.parametrize("split", ACTIVATIONS)
+@pytest.mark.parametrize("split", representatives(ACTIVATIONS, "heads"))
 def test_caches_of_all_kinds_on_a_mesh(split):
     params = draw(MIXED)
     mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))

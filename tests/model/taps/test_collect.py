@@ -15,6 +15,7 @@ from model.feedforward.mlp import Gated
 from model.layers import Except
 from model.taps.request import Tap, Taps
 from model.transformer import abstract_params, forward
+from tests.tiers import representatives
 
 WINDOW = GroupedQuery(num_heads=4, num_kv_heads=2, pattern=SlidingWindow(size=3))
 # One group of like layers; a pattern of two places and a last layer by itself, whose feed-forward is wider.
@@ -28,7 +29,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("changes", [{}, {"scan_layers": False}, {"remat": "full"}], ids=str)
+@pytest.mark.parametrize("changes", representatives([{}, {"scan_layers": False}, {"remat": "full"}], {}), ids=str)
 def test_chosen_layers_are_those_of_all(model, changes, small, drawn, run, tokens):
     config = small(**MODELS[model], **changes)
     params = drawn(config)

@@ -21,6 +21,7 @@ from model.residual import PostNorm
 from model.transformer import forward, init, logical_axes
 from model.vocabulary.embedding import Untied
 from model.vocabulary.multi_token import MultiToken, shift_left
+from tests.tiers import SWEEP
 
 DEEP = MultiToken(depth=3, weight=0.7)
 EXPERTS = Experts(num_experts=4, top_k=2, expert=Gated(width=8))
@@ -143,7 +144,7 @@ def test_every_module_learns_and_so_does_the_model(small, drawn, tokens):
     "changes",
     [
         {},
-        {"residual": PostNorm(), "position": Learned()},
+        pytest.param({"residual": PostNorm(), "position": Learned()}, marks=SWEEP),
         {"exceptions": (Except(layers="-1", ffn=EXPERTS, mixer=GroupedQuery(num_heads=2)),)},
     ],
     ids=["plain", "post-norm", "other last layer"],

@@ -7,6 +7,7 @@ import tempfile
 import pytest
 
 from model.errors import UserError
+from tests.tiers import representatives
 from tests.train.states import abstract_state_of, assert_same_bits, at_step, open_store, shardings_on
 from train.checkpoints.plain_path import PlainPath, is_plain
 from train.loop import train
@@ -103,7 +104,7 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES, ids=ascii)
+@pytest.mark.parametrize("name", representatives(NAMES, "~", "[", "'\"<&>", "caf\udce9"), ids=ascii)
 def test_checkpoints_below_any_name_come_back(name, experiment, first, tmp_path):
     """They are in the right folder, beside another folder that the name would match as a pattern."""
     run, said = tmp_path / name / "run", []

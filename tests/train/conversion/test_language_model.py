@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from model.errors import UserError
 from model.transformer import forward
 from tests.parity import ours
+from tests.tiers import representatives
 from tests.train.conversion.folders import FIXTURES, contents, published
 from train.conversion.language_model import LanguageModelFolder
 from train.conversion.reading import read_published
@@ -19,7 +20,7 @@ from train.run.loading import load_params
 MOE = "multimodal_qwen3_vl_moe"
 
 
-@pytest.mark.parametrize("family", ["multimodal_gemma3", MOE])
+@pytest.mark.parametrize("family", representatives(["multimodal_gemma3", MOE], MOE))
 def test_there_and_back(family, tmp_path, capfd):
     folder = published(tmp_path, family)
     (folder / "preprocessor_config.json").write_text("{}")

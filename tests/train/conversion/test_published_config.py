@@ -12,6 +12,7 @@ from model.families.sizes import SIZES
 from model.feedforward.balance import BalanceLoss, LoadBias
 from model.norms import RMSNorm
 from model.parameters.names import flatten
+from tests.tiers import SWEEP
 from tests.train.conversion.folders import FIXTURES, trained_here, values_of
 from train.conversion.folder import INDEX
 from train.conversion.published_config import config_like
@@ -43,10 +44,10 @@ def test_a_run_that_was_trained_here_as_a_family_or_not(tmp_path, tiny_run, monk
 @pytest.mark.parametrize(
     ("family", "stored_as", "length"),
     [
-        ("bloom", "float32", "seq_length"),
+        pytest.param("bloom", "float32", "seq_length", marks=SWEEP),
         ("deepseek_v3", "bfloat16", "max_position_embeddings"),  # and its load biases as float32
-        ("gemma3", "float32", "max_position_embeddings"),
-        ("gpt2", "bfloat16", "n_positions"),
+        pytest.param("gemma3", "float32", "max_position_embeddings", marks=SWEEP),
+        pytest.param("gpt2", "bfloat16", "n_positions", marks=SWEEP),
         ("gpt_oss", "float32", "max_position_embeddings"),
     ],
 )

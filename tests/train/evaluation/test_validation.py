@@ -77,7 +77,9 @@ def test_a_uniform_model_needs_the_bits_of_its_vocabulary(
 def test_it_agrees_with_the_evaluation_of_the_same_documents(pairs, tiny_experiment, tmp_path):
     """Rows of 12 cut no document of two tokens, so both see the same context."""
     experiment, dataset, mesh, state = opened(tiny_experiment, Characters(), 4, pairs, tmp_path)
-    measured = SplitEvaluation(experiment, dataset, mesh)(state)
+    told = []
+    measured = SplitEvaluation(experiment, dataset, mesh, alive=lambda: told.append(1))(state)
+    assert len(told) > 1  # a watchdog hears of every batch
     layout = layout_of(mesh, experiment.sharding)
     run = LoadedRun(tmp_path, experiment, state.params, mesh, layout, dataset.tokenizer, 0)
     values = {name: estimate.value for name, estimate in evaluate(run).measures.items()}

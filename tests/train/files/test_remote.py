@@ -9,6 +9,7 @@ import pytest
 
 from model.errors import UserError
 from tests import stores
+from tests.tiers import representatives
 from train import experiment as experiments
 from train.checkpoints.faults import DamagedError
 from train.conversion.reading import read_published
@@ -251,6 +252,7 @@ def test_a_damaged_checkpoint_in_a_store_is_named(stored_run, store):
         load_run(stored_run, "20")
 
 
+@pytest.mark.parametrize("stored_run", representatives(["gs", "s3"], "gs"), indirect=True)
 def test_another_run_starts_from_it(stored_run, tiny_experiment, tmp_path):
     start = load_run(stored_run).params
     experiment = tiny_experiment(training__init_from=stored_run, training__num_steps=1, schedule="Constant(peak=1e-9)")
@@ -259,6 +261,7 @@ def test_another_run_starts_from_it(stored_run, tiny_experiment, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.parametrize("stored_run", representatives(["gs", "s3"], "s3"), indirect=True)
 def test_weights_in_a_store_become_a_run_and_a_run_in_a_store_becomes_weights(stored_run, store, tiny_run, tmp_path):
     write_published(user_path(stored_run), tmp_path / "out", family="llama")
     write_published(tiny_run, tmp_path / "same", family="llama")

@@ -11,6 +11,7 @@ from train.hooks import log as module
 from train.hooks.log import IN_FLIGHT, Log
 from train.loop import train
 from train.run.metrics import read_metrics, read_status
+from train.run.time_spent import TimeSpent
 
 
 class Clock:
@@ -21,6 +22,7 @@ class Clock:
 
     def start(self, step):
         self.step = step
+        self.waiting_seconds = self.dispatch_seconds = self.first_step_seconds = 0.0
 
     def watch(self, results):
         number = int(results["number"])
@@ -60,7 +62,7 @@ def begun(tiny_experiment, monkeypatch):
 
         monkeypatch.setattr(module, "jax", types.SimpleNamespace(device_get=device_get, Array=jax.Array))
         session = types.SimpleNamespace(experiment=experiment, metrics=writer, say=lambda line: None)
-        log = Log(session, None, clock)
+        log = Log(session, None, clock, TimeSpent(None, 1, 0.0))
         log.start(0, types.SimpleNamespace(update=lambda *_, **__: None))
         return log, writer, clock, fetches
 

@@ -9,6 +9,7 @@ import pytest
 
 from model.options.assignments import override
 from model.parameters.names import flatten
+from tests.tiers import SWEEP, representatives
 from train.parallel import feed
 from train.parallel.mesh import Mesh, make_mesh, num_devices
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of
@@ -122,11 +123,11 @@ EXPERT_MESHES = {
     ("dispatch", "name"),
     [
         ("Dropless()", "mix"),
-        ("Dropless()", "over tensor"),
         ("Dropless()", "expert"),
-        ("Capacity(factor=1.0)", "expert"),
+        pytest.param("Capacity(factor=1.0)", "expert", marks=SWEEP),
+        pytest.param("Dropless()", "over tensor", marks=SWEEP),
         ("Capacity(factor=1.0)", "over tensor"),
-        ("Capacity(factor=1.0)", "over fsdp"),
+        pytest.param("Capacity(factor=1.0)", "over fsdp", marks=SWEEP),
     ],
 )
 def test_sharded_experts_equal_those_of_one_device(dispatch, name, experiment):
@@ -181,7 +182,7 @@ def test_sharded_experts_with_norms_of_their_own(experiment):
         np.testing.assert_allclose(params[parameter], value, rtol=1e-5, atol=1e-5, err_msg=parameter)
 
 
-@pytest.mark.parametrize("name", ["mix", "sequence"])
+@pytest.mark.parametrize("name", representatives(["mix", "sequence"], "mix"))
 def test_sharded_layers_that_share_keys_and_read_embeddings_of_their_own(name, experiment):
     """Three layers, of which the last sees the keys of the first; a table of vectors for each layer; global factors."""
     own = "num_heads=4, num_kv_heads=4, qk_norm=QKNorm"

@@ -14,6 +14,7 @@ from model.feedforward.mlp import Gated
 from model.recompute import SaveOnly
 from model.taps.request import Tap, Taps
 from model.transformer import forward, init, logical_axes
+from tests.tiers import representatives
 from tests.train.parallel.test_collectives import MESH, collectives
 from train.parallel.mesh import make_mesh
 from train.parallel.table import Sharding, layout_of, param_shardings
@@ -90,7 +91,7 @@ def test_each_device_keeps_its_own_part_of_chosen_taps(scan):
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("scan", representatives([True, False], True))
 def test_an_edit_sends_nothing(scan, gradient):
     plain, edited = (program(scan, taps, gradient=gradient)[0].as_text() for taps in (None, edits_alone))
     assert collectives(plain)

@@ -3,7 +3,7 @@
 import pytest
 
 from model.errors import UserError
-from train.process.cluster import Membership, membership
+from train.process.cluster import Membership, membership, task_of_several
 
 SLURM = {
     "SLURM_JOB_ID": "4096",
@@ -96,3 +96,21 @@ def test_an_environment_that_cannot_be_read(environment):
     environment(SLURM | {"SLURM_NTASKS": "many"})
     with pytest.raises(UserError, match="could not be read .*--num_processes=1"):
         membership()
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),  # the script of sbatch, which runs once
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}, ("srun", 2, 4)),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, ("mpirun", 0, 2)),
+        ({"PMI_SIZE": "2", "PMI_RANK": "1"}, ("mpirun", 1, 2)),
+        ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}, None),  # one host of a slice
+    ],
+)
+def test_tasks_of_a_launcher(variables, expected, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert task_of_several() == expected

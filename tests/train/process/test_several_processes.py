@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from launch.signals import EXIT_PREEMPTED
+from tests.tiers import representatives
 from train.loop import train
 from train.process.watch import EXIT_PEER_LOST
 
@@ -112,7 +113,9 @@ def undisturbed(experiment, tmp_path_factory):
     return run
 
 
-def test_a_run_that_moves_from_1_to_2_to_4_to_1_processes(experiment, undisturbed, write_config, tmp_path):
+@pytest.mark.parametrize("stopped_on", representatives([2, 4], 4))
+def test_a_run_that_moves_from_1_to_2_to_4_to_1_processes(stopped_on, experiment, undisturbed, write_config, tmp_path):
+    """Two are killed; as many, or four, go on and are stopped; four go on where two were stopped; one finishes."""
     assert jax.process_count() == 1
     run = tmp_path / "run"
     command = [f"--config={write_config(experiment, tmp_path / 'config.py')}", f"--run={run}"]
@@ -129,25 +132,26 @@ def test_a_run_that_moves_from_1_to_2_to_4_to_1_processes(experiment, undisturbe
     assert "Traceback" not in job.printed(0)
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
 
-    # Both again; one is asked to stop, and both do, after the same step.
-    job = Job(2, 4, tmp_path, *command)
+    # All again; one is asked to stop, and all do, after the same step.
+    job = Job(stopped_on, 8 // stopped_on, tmp_path, *command)
     job.wait_until(lambda: "resuming" in job.printed(0) and last_step(run) >= 8)
     job.processes[1].send_signal(signal.SIGTERM)
-    assert job.wait() == [EXIT_PREEMPTED] * 2, job.printed(0)
+    assert job.wait() == [EXIT_PREEMPTED] * stopped_on, job.printed(0)
     assert "SIGTERM in process 1; the same command continues from step" in job.printed(0)
     stopped = last_step(run)
     assert 8 <= stopped < NUM_STEPS
     assert checkpoint(run)[0] == stopped
     assert "training" not in job.printed(1)  # only process 0 prints
 
-    # Four processes go on, and one finishes.
-    until = min(stopped + 2, NUM_STEPS - 1)
-    job = Job(4, 2, tmp_path, *command, f"--hard_stop={until}")
-    assert job.wait() == [0] * 4, job.printed(0)
-    assert last_step(run) == until
+    # Four processes go on, if they have not yet, and one finishes.
+    if stopped_on < 4:
+        stopped = min(stopped + 2, NUM_STEPS - 1)
+        job = Job(4, 2, tmp_path, *command, f"--hard_stop={stopped}")
+        assert job.wait() == [0] * 4, job.printed(0)
+        assert last_step(run) == stopped
     job = Job(1, 4, tmp_path, *command)
     assert job.wait() == [0], job.printed(0)
-    assert f"resuming {run} at step {until} of {NUM_STEPS}" in job.printed(0)
+    assert f"resuming {run} at step {stopped} of {NUM_STEPS}" in job.printed(0)
     assert_same_run(run, undisturbed)
 
 

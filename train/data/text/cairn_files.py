@@ -14,12 +14,20 @@ _CACHE = "a cache of compiled programs"
 # The files and folders of a run folder; a user may keep text beside them.
 _LOGS = ("metrics.jsonl", "throughput.jsonl", "statistics.jsonl", "samples.txt")
 RUN_FILES = (
-    *("config.json", "data.json", "environment.json", "parameters.json", "status.json", "wandb.json"),
-    *("environment.json.damaged", "evaluation.json", "files.txt", "report.html"),
+    *(
+        "config.json",
+        "data.json",
+        "environment.json",
+        "parameters.json",
+        "status.json",
+        "time_spent.jsonl",
+        "wandb.json",
+    ),
+    *("environment.json.damaged", "evaluation.json", "files.txt", "report.html", "time_spent.jsonl"),
     *_LOGS,
     *(f"{name}.old" for name in _LOGS),
 )
-RUN_FOLDERS = ("data", "evaluations", "checkpoints", "tensorboard", "origin", "damaged", "wandb")
+RUN_FOLDERS = ("data", "evaluations", "checkpoints", "tensorboard", "origin", "damaged", "wandb", "logs", "profile")
 # The marks that train.report writes into a page and into a picture.
 REPORT_MARK = re.compile(rb"<title>[^<{]*: Cairn report</title>")
 PICTURE_MARK = b"Software\0Cairn"
