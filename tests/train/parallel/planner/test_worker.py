@@ -53,7 +53,8 @@ def test_errors_of_the_user_and_programs_without_room_are_written(folder, monkey
         def compile(self, **options):
             raise RuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM, 1.53T exceeds 95.74G.\nmore")
 
-    monkeypatch.setattr("train.step.compile_train_step", lambda *arguments: Lowered())
-    worker.main(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("train.step.compile_train_step", lambda *arguments: Lowered())
+        worker.main(folder)
     assert (folder / worker.TOO_LARGE).read_text() == "Ran out of memory on HBM, 1.53T exceeds 95.74G."
     assert not (folder / worker.RESULT).exists()
