@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, MutableMapping
+from typing import Any
 
 from model.errors import UserError
 from model.options.json import to_json
@@ -109,21 +110,31 @@ def compiled_step(
     entry = None if cache is None else cache / f"{_key(experiment, cluster)}{'-whole' * whole}.json"
     if entry is not None and (found := _read(entry)) is not None:
         return found
-    result = _compile(experiment, cluster, whole)
-    if entry is not None:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        write_json(entry, dataclasses.asdict(result))
+    try:
+        result = _compile(experiment, cluster, whole)
+    except TooLargeError as error:
+        _keep(entry, {"too_large": str(error)})
+        raise
+    _keep(entry, dataclasses.asdict(result))
     return result
 
 
+def _keep(entry: pathlib.Path | None, result: dict[str, Any]) -> None:
+    if entry is not None:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        write_json(entry, result)
+
+
 def _read(entry: pathlib.Path) -> CompiledStep | None:
-    """An earlier result; None where there is none that can be read."""
+    """An earlier result; None where there is none that can be read. Raises TooLargeError if it was that."""
     try:
         stored = parse_json(entry.read_bytes())
-        collectives = tuple(Collective(**{**c, "axes": tuple(c["axes"])}) for c in stored.pop("collectives"))
-        return CompiledStep(**stored | {"collectives": collectives, "cached": True})
+        if (too_large := stored.get("too_large")) is None:
+            collectives = tuple(Collective(**{**c, "axes": tuple(c["axes"])}) for c in stored.pop("collectives"))
+            return CompiledStep(**stored | {"collectives": collectives, "cached": True})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+    raise TooLargeError(str(too_large))
 
 
 def _key(experiment: Experiment, cluster: Cluster) -> str:

@@ -55,6 +55,20 @@ def test_the_same_plan_is_read_from_the_disk(experiment, compilations, tmp_path)
         assert not compiled_step(other, chips, tmp_path).cached
 
 
+def test_a_program_that_does_not_fit_is_remembered(experiment, compilations, tmp_path, monkeypatch):
+    tried = []
+
+    def refuse(experiment, cluster, whole):
+        tried.append(experiment)
+        raise TooLargeError("needs 17G of 16G")
+
+    monkeypatch.setattr(compiled, "_compile", refuse)
+    for _ in range(2):
+        with pytest.raises(TooLargeError, match="needs 17G of 16G"):
+            compiled_step(experiment, parse_cluster("v5p:2x2x2"), tmp_path)
+    assert len(tried) == 1
+
+
 def test_other_code_and_other_versions_are_compiled_again(experiment, compilations, tmp_path, monkeypatch):
     cluster = parse_cluster("v5p:2x2x2")
     compiled_step(experiment, cluster, tmp_path)
