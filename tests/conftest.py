@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from tests.programs import drop_grown, forget_steps, share_context
+from tests.programs import drop_grown
 from tests.tiers import COLLECTED, counted
 
 # Before jax is imported: tests of sharding want several devices, and all want each program compiled once. Programs so
@@ -69,25 +69,14 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish(session):
-    """Shares what programs need; takes imported modules out of the garbage collector's sight, which would walk them."""
-    if "jax" in sys.modules:
-        share_context()
+    """Takes imported modules out of the sight of the garbage collector, which would walk them."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item):
-    """Gives a test that may patch the code steps that are compiled anew."""
-    if "monkeypatch" in item.fixturenames:
-        forget_steps()
-
-
 def pytest_runtest_teardown(item, nextitem):
-    """Lets go of programs: of patched code, and after a module of all if a worker has grown."""
-    if "monkeypatch" in item.fixturenames:
-        forget_steps()
+    """Lets go of compiled programs after a module if a worker has grown."""
     if nextitem is not None and nextitem.path != item.path:
         drop_grown()
 

@@ -121,14 +121,12 @@ def _sums_and_grads(
     return sums, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
 
 
-@functools.lru_cache(maxsize=4)
 def compile_train_step(
     experiment: Experiment, mesh: jax.sharding.Mesh, statistics: Statistics | None = None
 ) -> jax.stages.Wrapped:
     """The jitted step on a mesh, with explicit input and output placements; the new state reuses the old one's memory.
 
-    `statistics` are the statistics that the step computes. The same arguments give the same function, so that a run
-    that goes on in the same process, such as that of a notebook, does not compile it again.
+    `statistics` are the statistics that the step computes.
     """
     table = experiment.sharding
     shardings = state_shardings(StateConfig.of(experiment), mesh, table)

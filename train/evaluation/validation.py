@@ -1,6 +1,5 @@
 """The loss on a split of a dataset, as the training loop measures it: every target once, in fixed windows."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -108,12 +107,10 @@ class SplitEvaluation:
         return {name: estimate.value for name, estimate in Tally([entry]).measures().items()}
 
 
-@functools.lru_cache(maxsize=4)
 def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, end: int | None = None) -> EvaluationStep:
     """The jitted evaluation of one batch: sums of cross-entropies in nats and of counted tokens.
 
-    `end_nll` is the part of `nll` from targets that equal `end`, the mark that ends documents. The same arguments give
-    the same function, as in `train.step.compile_train_step`.
+    `end_nll` is the part of `nll` from targets that equal `end`, the mark that ends documents.
     """
     table = experiment.sharding
     state_sharding = state_shardings(StateConfig.of(experiment), mesh, table)
