@@ -1,9 +1,11 @@
 """Plans a training run for a cluster that need not be here: whether it fits, its speed, its cost.
 
-    python -m launch.plan --config=configs/shakespeare_char.py --topology=v5e:4x4
-    python -m launch.plan --config=configs/mine.py --topology=v5p:8x8x8 --mesh=fsdp=64,tensor=8 --set model.remat=full
-    python -m launch.plan --config=configs/mine.py --topology=h100:8x8 --mesh=fsdp=64
-    python -m launch.plan --config=configs/mine.py --topology=v5p:4x4x4 --compile
+    python -m launch.plan --config=configs/llama2_13b.py --topology=v5p:4x4x4
+    python -m launch.plan --config=configs/llama2_13b.py --topology=v5e:16x16 --mesh=fsdp=64,tensor=4
+    python -m launch.plan --config=configs/llama2_13b.py --topology=h100:8x8
+    python -m launch.plan --config=configs/llama2_13b.py --topology=v5p:4x4x4 --compile
+    python -m launch.plan --config=configs/llama2_13b.py --topology=v5p:4x4x4 --search --compile
+    python -m launch.plan --config=configs/llama2_13b.py --topology=v5e:2x4 --serve_check --batch=16 --context=4096
 
 Prints the memory of a chip, operations, transfers, step time, MFU, tokens a second, days and chip-hours. All of it is
 arithmetic from the config and from data sheets: nothing is compiled, and no accelerator is needed. A topology is a chip
@@ -11,20 +13,31 @@ and a shape: a torus of a TPU slice (--slices for several), or nodes x GPUs of a
 is taken if it fits the cluster, and otherwise FSDP over all of it.
 
 --compile also compiles the step for these TPUs, which need not be here (libtpu, extra `tpu`): it adds the peak of
-memory and the collectives of the compiled program, and this peak decides whether the plan fits. A 7B takes a minute or
-two; the same plan again takes seconds, from a folder beside that of compiled programs.
+memory and the collectives of the compiled program, and this peak decides whether the plan fits. A 13B takes about half
+a minute, because the compiler is stopped before it makes machine code; the same plan again takes seconds, from a folder
+beside that of compiled programs.
+
+--search ranks meshes, rematerialisation, micro-batches and layouts of the stream by tokens a second, and prints the
+flags that make the best one; --batches gives values of data.batch_size to try, too. With --compile the best few are
+compiled.
+
+--serve_check says instead whether the model fits for inference, and how fast the memory lets it write.
 
 Exit status: 0 if the plan fits, 1 if it does not, 2 for a mistake in the input.
 """
 
 import dataclasses
 import pathlib
-import sys
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from launch import cli
 from model.errors import UserError
+
+if TYPE_CHECKING:
+    from train.experiment import Experiment
+    from train.parallel.planner.chips import Cluster
 
 CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
@@ -37,8 +50,16 @@ MESH = flags.DEFINE_string(
     "When not given: the config's if it fits, or else fsdp over a slice.",
 )
 COMPILE = flags.DEFINE_bool("compile", False, "Compiles the step for these TPUs, which need not be here.")
+SEARCH = flags.DEFINE_bool(
+    "search", False, "Ranks meshes, rematerialisation and micro-batches instead of planning one."
+)
+BATCHES = flags.DEFINE_list("batches", [], "Values of data.batch_size that --search tries; the config's if not given.")
+SERVE_CHECK = flags.DEFINE_bool("serve_check", False, "Says whether the model fits for inference.")
+BATCH = flags.DEFINE_integer("batch", 1, "Rows that --serve_check serves at a time.", lower_bound=1)
+CONTEXT = flags.DEFINE_integer("context", None, "Tokens of a row in --serve_check; model.context_length if not given.")
 
 EXIT_DOES_NOT_FIT = 1
+NUM_COMPILED = 3  # programs that --search --compile wants to see fit
 
 
 def main(argv: list[str]) -> int:
@@ -49,24 +70,92 @@ def main(argv: list[str]) -> int:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
     if TOPOLOGY.value is None:
         raise UserError("--topology is missing: which chips? Try --topology=v5p:4x4x4")
-    from train.parallel.planner.compiled import compiled_step, prepare_environment
-
-    if COMPILE.value:
-        prepare_environment()
+    if SEARCH.value and (SERVE_CHECK.value or MESH.value is not None):
+        raise UserError("--search chooses the mesh of a training step: give it without --mesh and --serve_check")
+    if BATCHES.value and not SEARCH.value:
+        raise UserError("--batches are for --search; for one plan give --set data.batch_size=64")
     from train.parallel.planner.chips import parse_cluster
-    from train.parallel.planner.job import job_of, mesh_for
-    from train.parallel.planner.words import plan_of
+    from train.parallel.planner.compiled import check_cluster, prepare_environment
 
     cluster = parse_cluster(TOPOLOGY.value, SLICES.value)
-    mesh = cli.mesh_from_flag(MESH)
-    experiment = cli.experiment_from(CONFIG.value, SET.value, mesh)
-    if mesh is None:
-        experiment = dataclasses.replace(experiment, mesh=mesh_for(experiment.mesh, cluster))
-    job, compiled = job_of(experiment, cluster), None
     if COMPILE.value:
-        print(f"compiling for {cluster}", file=sys.stderr, flush=True)
-        compiled = compiled_step(experiment, cluster, _cache_folder())
+        check_cluster(cluster)
+        prepare_environment()
+    experiment = cli.experiment_from(CONFIG.value, SET.value, cli.mesh_from_flag(MESH))
+    if SERVE_CHECK.value:
+        return _serve_check(experiment, cluster)
+    return _search(experiment, cluster) if SEARCH.value else _plan(experiment, cluster)
+
+
+def _plan(experiment: "Experiment", cluster: "Cluster") -> int:
+    from train.parallel.planner.compiled import CompiledStep, TooLargeError, compiled_step
+    from train.parallel.planner.job import job_of, mesh_for
+    from train.parallel.planner.search import search
+    from train.parallel.planner.words import other_meshes, plan_of
+    from train.terminal.progress import Progress
+
+    if MESH.value is None:
+        experiment = dataclasses.replace(experiment, mesh=mesh_for(experiment.mesh, cluster))
+    job = job_of(experiment, cluster)
+    compiled: CompiledStep | str | None = None
+    if COMPILE.value:
+        with Progress(f"compiling for {cluster}", 1) as progress:
+            try:
+                compiled = compiled_step(experiment, cluster, _cache_folder())
+            except TooLargeError as error:
+                compiled = str(error)
+            progress.update(1)
     plan = plan_of(job, experiment.training.num_steps, compiled)
+    lines = list(plan.lines)
+    if not plan.fits:
+        measured = compiled if isinstance(compiled, CompiledStep) else None
+        lines += other_meshes(experiment, search(experiment, cluster), job, measured)
+    cli.print_escaped("\n".join(lines))
+    return 0 if plan.fits else EXIT_DOES_NOT_FIT
+
+
+def _search(experiment: "Experiment", cluster: "Cluster") -> int:
+    from train.parallel.planner.compiled import compiled_step
+    from train.parallel.planner.search import compile_best, search
+    from train.parallel.planner.words import search_plan
+    from train.terminal.progress import Progress
+
+    with Progress("searching, meshes", None) as progress:
+
+        def show(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done)
+
+        found = search(experiment, cluster, _batches(), show)
+    compiled = []
+    if COMPILE.value and found.fitting:
+        with Progress("compiling the best", NUM_COMPILED) as progress:
+            progress.update(0)
+            compiled = compile_best(
+                experiment,
+                found.fitting,
+                NUM_COMPILED,
+                lambda candidate: compiled_step(candidate, cluster, _cache_folder()),
+                progress.update,
+            )
+    plan = search_plan(experiment, found, compiled)
+    cli.print_escaped("\n".join(plan.lines))
+    return 0 if plan.fits else EXIT_DOES_NOT_FIT
+
+
+def _batches() -> list[int]:
+    """The values of --batches. Raises UserError for one that is no number from 1."""
+    for text in BATCHES.value:
+        if not text.strip().isdecimal() or int(text) < 1:
+            raise UserError(f"--batches={','.join(BATCHES.value)}: {text!r} is no number of sequences; expected 64,128")
+    return [int(text) for text in BATCHES.value]
+
+
+def _serve_check(experiment: "Experiment", cluster: "Cluster") -> int:
+    from train.parallel.planner.serving import serve_plan
+
+    context = experiment.model.context_length if CONTEXT.value is None else CONTEXT.value
+    plan = serve_plan(experiment.model, cluster, BATCH.value, context)
     cli.print_escaped("\n".join(plan.lines))
     return 0 if plan.fits else EXIT_DOES_NOT_FIT
 

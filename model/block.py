@@ -11,6 +11,7 @@ from model.context import Context
 from model.layers import Layer
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import cast_like
+from model.recompute import gradients_together
 from model.residual.scheme import LayerSettings, shard_stream
 from model.vocabulary.per_layer import PerLayerInput
 
@@ -54,7 +55,10 @@ class Block(nnx.Module):
             stream = self.residual.write(stream, context.shard(y_BTD, STREAM_AXES), "mixer", context)
         if self.ffn is not None:
             x_BTD, stream = self.residual.read(stream, "ffn")
-            y_BTD = self.ffn(context.shard(x_BTD, ("batch", "ffn_sequence", "embed")), context)
+            graph, weights = nnx.split(self.ffn)
+            x_BTD, weights = gradients_together((x_BTD, weights))
+            ffn = nnx.merge(graph, weights)
+            y_BTD = ffn(context.shard(x_BTD, ("batch", "ffn_sequence", "embed")), context)
             stream = self.residual.write(stream, context.shard(y_BTD, STREAM_AXES), "ffn", context)
         if self.per_layer is not None:
             stream = shard_stream(stream + self.per_layer(stream, context), context)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 
 from model.options.words import nearest
+from model.parameters.mixed_precision import WEIGHT_PRODUCT
 from model.taps.meanings import EARLIER, TAPS
 
 
@@ -59,7 +60,7 @@ def rematerialized(function: Callable[..., Any], remat: Remat, scanned: bool) ->
     if isinstance(remat, SaveOnly):
         policy = _saving(remat)
     else:
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+        policy = _save_weight_products if remat == "dots" else None
     # Without the barrier a compiler merges the recomputation with the first computation; a scan keeps them apart.
     return jax.checkpoint(function, policy=policy, prevent_cse=not scanned)
 
@@ -74,6 +75,12 @@ def _saving(remat: SaveOnly) -> Any:
         offload_src="device",
         offload_dst=HOST_MEMORY,
     )
+
+
+_save_weight_products = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(WEIGHT_PRODUCT),
+)
 
 
 def recomputed(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -96,3 +103,24 @@ def recomputed(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
     same.defvjp(forward, backward)
     return same
+
+
+@jax.custom_vjp
+def gradients_together(tree: Any) -> Any:
+    """Returns the same arrays; no operation may use the gradient of one of them before those of all are computed.
+
+    Around a sublayer's input and weights it stops a compiler from delaying the gradients of the weights, for which it
+    would keep the sublayer's intermediates while it computes the gradients of earlier sublayers.
+    """
+    return tree
+
+
+def _together_forward(tree: Any) -> tuple[Any, None]:
+    return tree, None
+
+
+def _together_backward(_: None, gradients: Any) -> tuple[Any]:
+    return (jax.lax.optimization_barrier(gradients),)
+
+
+gradients_together.defvjp(_together_forward, _together_backward)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from model.cost import count_parameters, training_flops_per_token
+from model.cost import count_parameters
 from model.errors import UserError
 from model.kernels.selection import recorded_choices
 from train.experiment import Experiment
@@ -23,8 +23,8 @@ from train.parallel.mesh import make_mesh
 from train.parallel.table import layout_of
 from train.run.checks import check_mesh
 from train.run.clock import Clock
-from train.run.environment import peak_flops
 from train.run.parameter_table import check_memory
+from train.run.utilization import Utilization
 from train.state import StateConfig, init_sharded, state_shardings
 from train.step import compile_train_step
 from train.terminal.formatting import format_bytes, format_count, format_duration, format_percent
@@ -47,8 +47,7 @@ class Speed:
       device: the kind of the devices, and how many there are.
       step_seconds: of each measured step, from the end of the one before to its own.
       tokens: in one step, on all devices.
-      flops: the model FLOPs of one step (the convention of model/cost.py: no recomputation, causal pairs once).
-      peak: the published peak of all devices in FLOP/s for the compute format; None where none is known.
+      utilization: the model FLOPs of a token, and the peak of all devices.
       trace_seconds, compile_seconds: before the first step; compilation is short where a compilation cache has it.
       memory: bytes on one device, as the compiler plans them: "arguments" (the state and the batch), "temporaries", and
         on a TPU the "peak" of both. "peak in use" is what the device measured, if it does.
@@ -62,8 +61,7 @@ class Speed:
     active_parameters: int
     step_seconds: tuple[float, ...]
     tokens: int
-    flops: float
-    peak: float | None
+    utilization: Utilization
     trace_seconds: float
     compile_seconds: float
     memory: dict[str, int]
@@ -81,14 +79,24 @@ class Speed:
         return self.tokens / self.seconds
 
     @property
+    def flops(self) -> float:
+        """The model FLOPs of one step."""
+        return self.utilization.flops_per_token * self.tokens
+
+    @property
+    def peak(self) -> float | None:
+        """The published peak of all devices in FLOP/s for the compute format; None where none is known."""
+        return self.utilization.peak
+
+    @property
     def flops_per_second(self) -> float:
         """Of one device."""
         return self.flops / self.seconds / self.devices
 
     @property
     def mfu(self) -> float | None:
-        """Model FLOPs utilisation (Chowdhery et al. 2022, "PaLM", appendix B); None where no peak is known."""
-        return None if self.peak is None else self.flops / self.seconds / self.peak
+        """See `Utilization.mfu`."""
+        return self.utilization.mfu(self.tokens_per_second)
 
     def quartiles(self) -> tuple[float, float]:
         """Of the steps, in seconds; those of a single step are its own time."""
@@ -99,8 +107,10 @@ class Speed:
 
     def as_json(self) -> dict[str, Any]:
         """All values, for JSON."""
-        names = ("seconds", "tokens_per_second", "flops_per_second", "mfu")
-        return dataclasses.asdict(self) | {name: getattr(self, name) for name in names}
+        names = ("seconds", "tokens_per_second", "flops", "peak", "flops_per_second", "mfu")
+        fields = dataclasses.asdict(self)
+        del fields["utilization"]
+        return fields | {name: getattr(self, name) for name in names}
 
     def lines(self) -> list[str]:
         """The values as lines for the terminal."""
@@ -173,7 +183,6 @@ def measure(
                 on_progress(n)
 
     device, count = mesh.devices.flat[0], count_parameters(experiment.model)
-    peak = peak_flops(device.device_kind, experiment.model.precision.compute)
     tokens = experiment.data.batch_size * length
     return Speed(
         device=device.device_kind,
@@ -182,8 +191,7 @@ def measure(
         active_parameters=count.active,
         step_seconds=tuple(after - before for before, after in zip(ends[warmup - 1 :], ends[warmup:], strict=False)),
         tokens=tokens,
-        flops=tokens * training_flops_per_token(experiment.model, length, config.specs),
-        peak=None if peak is None else peak * mesh.size,
+        utilization=Utilization.of(experiment, mesh),
         trace_seconds=traced - began,
         compile_seconds=compiled - traced,
         memory=_memory(step, device),

@@ -11,6 +11,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+# The name of a product whose derivative is written by hand, for policies of rematerialisation, which do not see inside.
+WEIGHT_PRODUCT = "weight_product"
 
 from model.parameters.grouped_products import RAGGED_DOT, GroupedKernel
 
@@ -23,7 +27,7 @@ def weight_einsum(spec: str, x: jax.Array, w: jax.Array, dtype: jax.typing.DType
     """
     if w.dtype == x.dtype:
         return jnp.einsum(spec, x, w, preferred_element_type=dtype)
-    return _weight_einsum(spec, dtype, x, w)
+    return checkpoint_name(_weight_einsum(spec, dtype, x, w), WEIGHT_PRODUCT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

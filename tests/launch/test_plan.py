@@ -18,7 +18,7 @@ def test_plans_and_refusals(call, config):
         MODULE,
         [
             given("--topology=v5p:2x2x2"),
-            given("--topology=h100:1x8", "--mesh=fsdp=4,tensor=2"),
+            given("--topology=h100:1x8", "--mesh=fsdp=4,tensor=2", "--set", "model.vocab_size=258"),
             given("--topology=v5e:2x2", "--slices=2"),
             given("--topology=v5e:1x2", "--set", "model.width=1048576", "--set", "model.vocab_size=262144"),
             given("--topology=v5p:2x2x2", "--mesh=fsdp=4,tensor=4"),
@@ -50,5 +50,47 @@ def test_plans_and_refusals(call, config):
         strict=True,
     ):
         assert answer.status == 2
+        assert words in answer.err
+        assert answer.out == ""
+
+
+def test_searches_and_inference(call, config):
+    def given(*arguments):
+        return [f"--config={config}", *arguments]
+
+    answers = call(
+        MODULE,
+        [
+            given("--topology=v5e:2x2", "--search"),
+            given("--topology=h100:1x2", "--search", "--batches=8,16"),
+            given("--topology=v5e:1x2", "--search", "--set", "model.width=1048576", "--set", "model.vocab_size=262144"),
+            given("--topology=v5e:2x2", "--serve_check", "--batch=3"),
+            given("--topology=v5e:2x2", "--serve_check", "--batch=100000000"),
+            given("--topology=v5e:2x2", "--search", "--mesh=fsdp=4"),
+            given("--topology=v5e:2x2", "--search", "--batches=8,many"),
+            given("--topology=v5e:2x2", "--batches=8"),
+            given("--topology=v5e:2x2", "--serve_check", "--context=100000"),
+            given("--topology=h100:1x8", "--compile"),
+        ],
+    )
+    assert [answer.status for answer in answers] == [0, 0, 1, 0, 1, 2, 2, 2, 2, 2]
+    for answer in answers[:2]:
+        assert "the best, as flags for launch.plan and launch.train:\n  --mesh=" in answer.out
+        assert "tokens/s/chip" in answer.out
+        assert "searching, meshes" in answer.err
+    assert "the smallest takes" in answers[2].out
+    assert "inference on v5e:2x2: 4 chips, 3 rows" in answers[3].out
+    assert "does not fit" in answers[4].out
+    for answer, words in zip(
+        answers[5:],
+        (
+            "--search chooses the mesh",
+            "'many' is no number of sequences; expected 64,128",
+            "--batches are for --search",
+            "--context=100000: the model reads 1 to ",
+            "jax compiles for a h100 only where there is one",
+        ),
+        strict=True,
+    ):
         assert words in answer.err
         assert answer.out == ""

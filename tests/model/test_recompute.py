@@ -21,7 +21,7 @@ from model.options.assignments import override
 from model.options.json import from_json, to_json
 from model.options.tree import check
 from model.positions.absolute import NoPositions
-from model.recompute import SaveOnly, recomputed
+from model.recompute import SaveOnly, gradients_together, recomputed
 from model.recurrent.gru import GRU
 from model.transformer import abstract_params, forward
 from model.vocabulary.multi_token import MultiToken
@@ -151,3 +151,30 @@ def test_a_recomputed_function_keeps_its_inputs_alone():
     assert len(jax.tree.leaves(jax.vjp(function, x)[1])) > 1
     gradient = lambda f: jax.grad(lambda x: f(x).sum())(x)  # noqa: E731
     np.testing.assert_allclose(gradient(recomputed(function)), gradient(function), rtol=1e-6)
+
+
+def test_gradients_come_together():
+    """The gradient of one array waits for that of the other, by a barrier over both, and is the same."""
+
+    def loss(tree):
+        x, w = gradients_together(tree)
+        return jnp.sum(jnp.tanh(x @ w))
+
+    def plain(tree):
+        x, w = tree
+        return jnp.sum(jnp.tanh(x @ w))
+
+    tree = jnp.ones((2, 3)), jnp.full((3, 4), 0.1)
+    jax.tree.map(np.testing.assert_array_equal, jax.grad(loss)(tree), jax.grad(plain)(tree))
+    barriers = [e for e in jax.make_jaxpr(jax.grad(loss))(tree).eqns if e.primitive.name == "optimization_barrier"]
+    assert [len(barrier.outvars) for barrier in barriers] == [2]
+
+
+def test_a_feed_forward_layer_forms_its_gradients_together(small, drawn):
+    """One barrier in the backward pass of a layer, over the input and all weights of its feed-forward layer."""
+    config = small(ffn=Gated(width=32), num_layers=1)
+    tokens = jnp.zeros((1, 4), jnp.int32)
+    sum_of = lambda params: forward(config, params, tokens).logits_BTV.sum()  # noqa: E731
+    program = jax.make_jaxpr(jax.grad(sum_of))(drawn(config)).jaxpr
+    barriers = [e for e in equations(program) if e.primitive.name == "optimization_barrier"]
+    assert [len(barrier.outvars) for barrier in barriers].count(4) == 1

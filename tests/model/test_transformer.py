@@ -13,6 +13,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward.mlp import MLP, Gated
 from model.norms import LayerNorm, RMSNorm
+from model.parameters.precision import Precision
 from model.positions.absolute import Learned, NoPositions, Sinusoidal
 from model.positions.alibi import ALiBi
 from model.positions.rotary import Rotary
@@ -222,12 +223,13 @@ def test_scan_and_remat_leave_loss_and_gradients_alone(small, tokens, plain, cha
     assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) > 1e-5
 
 
-@pytest.mark.parametrize("scan", [True, False])
-def test_remat_computes_again_what_it_does_not_keep(small, tokens, scan):
+@pytest.mark.parametrize(("scan", "compute"), [(True, "float32"), (False, "float32"), (True, "bfloat16")])
+def test_remat_computes_again_what_it_does_not_keep(small, tokens, scan, compute):
     """Matrix products in the compiled gradient: "full" repeats those of weights, "dots" only those of attention."""
 
     def products(remat):
-        config = small(scan_layers=scan, remat=remat, num_layers=2 if scan else 1)
+        precision = Precision(compute=compute)
+        config = small(scan_layers=scan, remat=remat, num_layers=2 if scan else 1, precision=precision)
         params = abstract_params(config)
         loss = lambda params: forward(config, params, tokens).logits_BTV.sum()  # noqa: E731
         return jax.jit(jax.grad(loss)).lower(params).compile().as_text().count(" dot(")

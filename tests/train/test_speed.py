@@ -10,7 +10,7 @@ import pytest
 from model.cost import training_flops
 from model.errors import UserError
 from train.objectives.next_token import NextToken
-from train.run.environment import peak_flops
+from train.run.utilization import Utilization, peak_flops
 from train.speed import Speed, measure
 
 SPEED = Speed(
@@ -20,8 +20,7 @@ SPEED = Speed(
     active_parameters=10,
     step_seconds=(0.5, 0.1, 0.3, 0.2),
     tokens=1000,
-    flops=5e14,
-    peak=2 * peak_flops("NVIDIA H100 80GB HBM3", "bfloat16"),
+    utilization=Utilization(5e11, 2 * peak_flops("NVIDIA H100 80GB HBM3", "bfloat16")),
     trace_seconds=1.0,
     compile_seconds=2.0,
     memory={},
@@ -36,7 +35,7 @@ def test_rates_follow_from_the_median_step():
     np.testing.assert_allclose(SPEED.mfu, 1e15 / 989.5e12)
     np.testing.assert_allclose(SPEED.quartiles(), (0.175, 0.35))
     assert dataclasses.replace(SPEED, step_seconds=(0.5,)).quartiles() == (0.5, 0.5)
-    assert dataclasses.replace(SPEED, peak=None).mfu is None
+    assert dataclasses.replace(SPEED, utilization=Utilization(5e11, None)).mfu is None
     assert SPEED.as_json()["tokens_per_second"] == 4000
 
 

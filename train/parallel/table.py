@@ -156,7 +156,10 @@ def _spec(table: ParameterAxes | ActivationAxes, axes: Axes) -> PartitionSpec:
     return PartitionSpec(*(names or None for names in mesh_axes(table, axes)))
 
 
-def _num_shards(mesh: jax.sharding.Mesh, names: Sequence[str]) -> int:
+AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh  # the second has sizes, and no devices
+
+
+def _num_shards(mesh: AnyMesh, names: Sequence[str]) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
@@ -305,7 +308,7 @@ def layout_of(mesh: jax.sharding.Mesh, table: Sharding) -> MeshLayout:
 # ----------------------------------------------------------------------------------------- parameters and moments
 
 
-def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any) -> Any:
+def param_shardings(mesh: AnyMesh, table: Sharding, axes: Any, shapes: Any) -> Any:
     """A placement for every parameter.
 
     Raises UserError if the mesh does not divide an axis of a parameter, or has an expert axis for a model without
@@ -322,11 +325,10 @@ def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes:
         for size, name, over in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
             ways = _num_shards(mesh, over)
             if size % ways:
-                divisors = [str(n) for n in range(1, min(size, mesh.size) + 1) if size % n == 0]
                 raise UserError(
                     f"parameter {path_name(path)}: its {name} axis of {size} cannot be split {ways} ways over "
-                    f"mesh axis {' x '.join(over)}; change the mesh ({size} can be split {', '.join(divisors)} ways), "
-                    f"or keep the axis whole with --set 'sharding.parameters.{name}=()'"
+                    f"mesh axis {' x '.join(over)}, but {_listed_divisors(size)}; change the mesh, or keep the axis "
+                    f"whole with --set 'sharding.parameters.{name}=()'"
                 )
         return NamedSharding(mesh, _spec(table.parameters, names))
 
@@ -336,6 +338,12 @@ def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes:
             f"mesh: expert={ways} splits experts, and this model has none; use fsdp={ways} to split parameters and rows"
         )
     return jax.tree_util.tree_map_with_path(placement, shapes, axes)
+
+
+def _listed_divisors(size: int) -> str:
+    """The numbers of parts into which an axis splits evenly, the largest of them left out if there are many."""
+    found = [str(ways) for ways in range(1, min(size, 4096) + 1) if size % ways == 0][:16]
+    return f"{', '.join(found)} ways"
 
 
 def uneven_axes(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any) -> dict[str, list[int]]:

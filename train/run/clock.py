@@ -10,10 +10,8 @@ from typing import Any
 import jax
 import psutil
 
-from model.cost import training_flops_per_token
 from train.experiment import Experiment
-from train.run.environment import peak_flops
-from train.state import StateConfig
+from train.run.utilization import Utilization
 
 # When this process began, on the monotonic clock, so that imports count in the time to the first step.
 PROCESS_START = time.monotonic() - (time.time() - psutil.Process().create_time())
@@ -36,12 +34,9 @@ class Clock:
 
     def __init__(self, experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
         """Args: the experiment, for the FLOPs of a token, and the mesh, for the devices' peak."""
-        length, specs = experiment.data.sequence_length, StateConfig.of(experiment).specs
-        self._flops_per_token = training_flops_per_token(experiment.model, length, specs)
-        peak = peak_flops(mesh.devices.flat[0].device_kind, experiment.model.precision.compute)
+        self._utilization = Utilization.of(experiment, mesh)
         # On a CPU the call that starts a step may compute it.
         self._starts_and_returns = mesh.devices.flat[0].platform != "cpu"
-        self._peak = None if peak is None else peak * mesh.size
         self._began = time.monotonic()
         self._watcher = concurrent.futures.ThreadPoolExecutor(1, "ends-of-steps")
         self.start(0)
@@ -113,7 +108,7 @@ class Clock:
             "seconds": self._end - self._began,
             "step_seconds": elapsed / steps,
             "tokens_per_second": rate,
-            "mfu": None if self._peak is None else rate * self._flops_per_token / self._peak,
+            "mfu": self._utilization.mfu(rate),
             "data_wait_fraction": self._data_wait / elapsed,
             "includes_compilation": self.compiling,
         }

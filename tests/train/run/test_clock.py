@@ -72,7 +72,7 @@ class Result:
 
 def test_mfu_counts_no_gradients_of_frozen_matrices(at, tiny_experiment, monkeypatch):
     """The embedding table, 257 x 32, is also the matrix of the logits."""
-    monkeypatch.setattr("train.run.clock.peak_flops", lambda *_: 1e9)
+    monkeypatch.setattr("train.run.utilization.peak_flops", lambda *_: 1e9)
     flops_per_token = []
     for frozen in (Frozen(), Frozen(parts=("embedding",))):
         clock = Clock(tiny_experiment(training__frozen=frozen), make_mesh(Mesh(), jax.devices()[:1]))

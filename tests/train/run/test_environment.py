@@ -6,38 +6,7 @@ import pytest
 
 from model.errors import UserError
 from train.run import environment
-from train.run.environment import git_state, peak_flops, read_sessions, record_session
-
-
-@pytest.mark.parametrize(
-    ("kind", "dtype", "tera"),
-    [
-        ("TPU v4", "bfloat16", 275),
-        ("TPU v5 lite", "bfloat16", 197),
-        ("TPU v5e", "bfloat16", 197),
-        ("TPU v5", "bfloat16", 459),
-        ("TPU v5p", "int8", 918),
-        ("TPU v6 lite", "bfloat16", 918),
-        ("TPU v6e", "float32", 918),
-        ("NVIDIA A100-SXM4-80GB", "bfloat16", 312),
-        ("NVIDIA A100-SXM4-80GB", "float32", 156),
-        ("NVIDIA H100 80GB HBM3", "float16", 989.5),
-        ("NVIDIA H100 PCIe", "bfloat16", 756.5),
-        ("NVIDIA H200", "bfloat16", 989.5),
-        ("NVIDIA H200", "float8_e4m3fn", 1979),
-        ("NVIDIA B200", "bfloat16", 2250),
-        ("NVIDIA GB200", "bfloat16", 2500),
-    ],
-)
-def test_peaks(kind, dtype, tera):
-    assert peak_flops(kind, dtype) == tera * 1e12
-
-
-def test_the_peak_of_what_is_not_known_is_none():
-    assert peak_flops("cpu", "float32") is None
-    assert peak_flops("TPU v4 lite", "bfloat16") is None
-    assert peak_flops("TPU v4", "float8_e4m3fn") is None
-    assert peak_flops("NVIDIA A100-SXM4-80GB", "float64") is None
+from train.run.environment import git_state, read_sessions, record_session
 
 
 def test_every_start_adds_an_entry(tmp_path, monkeypatch):

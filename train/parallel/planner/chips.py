@@ -50,6 +50,7 @@ class Chip:
 
     Attributes:
       name: as topologies name it.
+      kinds: as JAX names its devices (`device_kind`), or a part of that name.
       family: chips of a family share the efficiencies in efficiency.py.
       peak: number format -> operations a second; a format that the matrix unit lacks is not named.
       hbm: bytes of memory.
@@ -59,10 +60,12 @@ class Chip:
       matrix_unit: the sides of the matrix unit are padded to multiples of this; 1 where no padding shows.
       devices: JAX devices of one chip; a mesh counts devices.
       watts: the power limit of a GPU.
+      float32: operations a second of what JAX multiplies float32 in by default: TF32; None for bf16, as on TPUs.
       source: the data sheet.
     """
 
     name: str
+    kinds: tuple[str, ...]
     family: str
     peak: dict[str, float]
     hbm: float
@@ -72,6 +75,7 @@ class Chip:
     matrix_unit: int = 1
     devices: int = 1
     watts: float | None = None
+    float32: float | None = None
     source: str
 
     @property
@@ -97,6 +101,7 @@ _NVIDIA = "https://www.nvidia.com/en-us/data-center/"
 _CHIPS = (
     Chip(
         name="v4",
+        kinds=("TPU v4",),
         family="v4",
         peak=_peak(275, int8=275),
         hbm=32 * GIB,
@@ -108,6 +113,7 @@ _CHIPS = (
     ),
     Chip(
         name="v5e",
+        kinds=("TPU v5 lite", "TPU v5e"),
         family="v5e",
         peak=_peak(197, int8=393),
         hbm=16 * GIB,
@@ -119,6 +125,7 @@ _CHIPS = (
     ),
     Chip(
         name="v5p",
+        kinds=("TPU v5p", "TPU v5"),
         family="v5p",
         peak=_peak(459, fp8=459, int8=918),
         hbm=95 * GIB,
@@ -130,6 +137,7 @@ _CHIPS = (
     ),
     Chip(
         name="v6e",
+        kinds=("TPU v6 lite", "TPU v6e"),
         family="v6e",
         peak=_peak(918, fp8=918, int8=1836),
         hbm=32 * GIB,
@@ -141,6 +149,7 @@ _CHIPS = (
     ),
     Chip(
         name="v7x",
+        kinds=("TPU7x", "TPU v7x"),
         family="v7x",
         peak=_peak(2307, fp8=4614),
         hbm=192 * GIB,
@@ -153,6 +162,7 @@ _CHIPS = (
     ),
     Chip(
         name="a100",
+        kinds=("A100",),
         family="ampere",
         peak=_peak(312, int8=624),
         hbm=80 * GB,
@@ -160,32 +170,38 @@ _CHIPS = (
         interconnect=Switched(link=300 * GB, domain=8),
         network=25 * GB,
         watts=400,
+        float32=156 * TERA,
         source=f"{_NVIDIA}a100/ (80 GB SXM; DGX A100: one 200 Gbit/s adapter a GPU)",
     ),
     Chip(
         name="h100",
+        kinds=("H100",),
         family="hopper",
-        peak=_peak(989, fp8=1979, int8=1979),
+        peak=_peak(989.5, fp8=1979, int8=1979),
         hbm=80 * GB,
         hbm_rate=3350 * GB,
         interconnect=Switched(link=450 * GB, domain=8),
         network=50 * GB,
         watts=700,
+        float32=494.5 * TERA,
         source=f"{_NVIDIA}h100/ (SXM; DGX H100: one 400 Gbit/s adapter a GPU)",
     ),
     Chip(
         name="h200",
+        kinds=("H200",),
         family="hopper",
-        peak=_peak(989, fp8=1979, int8=1979),
+        peak=_peak(989.5, fp8=1979, int8=1979),
         hbm=141 * GB,
         hbm_rate=4800 * GB,
         interconnect=Switched(link=450 * GB, domain=8),
         network=50 * GB,
         watts=700,
+        float32=494.5 * TERA,
         source=f"{_NVIDIA}h200/ (SXM; DGX H200: one 400 Gbit/s adapter a GPU)",
     ),
     Chip(
         name="b200",
+        kinds=("B200",),
         family="blackwell",
         peak=_peak(2250, fp8=4500, int8=4500),
         hbm=180 * GB,
@@ -193,10 +209,12 @@ _CHIPS = (
         interconnect=Switched(link=900 * GB, domain=8),
         network=50 * GB,
         watts=1000,
+        float32=1100 * TERA,
         source=f"{_NVIDIA}dgx-b200/ (one 400 Gbit/s adapter a GPU)",
     ),
     Chip(
         name="gb200",
+        kinds=("GB200",),
         family="blackwell",
         peak=_peak(2500, fp8=5000, int8=5000),
         hbm=186 * GB,
@@ -204,6 +222,7 @@ _CHIPS = (
         interconnect=Switched(link=900 * GB, domain=72),
         network=50 * GB,
         watts=1200,
+        float32=1250 * TERA,
         source=f"{_NVIDIA}gb200-nvl72/ (one 400 Gbit/s adapter a GPU)",
     ),
 )

@@ -121,11 +121,21 @@ def local_parameters(job: Job) -> tuple[float, float]:
     return rest / (ways.tensor * ways.stage), experts / (ways.tensor * ways.stage * ways.expert)
 
 
+def held_parameters(job: Job) -> float:
+    """Returns the parameters that one chip holds: its part of `local_parameters`."""
+    ways, (rest, experts) = job.ways, local_parameters(job)
+    return (rest / ways.expert + experts) / (ways.fsdp * ways.context)
+
+
 def _parameter_transfers(job: Job) -> list[Transfer]:
     ways, route = job.ways, routes(job)
     rest, experts = local_parameters(job)
     found = []
-    for name, gathered in (("fsdp", rest / ways.expert + experts), ("expert", rest)):
+    for name, gathered in (
+        ("fsdp", (rest / ways.expert + experts) / ways.context),
+        ("context", rest / ways.expert + experts),
+        ("expert", rest),
+    ):
         size = route[name].size
         # A pipeline keeps its weights gathered from the first micro-batch to the last.
         moved = gathered * (size - 1) / size * (job.microbatches if ways.stage == 1 else 1)
@@ -134,11 +144,12 @@ def _parameter_transfers(job: Job) -> list[Transfer]:
             ("scatters of gradients", job.gradient_bytes),
         ):
             found.append(_transfer(name, purpose, moved * width, route[name], hidden=True))
-    held = (rest / ways.expert + experts) / route["fsdp"].size  # a chip's part inside its slice
-    for name in ("data", "context"):  # the chips of both hold the same parameters
-        size = route[name].size
-        reduced = 2 * (size - 1) / size * held * job.gradient_bytes
-        found.append(_transfer(name, "all-reduce of gradients", reduced, route[name], hidden=False))
+    held = held_parameters(job)
+    if job.across_slices == "fsdp":
+        held *= job.cluster.slices  # a chip's part inside its slice
+    size = route["data"].size
+    reduced = 2 * (size - 1) / size * held * job.gradient_bytes
+    found.append(_transfer("data", "all-reduce of gradients", reduced, route["data"], hidden=False))
     return [*found, *_slice_transfers(job, held)]
 
 

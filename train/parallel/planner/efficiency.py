@@ -58,20 +58,20 @@ class Efficiency:
     waiting: float
 
 
-# Fitted on 26 November 2026 to 111 published speeds (TPU v4 to v7x, A100 to GB200; dense models and mixtures) with
+# Fitted on 27 November 2026 to 111 published speeds (TPU v4 to v7x, A100 to GB200; dense models and mixtures) with
 #     python -m tests.benchmarks.plan_accuracy pod_speeds.csv --fit
 FITTED = Efficiency(
     matmul={
         "v4": 0.786,
-        "v5e": 0.814,
+        "v5e": 0.813,
         "v5p": 0.752,
         "v6e": 0.654,
         "v7x": 0.779,
         "ampere": 0.606,
-        "hopper": 0.623,
-        "blackwell": 0.600,
+        "hopper": 0.622,
+        "blackwell": 0.601,
     },
-    narrow=0.816,
+    narrow=0.811,
     attention={"tpu": 1.27, "gpu": 0.641},
     traffic=1.23,
     dispatch=5.48,

@@ -2,16 +2,21 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Literal
+
+import jax
 
 from model.attention.heads import divisors
 from model.errors import UserError
 from model.parameters.precision import Dtype
+from model.transformer import abstract_params, logical_axes
 from train.experiment import Experiment
 from train.optimizers.options import SGD, Adafactor, Lion, Muon
-from train.parallel.mesh import Mesh
+from train.parallel.mesh import MESH_AXES, Mesh
 from train.parallel.planner.chips import Cluster
 from train.parallel.planner.work import ModelWork, kept_by, work_of
+from train.parallel.table import param_shardings
 
 AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
 BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
@@ -27,7 +32,7 @@ class Ways:
       data: copies of the parameters, each with its rows of the batch.
       fsdp: parts of parameters, gathered layer by layer, each with its rows.
       tensor: parts of heads, feed-forward width and vocabulary.
-      context: parts of every sequence.
+      context: parts of every sequence; it splits parameters as fsdp does.
       expert: parts of the experts, each with its rows; it splits all other parameters as fsdp does.
       stage: parts of the layers, in a pipeline.
     """
@@ -129,12 +134,20 @@ def check_job(job: Job) -> None:
         if number == 0 and size > 1:
             raise UserError(f"mesh: {axis}={size}, and the model has no {of}; leave the axis out")
         if number % size or (number < size and size > 1):
-            fits = [str(divisor) for divisor in divisors(number)[:24]]
+            most = max(2, job.cluster.chips * job.cluster.chip.devices)
+            fits = [str(divisor) for divisor in divisors(number) if divisor <= most][:24]
             parts = "data x fsdp x expert x micro-batches" if axis == "rows" else axis
             raise UserError(f"mesh: {parts}={size} does not divide the {number:,} {of}; {', '.join(fits)} would")
 
 
-def ways_of(sizes: dict[str, int | None], cluster: Cluster) -> Ways:
+def check_parameters(experiment: Experiment, sizes: Mapping[str, int | None]) -> None:
+    """Raises UserError when a mesh, in devices, does not divide a parameter by the sharding table."""
+    mesh = jax.sharding.AbstractMesh(tuple(sizes.get(axis) or 1 for axis in MESH_AXES), MESH_AXES)
+    model = experiment.model
+    param_shardings(mesh, experiment.sharding, logical_axes(model), abstract_params(model))
+
+
+def ways_of(sizes: Mapping[str, int | None], cluster: Cluster) -> Ways:
     """Returns the mesh of an option, whose axes count devices, in chips; `data` None takes what the others leave.
 
     The devices of one chip share its links, so they count as parts of the largest axis. Raises UserError if the axes
@@ -188,4 +201,5 @@ def job_of(experiment: Experiment, cluster: Cluster) -> Job:
         moments=_MOMENTS.get(type(optimizer), 2),
     )
     check_job(job)
+    check_parameters(experiment, dataclasses.asdict(experiment.mesh))
     return job

@@ -9,7 +9,7 @@ needs its output.
 import dataclasses
 import math
 
-from train.parallel.planner.collectives import Transfer, local_parameters, transfers
+from train.parallel.planner.collectives import Transfer, held_parameters, transfers
 from train.parallel.planner.job import Job
 from train.parallel.planner.work import Attention, LayerWork, Product
 
@@ -104,8 +104,7 @@ def loads_of(job: Job) -> Loads:
         elementwise += count * tokens * (3 + again) * _stream_bytes(job, layer)
         dispatch += count * tokens / ways.tensor * (3 + again) * layer.expert_rows * 4 * work.width * job.compute_bytes
     elementwise += 4 * tokens * work.vocab / ways.tensor / ways.stage * 4 * work.logit_passes  # float32 logits
-    rest, experts = local_parameters(job)
-    held = rest / (ways.fsdp * ways.expert) + experts / ways.fsdp
+    held = held_parameters(job)
     return Loads(
         products=tuple(products),
         attention=tuple(attention),

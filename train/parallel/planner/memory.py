@@ -6,7 +6,7 @@ fragmentation or arrays that a compiler keeps longer.
 
 import dataclasses
 
-from train.parallel.planner.collectives import local_parameters
+from train.parallel.planner.collectives import held_parameters, local_parameters
 from train.parallel.planner.job import Job
 from train.parallel.planner.work import LayerWork
 
@@ -41,8 +41,7 @@ class Memory:
 def memory_of(job: Job) -> Memory:
     """Estimates the memory of a job on each of its chips."""
     ways, work = job.ways, job.work
-    rest, experts = local_parameters(job)
-    held = rest / (ways.fsdp * ways.expert) + experts / ways.fsdp
+    held = held_parameters(job)
     tokens = job.chip_tokens / job.microbatches
     in_flight = min(job.microbatches, ways.stage)
     kept = sum(layer.repeats * _kept_numbers(job, layer) for layer in work.layers) / ways.stage
@@ -60,10 +59,12 @@ def memory_of(job: Job) -> Memory:
 
 
 def _gathered(job: Job) -> float:
-    """The bytes of a layer that each device of the chip gathers, and of its gradient."""
+    """The bytes that each device of the chip gathers, and of their gradient: one layer, or all of a pipeline stage."""
     ways = job.ways
-    if ways.fsdp * ways.expert == 1:
+    if ways.fsdp * ways.expert * ways.context == 1:
         return 0.0
+    if ways.stage > 1:  # weights stay gathered, and gradients whole, from the first micro-batch to the last
+        return sum(local_parameters(job)) * (job.compute_bytes + job.gradient_bytes)
     largest = max(
         (layer.parameters - layer.expert_parameters) + layer.expert_parameters / ways.expert
         for layer in job.work.layers
@@ -79,6 +80,10 @@ def _kept_numbers(job: Job, layer: LayerWork) -> float:
         if product.keeps in job.kept:
             whole = product.keeps in ("mixer_output", "ffn_output")
             numbers += stream if whole else product.outputs * product.slots / job.ways.tensor
+        if product.keeps == "ffn_output" and "between" in job.kept:
+            numbers += product.inputs * product.slots / job.ways.tensor  # the hidden layer
+    if "between" in job.kept:
+        numbers += 3 * stream  # two norms, and the sum between them
     if layer.attention is not None and "attention" in job.kept:
         numbers += _heads_width(layer) / job.ways.tensor
     return numbers

@@ -3,17 +3,20 @@
 Instructions in the body of a loop count as often as the loop turns: by the trip count that XLA states, or else by the
 one number with which the loop's condition compares. The bytes are those that one device receives, by what moves: of n
 devices, an all-gather brings (n - 1)/n of its result, a reduce-scatter (n - 1)/n of its operand, an all-reduce twice
-that of its operand, an all-to-all (n - 1)/n of its result, a permutation its whole result. On TPUs an all-gather of
-weights may stand as an all-reduce of a dynamic-update-slice, and counts as the all-reduce that the program names.
+that of its operand, an all-to-all (n - 1)/n of its result, a permutation its whole result. libtpu writes an all-gather
+as an all-reduce of zeros into which each device writes its part, and a reduce-scatter as an all-reduce of which each
+device takes a slice: these count as the all-gather and the reduce-scatter that they are.
 """
 
 import collections
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+
+from train.parallel.planner.hlo import Instruction, Program, sizes
 
 KINDS = (
     "all-gather",
@@ -24,13 +27,7 @@ KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
-_COLLECTIVE = re.compile(rf" = (.+?) ({'|'.join(KINDS)})(-start)?\(")
-_SHAPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*\{$")
-_CALLED = re.compile(r"\b(?:body|calls|to_apply|called_computations|branch_computations)=\{?((?:%?[\w.-]+(?:, )?)+)\}?")
-_CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_LIMIT = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,]+\}(?:,\{[\d,]+\})*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _NAMED = re.compile(r"replica_groups=mesh\[([^\]]+)\] \{([^}]*)\}")
@@ -42,7 +39,7 @@ class Collective:
     """The collectives of one kind over the same mesh axes.
 
     Attributes:
-      kind: as XLA names it.
+      kind: as XLA names it, or what it amounts to (see the module).
       axes: the mesh axes over which devices exchange numbers, in the order of the mesh; () where none is known.
       runs: how often they run in a step, all together.
       received: the bytes that one device receives in a step.
@@ -54,13 +51,6 @@ class Collective:
     received: float
 
 
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-    kind: str
-    axes: tuple[str, ...]
-    received: float
-
-
 def collectives_of(text: str, mesh: Mapping[str, int]) -> tuple[Collective, ...]:
     """Returns the collectives of a compiled program (`compiled.as_text()`), the largest first.
 
@@ -68,67 +58,64 @@ def collectives_of(text: str, mesh: Mapping[str, int]) -> tuple[Collective, ...]
       text: the optimized program of one device.
       mesh: the sizes of the mesh axes, in order; devices are numbered along them.
     """
-    inside: dict[str, list[_Instruction]] = collections.defaultdict(list)
-    calls: dict[str, list[tuple[str, str, int]]] = collections.defaultdict(list)
-    limits: dict[str, list[int]] = collections.defaultdict(list)
-    entry = current = ""
-    for line in text.splitlines():
-        if begun := _COMPUTATION.match(line):
-            current = begun[2]
-            entry = current if begun[1] else entry
-        elif found := _COLLECTIVE.search(line):
-            inside[current].append(_instruction(line, found, mesh))
-        elif limit := _LIMIT.search(line):
-            limits[current].append(int(limit[1]))
-        condition, trips = _CONDITION.search(line), _TRIPS.search(line)
-        for names in _CALLED.findall(line):
-            known = int(trips[1]) if trips else 0
-            calls[current] += [(n.strip(" %"), condition[1] if condition else "", known) for n in names.split(",")]
+    program = Program.parse(text)
     runs: dict[tuple[str, tuple[str, ...]], int] = collections.defaultdict(int)
     received: dict[tuple[str, tuple[str, ...]], float] = collections.defaultdict(float)
-
-    def add(computation: str, times: int) -> None:
-        for instruction in inside[computation]:
-            key = instruction.kind, instruction.axes
-            runs[key] += times
-            received[key] += times * instruction.received
-        for name, condition, known in calls[computation]:
-            compared = limits[condition]  # a loop over layers counts from 0 to the one number in its condition
-            add(name, times * (known or (compared[0] if len(compared) == 1 else 1)))
-
-    add(entry, 1)
+    for instruction in _collectives(program):
+        times = program.runs[instruction.computation]
+        axes, moved = _moves(program, instruction, mesh)
+        for kind, size in moved.items():
+            runs[kind, axes] += times
+            received[kind, axes] += times * size
     all_of_them = [Collective(kind=k, axes=axes, runs=runs[k, axes], received=received[k, axes]) for k, axes in runs]
     return tuple(sorted(all_of_them, key=lambda found: -found.received))
 
 
-def _instruction(line: str, found: re.Match[str], mesh: Mapping[str, int]) -> _Instruction:
-    """The collective of a line; a group of one device exchanges nothing."""
-    kind, result = found[2], _result_bytes(found[1], begun=bool(found[3]))
+def _collectives(program: Program) -> Iterator[Instruction]:
+    """Yields each collective that runs once.
+
+    libtpu splits a collective that runs beside a computation into several fusions, each with a copy of the instruction:
+    copies have the number of the channel in common.
+    """
+    seen = set()
+    for computation in program.runs:
+        for instruction in program.instructions(computation):
+            if instruction.opcode.removesuffix("-start") not in KINDS:
+                continue
+            channel = _CHANNEL.search(instruction.rest)
+            if channel is None or channel[1] not in seen:
+                seen.add(channel and channel[1])
+                yield instruction
+
+
+def _moves(
+    program: Program, instruction: Instruction, mesh: Mapping[str, int]
+) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Returns the mesh axes of a collective, and the bytes that a device receives, by the kind of what moves."""
+    kind, begun = instruction.opcode.removesuffix("-start"), instruction.opcode.endswith("-start")
+    arrays = sizes(instruction.shape)
+    # An instruction that only begins an asynchronous one has its operands beside its result.
+    result = max(arrays, default=0) if begun and kind != "all-reduce" else sum(arrays)
     if kind == "collective-permute":
-        pairs = _PAIRS.search(line)
+        pairs = _PAIRS.search(instruction.rest)
         members = [[int(n) for n in pair.split(",")] for pair in _braced(pairs[1])] if pairs else []
         moving = [pair for pair in members if pair[0] != pair[1]]
-        return _Instruction(kind, _axes(moving, mesh), result if moving else 0)
-    groups = _groups(line)
+        return _axes(moving, mesh), {kind: result if moving else 0}
+    groups = _groups(instruction.rest)
     size = max((len(group) for group in groups), default=math.prod(mesh.values()))
-    share = (size - 1) / size
-    factor = {"all-reduce": 2 * share, "reduce-scatter": share * size}.get(kind, share)
-    return _Instruction(kind, _axes(groups, mesh), factor * result)
-
-
-def _result_bytes(shape: str, begun: bool) -> int:
-    """The bytes of a result: of all its arrays, since one instruction may send several.
-
-    An instruction that only begins an asynchronous one has its operands beside its result: half of its arrays.
-    """
-
-    def bytes_of(dtype: str, dimensions: str) -> int:
-        bits = re.search(r"\d+", dtype)
-        size = math.prod(int(d) for d in dimensions.split(",") if d)
-        return size * (int(bits[0]) if bits else 8) // 8
-
-    sizes = [bytes_of(*array) for array in _SHAPE.findall(shape)]
-    return max(sizes, default=0) if begun else sum(sizes)
+    share, axes = (size - 1) / size, _axes(groups, mesh)
+    if kind != "all-reduce":
+        return axes, {kind: result * (share * size if kind == "reduce-scatter" else share)}
+    moved: dict[str, float] = collections.defaultdict(float)
+    for part, (operand, bytes_of_part) in enumerate(zip(instruction.operands, arrays, strict=False)):
+        used = program.part_used(instruction, part if len(instruction.operands) > 1 else None)
+        if program.is_written_into_zeros(instruction, operand):
+            moved["all-gather"] += share * bytes_of_part
+        elif used < 1:  # devices that need more than their own n-th part gather the others
+            moved["reduce-scatter"] += (share + max(0.0, used - 1 / size)) * bytes_of_part
+        else:
+            moved[kind] += 2 * share * bytes_of_part
+    return axes, moved
 
 
 def _braced(text: str) -> list[str]:

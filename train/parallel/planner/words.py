@@ -1,13 +1,17 @@
 """A plan in words: memory, operations, transfers, step time and cost of a training job, and their assumptions."""
 
 import dataclasses
+import io
+from collections.abc import Sequence
 
 from model.errors import UserError
+from train.experiment import Experiment
 from train.parallel.planner.chips import cluster_of
 from train.parallel.planner.compiled import CompiledStep
 from train.parallel.planner.job import Job, check_job
 from train.parallel.planner.loads import loads_of
 from train.parallel.planner.memory import memory_of
+from train.parallel.planner.search import Candidate, Compiled, Search
 from train.parallel.planner.step_time import time_of
 from train.terminal.formatting import format_bytes, format_count, format_duration
 
@@ -33,11 +37,18 @@ class Plan:
     fits: bool
 
 
-def plan_of(job: Job, steps: int, compiled: CompiledStep | None = None) -> Plan:
-    """Describes a job of `steps` steps. A compiled step decides whether it fits; or else the counted memory does."""
+def plan_of(job: Job, steps: int, compiled: CompiledStep | str | None = None) -> Plan:
+    """Describes a job of `steps` steps.
+
+    A compiled step, or the compiler's reason why there is none, decides whether it fits; or else the counted memory.
+    """
     chip = job.cluster.chip
-    fits = memory_of(job).total <= chip.hbm if compiled is None else compiled.peak <= chip.hbm / chip.devices
-    of_compiler = [] if compiled is None else [_compiled(compiled, job)]
+    if isinstance(compiled, CompiledStep):
+        fits, of_compiler = compiled.peak <= chip.hbm / chip.devices, [_compiled(compiled, job)]
+    elif compiled is None:
+        fits, of_compiler = memory_of(job).total <= chip.hbm, []
+    else:
+        fits, of_compiler = False, [[f"compiled for {job.cluster} by libtpu: does not fit", f"  {compiled}"]]
     parts = (_heading(job), _memory(job), *of_compiler, _operations(job), _transfers(job), _time(job, steps))
     lines = [line for part in parts for line in (*part, "")]
     return Plan(lines=(*lines, "assumptions", *(f"  {line}" for line in ASSUMPTIONS)), fits=fits)
@@ -56,29 +67,29 @@ def _heading(job: Job) -> list[str]:
 def _memory(job: Job) -> list[str]:
     memory, limit = memory_of(job), job.cluster.chip.hbm
     lines = ["memory a chip"]
-    lines += [f"  {name:28} {_size(value):>11}" for name, value in dataclasses.asdict(memory).items()]
-    lines.append(f"  {'at the fullest moment':28} {_size(memory.total):>11} of {_size(limit)}")
+    lines += [f"  {name:28} {format_size(value):>11}" for name, value in dataclasses.asdict(memory).items()]
+    lines.append(f"  {'at the fullest moment':28} {format_size(memory.total):>11} of {format_size(limit)}")
     if memory.total <= limit:
-        return [*lines, f"  fits: {_size(limit - memory.total)} are left"]
-    return [*lines, f"  does not fit: {_size(memory.total - limit)} too much; {nearest_fit(job)}"]
+        return [*lines, f"  fits: {format_size(limit - memory.total)} are left"]
+    return [*lines, f"  does not fit: {format_size(memory.total - limit)} too much; {nearest_fit(job)}"]
 
 
 def _compiled(step: CompiledStep, job: Job) -> list[str]:
     chip = job.cluster.chip
     limit, device = chip.hbm / chip.devices, "a chip" if chip.devices == 1 else f"a device ({chip.devices} a chip)"
     room = limit - step.peak
-    verdict = f"fits: {_size(room)} are left" if room >= 0 else f"does not fit: {_size(-room)} too much"
+    verdict = f"fits: {format_size(room)} are left" if room >= 0 else f"does not fit: {format_size(-room)} too much"
     took = f"{format_duration(step.trace_seconds)} of tracing, {format_duration(step.compile_seconds)} of compilation"
     lines = [f"compiled for {job.cluster} by libtpu, {device}  ({took}{', kept from an earlier call' * step.cached})"]
-    lines += [f"  {name:28} {_size(getattr(step, name)):>11}" for name in ("arguments", "temporaries")]
-    lines += [f"  {'at the fullest moment':28} {_size(step.peak):>11} of {_size(limit)}", f"  {verdict}"]
+    lines += [f"  {name:28} {format_size(getattr(step, name)):>11}" for name in ("arguments", "temporaries")]
+    lines += [f"  {'at the fullest moment':28} {format_size(step.peak):>11} of {format_size(limit)}", f"  {verdict}"]
     for found in step.collectives:
         axes = ", ".join(found.axes) or "no axis"
         lines.append(f"  {found.kind:20} {axes:14} {found.runs:>7,} a step {format_bytes(found.received):>9} received")
     return lines
 
 
-def _size(value: float) -> str:
+def format_size(value: float) -> str:
     """A number of bytes in GiB, or in MiB below 1 GiB."""
     return f"{value / GIB:.2f} GiB" if value >= GIB else f"{value / 2**20:.2f} MiB"
 
@@ -99,8 +110,10 @@ def nearest_fit(job: Job) -> str:
         larger = _on_more_chips(job, times)
         if larger is not None and memory_of(larger).total <= job.cluster.chip.hbm:
             mesh = dataclasses.replace(larger.ways, fsdp=larger.ways.fsdp * job.cluster.chip.devices)
-            settings = ["model.remat=full", f"data.batch_size={larger.batch}"]
-            if larger.microbatches > 1:
+            settings = ["model.remat=full"]
+            if larger.batch != job.batch:
+                settings.append(f"data.batch_size={larger.batch}")
+            if larger.microbatches != job.microbatches:
                 settings.append(f"training.gradient_accumulation={larger.microbatches}")
             flags = " ".join(f"--set {setting}" for setting in settings)
             return f"it fits on {larger.cluster} with --mesh={mesh} {flags}"
@@ -115,7 +128,7 @@ def _on_more_chips(job: Job, times: int) -> Job | None:
     ways = dataclasses.replace(job.ways, fsdp=job.ways.fsdp * times)
     try:
         cluster = cluster_of(job.cluster.chip.name, job.cluster.chips * times, job.cluster.slices)
-        batch = job.batch * times
+        batch = job.batch if job.batch % ways.rows == 0 else job.batch * times
         larger = dataclasses.replace(
             job, cluster=cluster, ways=ways, batch=batch, kept=frozenset(), microbatches=max(1, batch // ways.rows)
         )
@@ -160,3 +173,92 @@ def _time(job: Job, steps: int) -> list[str]:
         f"  {steps:,} steps, {format_count(steps * job.tokens)} tokens: {format_duration(hours * 3600)}, "
         f"{hours * job.cluster.chips:,.1f} chip-hours",
     ]
+
+
+ROWS = 10  # of the table of a search
+
+
+def other_meshes(experiment: Experiment, found: Search, job: Job, compiled: CompiledStep | None) -> list[str]:
+    """Returns lines about the fastest plan on the same chips that fits; none if no other is likely to fit.
+
+    Where the compiler needs more than was counted, the others are taken to need as many times their count.
+    """
+    limit = job.cluster.chip.hbm
+    times = 1.0 if compiled is None else max(1.0, compiled.peak * job.cluster.chip.devices / memory_of(job).total)
+    for one in found.fitting:
+        if not one.modelled_only and one.memory * times <= limit:
+            flags = " ".join(one.settings(experiment))
+            return [
+                "",
+                f"on the same chips this fits, by the count, in {format_size(one.memory * times)}:",
+                f"  {flags}",
+            ]
+    return []
+
+
+def search_plan(experiment: Experiment, found: Search, compiled: Sequence[Compiled]) -> Plan:
+    """Describes a search: the best candidates in a table, and the flags that make the first of them."""
+    if found.smallest is None:
+        rows = experiment.data.batch_size
+        return Plan(
+            lines=(
+                f"no mesh of these chips divides the model and data.batch_size={rows}; try other batches, as in "
+                f"--batches={rows},{2 * rows},{4 * rows}, or --set training.gradient_accumulation=1",
+            ),
+            fits=False,
+        )
+    cluster = found.smallest.job.cluster
+    limit = format_size(cluster.chip.hbm)
+    heading = f"{cluster}: {found.tried:,} candidates, {len(found.fitting):,} fit into {limit} a chip"
+    ready = [each for each in found.fitting if not each.modelled_only]
+    if not ready:
+        flags = " ".join(found.smallest.settings(experiment))
+        lines = [heading, f"the smallest takes {format_size(found.smallest.memory)} of {limit}: {flags}"]
+        return Plan(lines=(*lines, nearest_fit(found.smallest.job)), fits=False)
+    known = {id(each.candidate) for each in compiled}
+    ranked = [*compiled, *(Compiled(candidate=each) for each in ready if id(each) not in known)][:ROWS]
+    best = ranked[0]
+    lines = [heading, *_table(ranked)]
+    if compiled and not best.fits:
+        lines += ["none of the compiled candidates fits; the compiler needs more than the count of arrays", ""]
+    lines += [
+        "the best, as flags for launch.plan and launch.train:",
+        f"  {' '.join(best.candidate.settings(experiment))}",
+    ]
+    return Plan(lines=(*lines, *_without_step(found.fitting, best.candidate, experiment)), fits=best.fits)
+
+
+def _without_step(fitting: Sequence[Candidate], best: Candidate, experiment: Experiment) -> list[str]:
+    """Names the best candidate that the training step cannot run yet, if it would be faster."""
+    other = next((each for each in fitting if each.modelled_only), None)
+    if other is None or other.speed <= best.speed:
+        return []
+    axes, faster = " and ".join(other.modelled_only), 100 * (other.speed / best.speed - 1)
+    flags = " ".join(other.settings(experiment))
+    return ["", f"the model expects {faster:.0f}% more from the axis {axes}, which the step does not have yet: {flags}"]
+
+
+def _table(rows: Sequence[Compiled]) -> list[str]:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for name in ("mesh", "rematerialisation"):
+        table.add_column(name, no_wrap=True)
+    for name in ("batch", "parts", "GiB counted", "GiB compiled", "step", "tokens/s/chip", "MFU"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, row in enumerate(rows, 1):
+        one = row.candidate
+        mesh = ",".join(f"{axis}={size}" for axis, size in one.mesh.items() if size > 1) or "data=1"
+        mesh += " (stream split)" if one.job.stream_split else ""
+        remat = one.remat if isinstance(one.remat, str) else "saves " + ", ".join(one.remat.taps)
+        compiled = "-" if row.step is None else f"{row.step.peak / GIB:.2f}"
+        compiled = ("no program" if row.error else compiled) + ("" if row.fits else ": does not fit")
+        step = format_duration(one.seconds) if one.seconds >= 10 else f"{1e3 * one.seconds:,.0f} ms"
+        cells = (f"{one.job.batch:,}", f"{one.job.microbatches:,}", f"{one.memory / GIB:.2f}", compiled, step)
+        table.add_row(str(number), mesh, remat, *cells, f"{one.speed:,.0f}", f"{100 * one.mfu:.1f}%")
+    file = io.StringIO()
+    Console(file=file, width=160, highlight=False).print(table)
+    return [line.rstrip() for line in file.getvalue().splitlines()]

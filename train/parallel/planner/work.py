@@ -171,9 +171,12 @@ class ModelWork:
 
 
 def kept_by(remat: Remat) -> frozenset[str]:
-    """Returns the products that a layer keeps for the backward pass; it always keeps its input."""
+    """Returns the products that a layer keeps for the backward pass; it always keeps its input.
+
+    The name "between" stands for what the operations between products write.
+    """
     if remat == "none":
-        return frozenset(KEPT)
+        return frozenset(KEPT) | {"between"}
     if remat == "dots":  # products of weights, and not those of attention
         return frozenset(KEPT) - {"attention"}
     return frozenset(_TAPS.get(tap, tap) for tap in saved_taps(remat)) & frozenset(KEPT)

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from tests.train.parallel.planner.planner_jobs import experts, job, work
-from train.parallel.planner.collectives import local_parameters, routes, transfers
+from train.parallel.planner.collectives import held_parameters, local_parameters, routes, transfers
 
 GB, GIB = 1e9, 2**30
 LLAMA = 6_738_415_616  # parameters of LLaMA-2 7B
@@ -50,11 +50,14 @@ def test_tensor_parallel_moves_streams():
     assert not any(t.hidden for t in transfers(one) if t.axis == "tensor")
 
 
-def test_context_parallel_moves_keys_and_values_and_reduces_gradients():
+def test_context_parallel_moves_keys_and_values_and_splits_parameters():
     one = job("v5p:4x4x4", work("llama-2-7b"), 4, ways={"fsdp": 16, "context": 4})
     tokens = 256 * 4096 / 64
     assert received(one, "context", "keys") == pytest.approx(32 * 8192 * tokens * 2 * 3 * 4)
-    assert received(one, "context", "gradients") == pytest.approx(2 * 3 / 4 * LLAMA / 16 * 4)
+    assert held_parameters(one) == LLAMA / 64
+    assert received(one, "fsdp", "gathers") == pytest.approx(2 * 2 * LLAMA / 4 * 15 / 16)
+    assert received(one, "context", "gathers") == pytest.approx(2 * 2 * LLAMA * 3 / 4)
+    assert received(one, "context", "scatters") == pytest.approx(4 * LLAMA * 3 / 4)
 
 
 def test_expert_parallel_splits_experts_and_exchanges_tokens():

@@ -26,6 +26,13 @@ def test_what_layers_keep_by_hand():
     assert memory_of(kept).kept == 3 * memory_of(one).kept
     everything = dataclasses.replace(one, kept=frozenset(KEPT))
     assert memory_of(everything).kept == 32 * 4 * 4096 * 2 * (7 * 4096 + 2 * 11008)
+    between = dataclasses.replace(one, kept=frozenset(KEPT) | {"between"})  # and two norms, a sum, the hidden layer
+    assert memory_of(between).kept == 32 * 4 * 4096 * 2 * (10 * 4096 + 3 * 11008)
+
+
+def test_a_pipeline_keeps_the_weights_of_its_stage_gathered():
+    one = job("v5p:4x4x4", work("llama-2-7b"), 4, ways={"fsdp": 32, "stage": 2}, microbatches=4)
+    assert memory_of(one).gathered == pytest.approx(LLAMA / 2 * (2 + 4))
 
 
 # Peaks that the compiler found: Cairn's from tests/benchmarks/README.md, and MaxText 0.2.5's, GiB a chip. A compiler

@@ -104,6 +104,42 @@ def test_a_group_of_one_device_receives_nothing():
     assert (only.axes, only.received) == ((), 0)
 
 
+# An all-gather and a reduce-scatter as libtpu writes them: an all-reduce of zeros into which a device writes its part, and
+# one of which a device takes a slice. Of the second array, a device needs two of the four parts; of the third, all.
+REWRITTEN = """HloModule step
+
+ENTRY %main (w: f32[16,8], g: f32[64,8]) -> f32[16,8] {
+  %w = f32[16,8]{1,0} parameter(0)
+  %g = f32[64,8]{1,0} parameter(1)
+  %at = s32[] parameter(2)
+  %zero = f32[] constant(0)
+  %start = s32[] constant(0)
+  %zeros = f32[64,8]{1,0} broadcast(%zero), dimensions={}
+  %part = f32[64,8]{1,0} dynamic-update-slice(%zeros, %w, %at, %start)
+  %all = f32[64,8]{1,0} all-reduce(%part), channel_id=1, replica_groups=[1,4]<=[4], to_apply=%add
+  %again = f32[64,8]{1,0} all-reduce(%part), channel_id=1, replica_groups=[1,4]<=[4], to_apply=%add
+  %sums = (f32[64,8]{1,0}, f32[64,8]{1,0}, f32[8]{0}) all-reduce(%g, %g, %v), channel_id=2, replica_groups=[1,4]<=[4]
+  %a = f32[64,8]{1,0} get-tuple-element(%sums), index=0
+  %b = f32[64,8]{1,0} get-tuple-element(%sums), index=1
+  %c = f32[8]{0} get-tuple-element(%sums), index=2
+  %mine = f32[16,8]{1,0} dynamic-slice(%a, %at, %start), dynamic_slice_sizes={16,8}
+  %two = f32[32,8]{1,0} dynamic-slice(%b, %at, %start), dynamic_slice_sizes={32,8}
+  %norm = f32[8]{0} multiply(%c, %c)
+  ROOT %out = f32[16,8]{1,0} add(%mine, %all)
+}
+"""
+
+
+def test_all_reduces_count_as_what_they_move():
+    found = {one.kind: one for one in collectives_of(REWRITTEN, {"fsdp": 4})}
+    whole = 64 * 8 * 4
+    assert found["all-gather"] == Collective(kind="all-gather", axes=("fsdp",), runs=1, received=3 / 4 * whole)
+    # Its own part of both sums, and of the second also the part of a neighbour, which that one gathered.
+    assert found["reduce-scatter"].received == pytest.approx((3 / 4 + 3 / 4 + 1 / 4) * whole)
+    assert found["all-reduce"].received == 2 * 3 / 4 * 8 * 4
+    assert {one.runs for one in found.values()} == {1}  # copies of an instruction share its channel
+
+
 def test_a_compiled_scan_gathers_the_weights_of_every_layer():
     layers, width, rows = 5, 64, 8
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -1,0 +1,75 @@
+"""The operations of a training step against the peak of its devices: model FLOPs utilisation (MFU)."""
+
+import dataclasses
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+
+from model.cost import training_flops_per_token
+from train.experiment import Experiment
+from train.parallel.planner.chips import CHIPS, TERA
+from train.state import StateConfig
+
+# Boards of the same chips at other speeds: device kind -> teraFLOP/s; their data sheets are named in `peak_flops`.
+_SLOWER_BOARDS: dict[str, dict[str, float]] = {
+    "H200 NVL": {"bfloat16": 835.5, "float32": 417.5, "float8": 1670.5, "int8": 1670.5},
+    "H100 NVL": {"bfloat16": 835.5, "float32": 417.5, "float8": 1670.5, "int8": 1670.5},
+    "H100 PCIe": {"bfloat16": 756.5, "float32": 378, "float8": 1513, "int8": 1513},
+    "TPU v4 lite": {},  # an inference chip, not the v4
+}
+_FORMATS = {"bf16": "bfloat16", "fp8": "float8", "int8": "int8"}  # of chips.py
+
+
+@dataclasses.dataclass(frozen=True)
+class Utilization:
+    """What MFU is made of.
+
+    Attributes:
+      flops_per_token: model FLOPs of one token in training (the convention of model/cost.py: no recomputation, causal
+        pairs once).
+      peak: the published peak of all devices in FLOP/s for the compute format; None where none is known.
+    """
+
+    flops_per_token: float
+    peak: float | None
+
+    @classmethod
+    def of(cls, experiment: Experiment, mesh: jax.sharding.Mesh) -> Self:
+        """The utilisation of an experiment on the devices of a mesh."""
+        length, specs = experiment.data.sequence_length, StateConfig.of(experiment).specs
+        peak = peak_flops(mesh.devices.flat[0].device_kind, experiment.model.precision.compute)
+        return cls(
+            training_flops_per_token(experiment.model, length, specs), None if peak is None else peak * mesh.size
+        )
+
+    def mfu(self, tokens_per_second: float) -> float | None:
+        """Model FLOPs utilisation (Chowdhery et al. 2022, "PaLM", appendix B); None where no peak is known."""
+        return None if self.peak is None else tokens_per_second * self.flops_per_token / self.peak
+
+
+def peak_flops(device_kind: str, dtype: Any) -> float | None:
+    """The published peak of matrix multiplication on one device, in FLOP/s, dense; None where none is known (a CPU).
+
+    `device_kind` is `jax.devices()[0].device_kind`, `dtype` the type of the factors. Two conventions: float16 counts
+    as bfloat16; and float32 counts as what JAX runs by default for it, TF32 on NVIDIA's GPUs and bfloat16 on TPUs.
+
+    The peaks are those of chips.py, and of boards with slower forms of its chips, by NVIDIA's data sheets "H100 Tensor
+    Core GPU" (2023) and "H200 Tensor Core GPU" (2024); where a sheet states the speed with 2:4 sparsity, half of it
+    stands here. JAX sees one device a chip, and two of a TPU v7x.
+    """
+    name = jnp.dtype(dtype).name
+    name = {"float16": "bfloat16"}.get(name, "float8" if name.startswith("float8") else name)
+    _, peaks = max(_known(device_kind), key=lambda found: len(found[0]), default=("", {}))
+    tera = peaks.get(name)
+    return None if tera is None else tera * TERA
+
+
+def _known(device_kind: str) -> list[tuple[str, dict[str, float]]]:
+    """The device kinds that are a part of this one, with their peaks in teraFLOP/s; the longest says most."""
+    named = dict(_SLOWER_BOARDS)
+    for chip in CHIPS.values():
+        peaks = {_FORMATS[name]: rate / chip.devices / TERA for name, rate in chip.peak.items()}
+        peaks["float32"] = peaks["bfloat16"] if chip.float32 is None else chip.float32 / TERA
+        named |= dict.fromkeys(chip.kinds, peaks)
+    return [(kind, peaks) for kind, peaks in named.items() if kind.lower() in device_kind.lower()]
