@@ -75,6 +75,7 @@ def pytest_collection_finish(session):
     gc.set_threshold(50_000, 20, 100)
 
 
+@pytest.hookimpl(trylast=True)  # when fixtures have undone what they patched
 def pytest_runtest_teardown(item, nextitem):
     """Lets go of compiled programs after a module if a worker has grown."""
     if nextitem is not None and nextitem.path != item.path:

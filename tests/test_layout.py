@@ -297,9 +297,9 @@ def test_make_check_leaves_a_users_own_configs_alone(tmp_path):
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        ("tests.benchmarks.torch_llama", "--no_compile"),
-        ("tests.benchmarks.torch_loss", "--first_seed"),
-        ("tests.benchmarks.torch_reference", "--serve"),
+        ("tests.benchmarks.references.torch_llama", "--no_compile"),
+        ("tests.benchmarks.references.torch_loss", "--first_seed"),
+        ("tests.benchmarks.references.torch_reference", "--serve"),
         ("tests.parity.live", "--no_greedy"),
         ("tests.parity.record", "expected.npz"),
     ],

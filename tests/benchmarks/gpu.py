@@ -7,7 +7,7 @@ costs no other; the most telling come first, and the same comparison is repeated
 
   times       kernel_matrix: milliseconds and TFLOP/s of every kernel, head width 128, 4,096 tokens, bfloat16
   llama       launch.bench of llama_1b.py (1.1 billion parameters, sequence 4,096, batch 4, bfloat16)
-  torch       torch_llama.py: the same model of `transformers` with SDPA, fused AdamW and torch.compile
+  torch       references/torch_llama.py: the same model of `transformers` with SDPA, fused AdamW and torch.compile
   shakespeare launch.bench of configs/shakespeare_char_gpu.py
   matrix      kernel_matrix: every kernel with every request against softmax in float32
   packed      launch.bench of llama_1b.py with packed documents
@@ -63,7 +63,7 @@ MATRIX = "tests.benchmarks.kernel_matrix"
 LLAMA_PART = Part("llama", (*BENCH, LLAMA), 110, TINY)
 TORCH_PART = Part(
     "torch",
-    ("tests.benchmarks.torch_llama",),
+    ("tests.benchmarks.references.torch_llama",),
     130,
     ("--small", "--steps=2", "--batch=1", "--length=64", "--no_compile"),
 )

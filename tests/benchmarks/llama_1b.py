@@ -2,7 +2,7 @@
 
     python -m launch.bench --config=tests/benchmarks/llama_1b.py
 
-Float32 parameters and AdamW moments, bfloat16 compute, no rematerialisation. `torch_llama.py` has the same shapes in
+Float32 parameters and AdamW moments, bfloat16 compute, no rematerialisation. `references/torch_llama.py` has the same shapes in
 `transformers`, and `gpu.py` measures both.
 """
 

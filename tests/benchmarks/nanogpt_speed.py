@@ -4,7 +4,7 @@
     python -m tests.benchmarks.nanogpt_speed [--size=small|large] [--rounds=20] [--steps=10] [--set path=value ...]
     python -m tests.benchmarks.nanogpt_speed --size=gpu [--compile]     # bfloat16 with dropout, both on a GPU
 
-The PyTorch loop (torch_reference.py) runs in a process of its own, which sleeps while it is not its turn.
+The PyTorch loop (references/torch_reference.py) runs in a process of its own, which sleeps while it is not its turn.
 Both sides count the whole iteration: the batch, the forward and backward pass, clipping, AdamW, fetching the loss.
 """
 
@@ -100,7 +100,14 @@ class Torch:
         options = ["--device=cuda", "--fused"] if size == "gpu" else []
         options += ["--compile"] if compiled else []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.torch_reference", f"--size={size}", "--serve", *options],
+            [
+                sys.executable,
+                "-m",
+                "tests.benchmarks.references.torch_reference",
+                f"--size={size}",
+                "--serve",
+                *options,
+            ],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

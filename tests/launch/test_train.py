@@ -28,7 +28,9 @@ def config(tiny_experiment, write_config, tmp_path):
 
 def test_print_config_says_all_and_trains_nothing(command, config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, printed = command("launch.train", f"--config={config}", "--print_config", "--set=model.num_layers=3")
+    status, printed = command(
+        "launch.train", f"--config={config}", "--print_config", "--set=model.num_layers=3", "--mesh=fsdp=2"
+    )
     assert status == 0
     text, table = printed.split("\n\n", 1)
     experiment = from_json(Experiment, json.loads(text))
@@ -38,13 +40,13 @@ def test_print_config_says_all_and_trains_nothing(command, config, tmp_path, mon
         "blocks.mixer.query",
         "projection",
         "3x32x4x8",
-        *"layer embed heads head_dim - fsdp tensor - optimizer 3,072".split(),
+        *"layer embed heads head_dim - fsdp - - optimizer 3,072".split(),
     ]
     assert "parameters           36,096 (27,872 without embeddings)" in table  # worked out by hand
     assert "tokens per step      128" in table
-    assert "mesh                 data 8 x fsdp 1 x tensor 1 (8 devices)" in table
+    assert "mesh                 data 4 x fsdp 2 (8 devices)" in table
     assert "FLOPs per token" in table
-    assert "memory per device    parameters 0.1 MiB, optimizer 0.3 MiB, gradients 0.1 MiB" in table
+    assert "memory per device    parameters 0.1 MiB, optimizer 0.1 MiB, gradients 0.1 MiB" in table
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.py"]
 
 

@@ -88,6 +88,11 @@ def check_memory(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
         )
 
 
+def _split_over(axes: str, mesh: jax.sharding.Mesh) -> str:
+    """The mesh axes of a row's spec that have more than one device."""
+    return "+".join(name for name in axes.split("+") if mesh.shape.get(name, 1) > 1) or "-"
+
+
 def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
     """The table as text, with totals, FLOPs per token and memory per device."""
     rows = parameter_rows(experiment)
@@ -98,7 +103,7 @@ def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
             r.role,
             "x".join(map(str, r.shape)),
             " ".join(axis or "-" for axis in r.axes),
-            r.spec,
+            " ".join(_split_over(part, mesh) for part in r.spec.split()),
             r.moved_by,
             f"{r.count:,}",
         )
@@ -114,7 +119,7 @@ def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
     length = experiment.data.sequence_length
     flops = training_flops_per_token(experiment.model, length, StateConfig.of(experiment).specs)
     memory = bytes_per_device(experiment, mesh)
-    mesh_text = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    mesh_text = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1 or name == "data")
     lines += [
         "",
         f"parameters           {counts.total:,} ({counts.without_embedding:,} without embeddings{active}{still})",

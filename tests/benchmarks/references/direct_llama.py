@@ -1,6 +1,6 @@
 """What generality costs: a LLaMA written by hand for LLaMA alone, beside the same model from options.
 
-    python -m tests.benchmarks.direct_llama
+    python -m tests.benchmarks.references.direct_llama
 
 Prints the operations that are traced, the instructions that are compiled, and the time of a forward and backward pass of
 both, in turn in one process; then how long a 32-layer model takes to trace and lower. Needs nothing but Cairn.

@@ -2,7 +2,7 @@
 
 Run it alone for one JSON line:
 
-    python -m tests.benchmarks.torch_reference --size small --steps 200
+    python -m tests.benchmarks.references.torch_reference --size small --steps 200
 
 or with `--serve`, which reads step counts from standard input and answers each with one JSON line, so that a
 driver can time it in turn with something else (A 50 steps, B 50 steps, A 50 steps, ...) on a machine that drifts.

@@ -1,6 +1,6 @@
 """The training step of `transformers` LLaMA in PyTorch, with the shapes of llama_1b.py: SDPA, fused AdamW, torch.compile.
 
-    python -m tests.benchmarks.torch_llama [--batch=4] [--steps=20] [--no_compile] [--small]
+    python -m tests.benchmarks.references.torch_llama [--batch=4] [--steps=20] [--no_compile] [--small]
 
 Float32 parameters and moments, bfloat16 by autocast, gradients clipped to norm 1; the loss is that of `transformers`.
 Prints one JSON line: the median of a step in seconds over --steps after --warmup steps, tokens per second, the peak of

@@ -1,6 +1,6 @@
 """The validation loss that nanoGPT's recipe reaches in PyTorch over seeds: the yardstick of nanogpt_loss.py.
 
-    python -m tests.benchmarks.torch_loss --text=tinyshakespeare.txt [--seeds=3] [--first_seed=1337]
+    python -m tests.benchmarks.references.torch_loss --text=tinyshakespeare.txt [--seeds=3] [--first_seed=1337]
 
 The model is torch_reference.py's. Schedule, clipping, batches drawn with replacement and the estimator (20 batches of 12
 random windows) are nanoGPT's CPU settings; the whole split is measured beside it, in windows of 64.
@@ -21,7 +21,7 @@ from tests.benchmarks.seeds import over_seeds
 if TYPE_CHECKING:  # it may not be installed, and --help needs none
     import torch
 
-    from tests.benchmarks.torch_reference import GPT
+    from tests.benchmarks.references.torch_reference import GPT
 
 BATCH_SIZE, LENGTH = 12, 64
 
@@ -56,7 +56,7 @@ def train(text: np.ndarray, seed: int, num_steps: int) -> tuple[float, float]:
     """Trains one seed; returns nanoGPT's estimate and the loss of the whole split."""
     import torch
 
-    from tests.benchmarks.torch_reference import GPT, SHAPES
+    from tests.benchmarks.references.torch_reference import GPT, SHAPES
 
     torch.manual_seed(seed)
     tokens = torch.from_numpy(text)
