@@ -18,6 +18,7 @@ from typing import Any
 from model.errors import UserError
 from model.options.json import from_json
 from train.experiment import Experiment
+from train.files.files import replace_file, write_json
 from train.parallel.planner.chips import Cluster, parse_cluster
 
 MODULE = "jit_train_step"  # a part of the names of the files that XLA dumps about the step
@@ -32,7 +33,7 @@ def main(folder: pathlib.Path) -> None:
     try:
         _compile(from_json(Experiment, job["experiment"]), cluster, folder)
     except UserError as error:
-        _write(folder / ERROR, str(error))
+        replace_file(folder / ERROR, str(error).encode())
 
 
 def _compile(experiment: Experiment, cluster: Cluster, folder: pathlib.Path) -> None:
@@ -54,13 +55,13 @@ def _compile(experiment: Experiment, cluster: Cluster, folder: pathlib.Path) -> 
     began = time.perf_counter()
     lowered = compile_train_step(experiment, mesh).lower(abstract_state(StateConfig.of(experiment)), batch)
     traced = time.perf_counter()
-    _write(folder / TRACED, json.dumps({"trace_seconds": traced - began, "mesh": dict(mesh.shape)}))
+    write_json(folder / TRACED, {"trace_seconds": traced - began, "mesh": dict(mesh.shape)})
     try:
         compiled = lowered.compile(compiler_options={"xla_dump_to": str(folder), "xla_dump_hlo_module_re": MODULE})
     except Exception as error:  # jax has no narrower class for it
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise
-        _write(folder / TOO_LARGE, str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: "))
+        replace_file(folder / TOO_LARGE, str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ").encode())
         return
     ended = time.perf_counter()
     memory: Any = compiled.memory_analysis()
@@ -71,7 +72,7 @@ def _compile(experiment: Experiment, cluster: Cluster, folder: pathlib.Path) -> 
         "compile_seconds": ended - traced,
     }
     (folder / "program.txt").write_text(compiled.as_text() or "", encoding="utf-8")
-    _write(folder / RESULT, json.dumps(result))
+    write_json(folder / RESULT, result)
 
 
 def devices(cluster: Cluster) -> list[Any]:
@@ -86,13 +87,6 @@ def devices(cluster: Cluster) -> list[Any]:
     except Exception as error:  # jax has no narrower class for it
         raise UserError(f"libtpu does not compile for {cluster}: {str(error).splitlines()[0]}") from None
     return list(described.devices)
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    """Writes a file that appears whole or not at all."""
-    parts = path.with_suffix(".part")
-    parts.write_text(text, encoding="utf-8")
-    parts.replace(path)
 
 
 if __name__ == "__main__":
