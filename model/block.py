@@ -55,9 +55,7 @@ class Block(nnx.Module):
             stream = self.residual.write(stream, context.shard(y_BTD, STREAM_AXES), "mixer", context)
         if self.ffn is not None:
             x_BTD, stream = self.residual.read(stream, "ffn")
-            graph, weights = nnx.split(self.ffn)
-            x_BTD, weights = gradients_together((x_BTD, weights))
-            ffn = nnx.merge(graph, weights)
+            ffn, x_BTD = gradients_together(self.ffn, x_BTD)
             y_BTD = ffn(context.shard(x_BTD, ("batch", "ffn_sequence", "embed")), context)
             stream = self.residual.write(stream, context.shard(y_BTD, STREAM_AXES), "ffn", context)
         if self.per_layer is not None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import jax
+from flax import nnx
 
 from model.options.words import nearest
 from model.parameters.mixed_precision import WEIGHT_PRODUCT
@@ -105,22 +106,40 @@ def recomputed(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return same
 
 
-@jax.custom_vjp
-def gradients_together(tree: Any) -> Any:
-    """Returns the same arrays; no operation may use the gradient of one of them before those of all are computed.
+def gradients_together(module: nnx.Module, x: jax.Array) -> tuple[Any, jax.Array]:
+    """Returns the same sublayer and its input; their gradients are used when those of all are computed, not before.
 
-    Around a sublayer's input and weights it stops a compiler from delaying the gradients of the weights, for which it
-    would keep the sublayer's intermediates while it computes the gradients of earlier sublayers.
+    It stops a compiler from delaying the gradients of the weights, for which it would keep the sublayer's intermediates
+    while it computes the gradients of earlier sublayers.
     """
-    return tree
+    graph, weights = nnx.split(module)
+    arrays, structure = jax.tree.flatten((weights, x))
+    weights, x = jax.tree.unflatten(structure, _together(arrays))
+    return nnx.merge(graph, weights), x
 
 
-def _together_forward(tree: Any) -> tuple[Any, None]:
-    return tree, None
+@jax.custom_vjp
+def _together(arrays: list[jax.Array]) -> list[jax.Array]:
+    return arrays
 
 
-def _together_backward(_: None, gradients: Any) -> tuple[Any]:
-    return (jax.lax.optimization_barrier(gradients),)
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Wanted:
+    """Which of the arrays need gradients: no others are computed, such as those of frozen weights."""
+
+    arrays: tuple[bool, ...]
 
 
-gradients_together.defvjp(_together_forward, _together_backward)
+def _together_forward(arrays: list[Any]) -> tuple[list[jax.Array], _Wanted]:
+    return [array.value for array in arrays], _Wanted(tuple(array.perturbed for array in arrays))
+
+
+def _together_backward(wanted: _Wanted, gradients: list[Any]) -> tuple[list[Any]]:
+    zero = jax.custom_derivatives.SymbolicZero
+    known = [each and not isinstance(g, zero) for each, g in zip(wanted.arrays, gradients, strict=True)]
+    together = iter(jax.lax.optimization_barrier([g for g, each in zip(gradients, known, strict=True) if each]))
+    return ([next(together) if each else None for each in known],)
+
+
+_together.defvjp(_together_forward, _together_backward, symbolic_zeros=True)

@@ -240,6 +240,11 @@ class Experiment:
             return
         if chunks >= 1 and not find_problems(self.model):
             yield from problems_of_stages(self.model, stages, chunks)
+        if self.model.precision.parameters != "float32":
+            yield (
+                "model.precision.parameters",
+                "the gradients of micro-batches add up in this format in a pipeline; set float32, or mesh.stage=1",
+            )
         parts, batch = self.training.gradient_accumulation, self.data.batch_size
         if parts % stages:
             fits = [str(number) for number in divisors(max(batch, 1)) if number % stages == 0]

@@ -203,14 +203,10 @@ class _Trainer:
         with contextlib.ExitStack() as stack:
             number = hosts.from_writer(lambda: record_session(self.folder))
             writer = MetricsWriter if hosts.is_writer() else NoMetrics
-            self.metrics = stack.enter_context(
-                writer(
-                    self.folder,
-                    session=number,
-                    tensorboard=logging.tensorboard,
-                    wandb_project=logging.wandb_project,
-                )
+            metrics = writer(
+                self.folder, session=number, tensorboard=logging.tensorboard, wandb_project=logging.wandb_project
             )
+            self.metrics = stack.enter_context(metrics)
             folder = self.folder if hosts.is_writer() else None
             self.spent = stack.enter_context(TimeSpent(folder, number, self.began))
             self.watchdog = stack.enter_context(self._watchdog(stall_seconds))
@@ -229,18 +225,15 @@ class _Trainer:
             step = int(state.step)
             self.saves = SavesHook(session, self.store, step)
             self.hooks.append(self.saves)
-            for line in find_warnings(self.experiment.model, "model"):
-                self.say(f"WARNING: {line}")
-            for line in rounding.warnings(self.experiment, state.params, state.opt_state):
+            warned = [f"WARNING: {line}" for line in find_warnings(self.experiment.model, "model")]
+            for line in (*warned, *rounding.warnings(self.experiment, state.params, state.opt_state)):
                 self.say(line)
             shown = hosts.is_writer()
             with Progress("training", total, start=step, until=self.last_step, enabled=shown) as self.progress:
                 self.store.say = self.progress.message
                 self.metrics.status("running", step, total_steps=total)
                 if (group := hosts.group()) is not None:
-                    group.watch.on_end = lambda message: self.metrics.status(
-                        "failed", self.progress.done, total_steps=total, reason=message
-                    )
+                    group.watch.on_end = self._failed
                 try:
                     with hosts.explain_failures():
                         outcome = self._steps(state, step, StopAgreement(stop, hosts.group()))
@@ -272,14 +265,17 @@ class _Trainer:
             seconds,
             self.folder / "logs" / f"stacks-{hosts.index()}.txt",
             end_stalled,
-            say=lambda reason: self.metrics.status(
-                "failed", self.progress.done, total_steps=self.experiment.training.num_steps, reason=reason
-            ),
+            say=self._failed,
             ask_others=None if group is None else lambda: group.watch.tell("stacks"),
         )
         if group is not None:
             group.watch.on_stacks = watchdog.dump
         return watchdog
+
+    def _failed(self, reason: str) -> None:
+        """Notes that the run failed, while it is prepared too."""
+        done, total = getattr(getattr(self, "progress", None), "done", 0), self.experiment.training.num_steps
+        self.metrics.status("failed", done, total_steps=total, reason=reason)
 
     def _optional_hooks(self, session: Session) -> Iterator[SamplesHook | StatisticsHook]:
         """The optional hooks of an experiment."""
@@ -336,8 +332,7 @@ class _Trainer:
                 step_fn = self._step_fn(step, state, batch)
                 with self.clock.dispatching(), recorded_choices() as chosen_kernels:  # by the first step, when traced
                     state, scalars = step_fn(state, batch)
-                for line in chosen_kernels:
-                    self.progress.message(f"kernel for {line}")
+                self._say_kernels(chosen_kernels)
                 self.log.dispatched(step, scalars)  # waits for an earlier step when some are under way
             self.store.poll()
             info = StepInfo(step=step, last=step == num_steps, state=state, scalars=scalars)
@@ -366,8 +361,15 @@ class _Trainer:
     def _compile_together(self, state: TrainState, batch: dict[str, jax.Array]) -> None:
         """Compiles the step in all processes before one runs it: gloo's collectives wait 30 s for a late one."""
         with self.watchdog.doing("compiling", patient=True):
-            self.step_fn = self.jitted_step.lower(state, batch).compile()
+            with recorded_choices() as chosen_kernels:
+                lowered = self.jitted_step.lower(state, batch)
+            self._say_kernels(chosen_kernels)
+            self.step_fn = lowered.compile()
             hosts.gather("")
+
+    def _say_kernels(self, chosen: Sequence[str]) -> None:
+        for line in chosen:
+            self.progress.message(f"kernel for {line}")
 
     def _step_fn(self, step: int, state: TrainState, batch: dict[str, jax.Array]) -> StepFn:
         """The compiled function of a step. Steps with statistics have their own; its compilation is not timed."""

@@ -154,8 +154,10 @@ def _run_experts(
     """
     is_real_M1 = (expert_M < len(sizes_E))[:, None]
 
+    def multiply(x: jax.Array, w: jax.Array, sizes_E: jax.Array) -> jax.Array:
+        return grouped_matmul(x, w, sizes_E, choose_kernel(x, w))
+
     def product(x: jax.Array, name: str) -> jax.Array:
-        multiply = functools.partial(grouped_matmul, kernel=choose_kernel(x, params[name]))
         y = _with_gathered(multiply, shards.get(name, ()))(x, params[name], sizes_E)
         bias_name = f"{name}_bias"
         if bias_name not in params:

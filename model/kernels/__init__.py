@@ -54,6 +54,8 @@ class Choice:
 
 def choose(request: Request, kernels: tuple[Kernel, ...] = KERNELS) -> Choice:
     """Returns the first kernel that supports a request. Raises UserError, with all reasons, if none does."""
+    if not kernels:
+        raise UserError("no attention kernel: those of model.kernels.attention do not take arrays that XLA splits")
     refused: dict[str, str] = {}
     for kernel in kernels:
         reason = kernel.supports(request)
@@ -130,8 +132,11 @@ def attend(
         return choice.kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, arrays.sink_N, arrays.dropout_key)
 
     whole = Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N, dropout_key)
-    y_BTNH = attend_on_shards(layout, run, whole, scoring, dropout)
-    return run(whole, FOR_COMPILERS) if y_BTNH is None else y_BTNH
+    y_BTNH = attend_on_shards(layout, run, whole, scoring, dropout, [kernel.name for kernel in kernels])
+    if y_BTNH is not None:
+        return y_BTNH
+    names = [kernel.name for kernel in kernels]
+    return run(whole, tuple(kernel for kernel in FOR_COMPILERS if kernel.name in names))
 
 
 def new_request(

@@ -12,14 +12,16 @@ sequence and one from its end, from neighbours before and back to them after.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from model.errors import UserError
 from model.kernels.ring import Ring, attend_in_ring, from_chunks, steps_of, to_chunks
 from model.kernels.scoring import Bias, Scoring
+from model.kernels.selection import record_choice
 from model.kernels.visibility import Coordinates, Visibility
 from model.layout import Axes, AxisSharding, Layout
 
@@ -182,7 +184,12 @@ class Split:
 
 
 def attend_on_shards(
-    layout: Layout, kernel: Callable[[Arrays], jax.Array], arrays: Arrays, scoring: Scoring, rate: float
+    layout: Layout,
+    kernel: Callable[[Arrays], jax.Array],
+    arrays: Arrays,
+    scoring: Scoring,
+    rate: float,
+    allowed: Sequence[str],
 ) -> jax.Array | None:
     """Returns the output (B, T, N, H) of attention on whole arrays; None where it does not run on each device.
 
@@ -192,10 +199,21 @@ def attend_on_shards(
       arrays: the whole arrays.
       scoring: how scores are computed from queries and keys.
       rate: the share of weights that is dropped if there is a key.
+      allowed: the names of the kernels that may run.
+
+    Raises:
+      UserError: for keys that travel in a ring, if its kernel is not allowed.
     """
     split = Split.of(layout, arrays)
     if split.in_ring and split.keys != split.queries:
         return None
+    if split.in_ring:
+        if "tiles" not in allowed:
+            raise UserError(
+                "keys that travel in a ring meet the tiles of model/kernels/tiles.py, and model.kernels.attention has "
+                f"{', '.join(allowed)}; add 'tiles', or set sharding.activations.key_sequence=()"
+            )
+        record_choice("attention", "tiles, in a ring")
 
     def on_device(arrays: Arrays) -> jax.Array:
         own = split.of_device(arrays)

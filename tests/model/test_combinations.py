@@ -22,6 +22,7 @@ from model.cost import count_parameters
 from model.dropout import Dropout
 from model.errors import UserError
 from model.feedforward.dispatch import Capacity
+from model.kernels.selection import Kernels
 from model.layers import Except
 from model.options.annotations import alternatives, fields_of
 from model.options.json import from_json, to_json
@@ -70,6 +71,8 @@ def values(name, annotation):
     """A strategy for the values that an annotation admits."""
     if name == "layers":
         return st.sampled_from(LAYERS)
+    if name == "kernels":
+        return st.just(Kernels())
     choices = []
     for a in alternatives(annotation):
         origin = typing.get_origin(a)

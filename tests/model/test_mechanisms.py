@@ -25,6 +25,7 @@ def test_rows(small):
     assert table["`MultiToken`"][2:] == (2, "equations, a token at a time: " + REFERENCES["MultiToken"][1], "", "")
     assert kinds(small()) == {
         "ModelConfig",
+        "Kernels",
         "GroupedQuery",
         "Everything",
         "Gated",

@@ -26,6 +26,10 @@ FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "families"
 
 # Option: (the reference, the test under tests/)
 REFERENCES = {
+    "Kernels": (
+        "kernels of each platform against plain attention",
+        "model/kernels/test_selection.py::test_names_are_kernels_in_that_order",
+    ),
     "NoPositions": (
         "order of earlier tokens",
         "model/positions/test_absolute.py::test_without_positions_earlier_tokens_are_a_set",

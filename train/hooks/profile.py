@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import glob
 import pathlib
 import re
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -56,11 +58,17 @@ class ProfileHook(Hook):
             )
         self._steps, self._say = steps, session.say
         self._folder = session.folder / FOLDER
-        self._running = False
+        self._running = self._over = False
 
     def begin(self, step: int) -> None:
-        """Refuses a range that begins before the second step of this session, since its first step compiles."""
-        if self._steps.first < step + 2:
+        """Refuses a range that begins before the second step of a run, since its first step compiles.
+
+        A run that continues after the range has begun profiles nothing: its engine gives the same command again.
+        """
+        self._over = self._steps.first < step + 2
+        if self._over and step:
+            self._say(f"not profiled: steps {self._steps.first} to {self._steps.last} begin before step {step + 2}")
+        elif self._over:
             length = self._steps.last - self._steps.first
             raise UserError(
                 f"--profile_steps={self._steps.first}:{self._steps.last}: this session begins with step {step + 1}, "
@@ -69,7 +77,7 @@ class ProfileHook(Hook):
 
     def due(self, info: StepInfo) -> bool:
         """Whether a step comes just before the range, or is its last one."""
-        return info.step in (self._steps.first - 1, self._steps.last)
+        return not self._over and info.step in (self._steps.first - 1, self._steps.last)
 
     def __call__(self, info: StepInfo) -> None:
         """Starts the trace, or ends it and says which operations took most of the time."""
@@ -90,7 +98,8 @@ class ProfileHook(Hook):
         if not hosts.is_writer():
             return
         jax.profiler.save_device_memory_profile(str(self._folder / "memory.prof"))
-        traces = sorted(self._folder.glob("**/*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+        own = glob.escape(socket.gethostname())
+        traces = sorted(self._folder.glob(f"**/{own}.xplane.pb"), key=lambda path: path.stat().st_mtime)
         operations = top_operations(traces[-1]) if traces else []
         content = {"first": self._steps.first, "last": self._steps.last, "operations": operations}
         write_json(self._folder / OPERATIONS, content)

@@ -74,7 +74,7 @@ def to_devices(batch: HostBatch, rows: NamedSharding, batch_size: int, with_segm
       batch: this process's rows of every field, each (rows, T).
       rows: the placement of (batch, sequence).
       batch_size: rows of the global batch.
-      with_segments: whether the model needs the segments (see `with_segments`).
+      with_segments: whether the model needs the segments (see `needs_segments`).
     """
     wanted = {name: x for name, x in batch.items() if with_segments or name not in DOCUMENT_FIELDS}
     if jax.process_count() == 1:

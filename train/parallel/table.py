@@ -78,9 +78,9 @@ class ActivationAxes(_Axes):
         ring (model/kernels/ring.py). Let k be the bytes of the keys and values of a device's tokens, 2 K H numbers
         each, and n the devices of the sequence. To gather sends (n - 1) k forward, and as much backward; the ring sends
         them forward, backward, and their gradients in float32. In return the ring holds 2 k in place of n k, sends
-        while it computes, and sends only as far as a window reaches. With grouped queries k is small, and gathered keys
-        may have any kernel; the ring has the one of tiles.py. So `()` is the default, and the ring is for sequences
-        whose keys do not fit.
+        while it computes, and sends only as far as a window reaches. With grouped queries k is small, so `()` is the
+        default, and the ring is for sequences whose keys do not fit. Both run the tiles of model/kernels/tiles.py,
+        because the kernels of libraries do not take queries whose index only the device knows.
       ffn_sequence: positions inside feed-forward layers.
       vocab_sequence: positions where tokens are looked up, and of logits.
       embed: the model width.

@@ -55,10 +55,13 @@ def _watch(path: str, stop: Stop, closed: threading.Event) -> None:
         request = urllib.request.Request(url + query, headers={"Metadata-Flavor": "Google"})
         try:
             with opener.open(request, timeout=_WAIT_SECONDS + 10) as answer:
-                value, tag = answer.read().decode(errors="replace").strip(), answer.headers.get("ETag", "0")
+                value, before = answer.read().decode(errors="replace").strip(), tag
+                tag = answer.headers.get("ETag", "0")
         except (OSError, urllib.error.URLError, http.client.HTTPException):
             closed.wait(_RETRY_SECONDS)  # the server is busy, or there is none
             continue
         if value != _USUAL[path] and not closed.is_set():
             stop.requested = stop.requested or f"Google Cloud's notice {path}: {value}"
             return
+        if tag == before:
+            closed.wait(1)  # it answered without waiting for a change

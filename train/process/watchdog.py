@@ -2,8 +2,8 @@
 
 Progress is a step that ended on the devices, a batch of an evaluation, a hook that returned, a checkpoint written: the
 loop tells of each (`alive`). Without any for `seconds` a thread writes the stacks of all threads to standard error and
-to RUN/stacks-PROCESS.txt, in every process of the run, and ends the process with EXIT_STALLED, after which the same
-command continues the run. Compiling, restoring and writing a checkpoint are single actions that may take long: while
+to RUN/logs/stacks-PROCESS.txt, in every process of the run, and ends the process with EXIT_STALLED. The same command
+continues the run. Compiling, restoring and writing a checkpoint are single actions that may take long: while
 the loop is `doing` one that is `patient`, the time allowed is at least PATIENT_SECONDS.
 """
 

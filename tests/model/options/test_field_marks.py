@@ -39,6 +39,7 @@ def test_the_fields_of_an_experiment_are_those_that_may_differ(tiny_experiment):
     """What three lists said before: of a run that goes on, of a checkpoint, of another model's parameters."""
     experiment = tiny_experiment()
     execution = {"mesh", "sharding", "checkpoints", "logging", "model.scan_layers", "model.remat", "data.prefetch"}
+    execution |= {"model.kernels"}
     execution |= {"evaluations", "statistics", "samples"}
     assert set(marked_fields(experiment, "execution")) == execution
     assert set(marked_fields(experiment, "training")) == {"model.dropout", "model.initialization", "model.precision"}

@@ -57,6 +57,14 @@ def test_steps_that_cannot_be_profiled_are_refused(steps, words, tiny_experiment
         train(tiny_experiment(), tmp_path, say=lambda line: None, hooks=[profile_steps(ProfiledSteps(*steps))])
 
 
+def test_a_run_that_continues_past_the_range_goes_on_without_a_profile(tiny_experiment, tmp_path):
+    maker, said = profile_steps(ProfiledSteps(2, 3)), []
+    train(tiny_experiment(), tmp_path, hard_stop=2, say=said.append, hooks=[maker])
+    outcome = train(tiny_experiment(), tmp_path, hard_stop=4, say=said.append, hooks=[maker])
+    assert outcome.step == 4
+    assert "not profiled: steps 2 to 3 begin before step 4" in said
+
+
 def fake_trace(planes):
     def event(name, duration):
         return types.SimpleNamespace(name=name, duration_ns=duration)

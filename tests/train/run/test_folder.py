@@ -17,7 +17,7 @@ from train.run import folder as run_folder
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 # How the code calls a run folder: in any module, and in modules where `folder` is one.
 RUN_FOLDER = {
-    *("run", "self.run", "self._run", "run.folder", "run_folder", "run_folder.absolute()"),
+    *("run", "self.run", "self._run", "run.folder", "run_folder", "run_folder.absolute()", "session.folder"),
     *("literal_path(run_folder)", "pathlib.Path(run_folder)"),
 }
 IN_MODULES = {

@@ -51,18 +51,18 @@ def held(params):
 
 def test_a_run_of_another_number_of_devices_is_split_over_all_of_them(copied, capsys):
     """It was trained on eight devices, which its environment says; were it one, full copies would be what nobody had."""
-    assert tuple(load_run(copied).mesh.shape.values()) == (8, 1, 1)
+    assert Mesh(**load_run(copied).mesh.shape) == Mesh(data=8)
     assert not capsys.readouterr().err
     sessions = json.loads((copied / "environment.json").read_text())
     sessions[-1]["devices"]["count"] = 1
     (copied / "environment.json").write_text(json.dumps(sessions))
     run = load_run(copied)
-    assert tuple(run.mesh.shape.values()) == (1, 8, 1)
+    assert Mesh(**run.mesh.shape) == Mesh(data=1, fsdp=8, tensor=1)
     assert capsys.readouterr().err == "the run's mesh was data=1 on 1 device; taking --mesh=fsdp=8 for the 8 here\n"
     on, total = held(run.params)
     assert on == [total // 8] * 8
     (copied / "environment.json").unlink()
-    assert tuple(load_run(copied).mesh.shape.values()) == (1, 8, 1)
+    assert Mesh(**load_run(copied).mesh.shape) == Mesh(data=1, fsdp=8, tensor=1)
 
 
 def test_parameters_are_read_into_their_places_and_no_device_holds_more_at_any_time(copied, monkeypatch):
@@ -81,17 +81,17 @@ def test_parameters_are_read_into_their_places_and_no_device_holds_more_at_any_t
     run = load_run(copied, mesh=Mesh(fsdp=4, tensor=2))
     assert max(most) <= 1 / 4
     assert min(most) == 1 / 8
-    assert tuple(run.mesh.shape.values()) == (1, 4, 2)
+    assert Mesh(**run.mesh.shape) == Mesh(data=1, fsdp=4, tensor=2)
     expected = load_run(copied, mesh=Mesh(data=8)).params
     jax.tree.map(np.testing.assert_array_equal, run.params, expected)
     other = run.on(Mesh(fsdp=8))
     assert held(other.params)[0] == [held(other.params)[1] // 8] * 8
     jax.tree.map(np.testing.assert_array_equal, other.params, expected)
-    assert tuple(other.layout.mesh.shape.values()) == (1, 8, 1)
+    assert Mesh(**other.layout.mesh.shape) == Mesh(data=1, fsdp=8, tensor=1)
 
 
 def test_a_mesh_that_does_not_fit_is_refused(copied):
-    with pytest.raises(UserError, match="fsdp=3 x tensor=1 does not multiply to the 8 devices"):
+    with pytest.raises(UserError, match="fsdp=3 does not multiply to the 8 devices"):
         load_run(copied, mesh=Mesh(fsdp=3))
 
 

@@ -43,7 +43,8 @@ def memory_of(job: Job) -> Memory:
     ways, work = job.ways, job.work
     held = held_parameters(job)
     tokens = job.chip_tokens / job.microbatches
-    in_flight = min(job.microbatches, ways.stage)
+    # A pipeline keeps all micro-batches until the backward pass, and the inputs of stages that wait.
+    in_flight = job.microbatches + (ways.stage - 1) / job.virtual_stages if ways.stage > 1 else 1
     kept = sum(layer.repeats * _kept_numbers(job, layer) for layer in work.layers) / ways.stage
     largest = max(work.layers, key=lambda layer: _layer_numbers(job, layer))
     logits = min(tokens * work.vocab / ways.tensor, job.logits_limit * job.cluster.chip.devices)

@@ -15,6 +15,7 @@ from model.errors import UserError
 from model.interfaces import AttentionOption
 from model.options.tree import find_problems
 from model.recompute import Remat, SaveOnly
+from model.stages.pipeline import problems_of_stages
 from train.experiment import Experiment
 from train.parallel.mesh import MESH_AXES, Mesh
 from train.parallel.planner.chips import Cluster
@@ -75,11 +76,6 @@ class Candidate:
     def speed(self) -> float:
         """Tokens a second on a chip."""
         return self.job.tokens / self.seconds / self.job.cluster.chips
-
-    @property
-    def modelled_only(self) -> tuple[str, ...]:
-        """The axes of its mesh that the training step does not have yet."""
-        return tuple(axis for axis, size in self.mesh.items() if size > 1 and axis not in MESH_AXES)
 
     @property
     def order(self) -> tuple[int, int, float]:
@@ -192,11 +188,19 @@ def _meshes(experiment: Experiment, base: Job, cluster: Cluster) -> Iterator[dic
         mesh = dict(zip(AXES, sizes, strict=True))
         if any(mesh[axis] > limit for axis, limit in limits.items()) or mesh["data"] % cluster.slices:
             continue
+        if not _runs_in_stages(experiment, mesh["stage"]):
+            continue
         try:
             check_parameters(experiment, mesh)
         except UserError:
             continue
         yield mesh
+
+
+def _runs_in_stages(experiment: Experiment, stages: int) -> bool:
+    """Whether a model can run in so many stages, or needs none and is not cut into chunks for them."""
+    chunks = experiment.sharding.chunks
+    return chunks == 1 if stages == 1 else not list(problems_of_stages(experiment.model, stages, chunks))
 
 
 def _factorizations(number: int, parts: int) -> Iterator[tuple[int, ...]]:
@@ -243,7 +247,11 @@ def _parts(batch: int, rows: int, stages: int) -> list[int]:
     if batch % rows:
         return []
     own = batch // rows
-    return [parts for parts in range(1, own + 1) if own % parts == 0 and (parts <= MOST_PARTS or parts == own)]
+    return [
+        parts
+        for parts in range(1, own + 1)
+        if own % parts == 0 and parts % stages == 0 and (parts <= MOST_PARTS or parts == own)
+    ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -270,9 +278,9 @@ def compile_best(
 ) -> list[Compiled]:
     """Compiles the best candidates until `wanted` of them fit, at most three times as many; two at a time.
 
-    Candidates with axes that the step does not have are left out. Returns them by rank, those that fit first.
+    Returns them by rank, those that fit first.
     """
-    possible = [each for each in found if not each.modelled_only][: 3 * wanted]
+    possible = found[: 3 * wanted]
 
     def one(candidate: Candidate) -> Compiled:
         try:

@@ -11,7 +11,7 @@ from train.parallel.planner.compiled import CompiledStep
 from train.parallel.planner.job import Job, check_job
 from train.parallel.planner.loads import loads_of
 from train.parallel.planner.memory import memory_of
-from train.parallel.planner.search import Candidate, Compiled, Search
+from train.parallel.planner.search import Compiled, Search
 from train.parallel.planner.step_time import time_of
 from train.terminal.formatting import format_bytes, format_count, format_duration
 
@@ -186,7 +186,7 @@ def other_meshes(experiment: Experiment, found: Search, job: Job, compiled: Comp
     limit = job.cluster.chip.hbm
     times = 1.0 if compiled is None else max(1.0, compiled.peak * job.cluster.chip.devices / memory_of(job).total)
     for one in found.fitting:
-        if not one.modelled_only and one.memory * times <= limit:
+        if one.memory * times <= limit:
             flags = " ".join(one.settings(experiment))
             return [
                 "",
@@ -210,13 +210,12 @@ def search_plan(experiment: Experiment, found: Search, compiled: Sequence[Compil
     cluster = found.smallest.job.cluster
     limit = format_size(cluster.chip.hbm)
     heading = f"{cluster}: {found.tried:,} candidates, {len(found.fitting):,} fit into {limit} a chip"
-    ready = [each for each in found.fitting if not each.modelled_only]
-    if not ready:
+    if not found.fitting:
         flags = " ".join(found.smallest.settings(experiment))
         lines = [heading, f"the smallest takes {format_size(found.smallest.memory)} of {limit}: {flags}"]
         return Plan(lines=(*lines, nearest_fit(found.smallest.job)), fits=False)
     known = {id(each.candidate) for each in compiled}
-    ranked = [*compiled, *(Compiled(candidate=each) for each in ready if id(each) not in known)][:ROWS]
+    ranked = [*compiled, *(Compiled(candidate=each) for each in found.fitting if id(each) not in known)][:ROWS]
     best = ranked[0]
     lines = [heading, *_table(ranked)]
     if compiled and not best.fits:
@@ -225,17 +224,7 @@ def search_plan(experiment: Experiment, found: Search, compiled: Sequence[Compil
         "the best, as flags for launch.plan and launch.train:",
         f"  {' '.join(best.candidate.settings(experiment))}",
     ]
-    return Plan(lines=(*lines, *_without_step(found.fitting, best.candidate, experiment)), fits=best.fits)
-
-
-def _without_step(fitting: Sequence[Candidate], best: Candidate, experiment: Experiment) -> list[str]:
-    """Names the best candidate that the training step cannot run yet, if it would be faster."""
-    other = next((each for each in fitting if each.modelled_only), None)
-    if other is None or other.speed <= best.speed:
-        return []
-    axes, faster = " and ".join(other.modelled_only), 100 * (other.speed / best.speed - 1)
-    flags = " ".join(other.settings(experiment))
-    return ["", f"the model expects {faster:.0f}% more from the axis {axes}, which the step does not have yet: {flags}"]
+    return Plan(lines=tuple(lines), fits=best.fits)
 
 
 def _table(rows: Sequence[Compiled]) -> list[str]:
