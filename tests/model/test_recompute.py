@@ -11,6 +11,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.ad_checkpoint import print_saved_residuals
 
 from model.config import ModelConfig
@@ -153,21 +154,31 @@ def test_a_recomputed_function_keeps_its_inputs_alone():
     np.testing.assert_allclose(gradient(recomputed(function)), gradient(function), rtol=1e-6)
 
 
-def test_gradients_come_together():
-    """The gradient of one array waits for that of the other, by a barrier over both, and is the same."""
+class Product(nnx.Module):
+    """tanh(x w)."""
 
-    def loss(tree):
-        x, w = gradients_together(tree)
-        return jnp.sum(jnp.tanh(x @ w))
+    def __init__(self, w):
+        self.w = nnx.Param(w)
 
-    def plain(tree):
-        x, w = tree
-        return jnp.sum(jnp.tanh(x @ w))
+    def __call__(self, x):
+        return jnp.tanh(x @ self.w[...])
 
-    tree = jnp.ones((2, 3)), jnp.full((3, 4), 0.1)
-    jax.tree.map(np.testing.assert_array_equal, jax.grad(loss)(tree), jax.grad(plain)(tree))
-    barriers = [e for e in jax.make_jaxpr(jax.grad(loss))(tree).eqns if e.primitive.name == "optimization_barrier"]
-    assert [len(barrier.outvars) for barrier in barriers] == [2]
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gradients_come_together(frozen):
+    """The gradient of the input waits for that of the weight, by a barrier; one that is not asked for has no part."""
+
+    def loss(x, w):
+        module, x = gradients_together(Product(w), x)
+        return jnp.sum(module(x))
+
+    x, w = jnp.ones((2, 3)), jnp.full((3, 4), 0.1)
+    wanted = 0 if frozen else (0, 1)
+    plain = jax.grad(lambda x, w: jnp.sum(Product(w)(x)), wanted)
+    jax.tree.map(np.testing.assert_array_equal, jax.grad(loss, wanted)(x, w), plain(x, w))
+    program = jax.make_jaxpr(jax.grad(loss, wanted))(x, w)
+    barriers = [e for e in program.eqns if e.primitive.name == "optimization_barrier"]
+    assert [len(barrier.outvars) for barrier in barriers] == [1 if frozen else 2]
 
 
 def test_a_feed_forward_layer_forms_its_gradients_together(small, drawn):
