@@ -94,3 +94,20 @@ def vm_type(cluster: Cluster) -> str:
             f"{math.prod(cluster.shape)} chips take --topology={usual.topology}, or another shape by --to=gke"
         )
     return f"{ACCELERATORS[chip].vm}-{math.prod(cluster.shape) * ACCELERATORS[chip].cores}"
+
+
+class OfTopology:
+    """An engine whose accelerators are named by --topology and --slices."""
+
+    topology: str | None
+    slices: int
+
+    @property
+    def cluster(self) -> Cluster:
+        """The accelerators."""
+        return parse_topology(self.topology, self.slices)
+
+    @property
+    def devices(self) -> int:
+        """The number of devices."""
+        return self.cluster.chips * self.cluster.chip.devices

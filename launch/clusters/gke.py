@@ -8,7 +8,7 @@ tells them; pods of GPUs by the flags of launch.train and the DNS names that a J
 import dataclasses
 from typing import Any, ClassVar
 
-from launch.clusters.accelerators import ACCELERATORS, chips_per_host, hosts_of, parse_topology
+from launch.clusters.accelerators import ACCELERATORS, OfTopology, chips_per_host, hosts_of
 from launch.clusters.job import RESTART_STATUSES, Job, call, option, require_program
 from model.errors import UserError
 from train.files.paths import is_remote
@@ -20,7 +20,7 @@ _INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gke:
+class Gke(OfTopology):
     """See the module."""
 
     NAME: ClassVar[str] = "gke"
@@ -34,16 +34,6 @@ class Gke:
     max_restarts: int = option(100, "How many times the job is started again.")
     grace_seconds: int = option(300, "Seconds between SIGTERM and the end of a pod; spot nodes have fewer.")
     folder: str | None = option(None, "The folder of the code in the image; the image's own working folder if not.")
-
-    @property
-    def cluster(self) -> Cluster:
-        """The accelerators."""
-        return parse_topology(self.topology, self.slices)
-
-    @property
-    def devices(self) -> int:
-        """The number of devices."""
-        return self.cluster.chips * self.cluster.chip.devices
 
     def text(self, job: Job) -> str:
         """See `Engine`: the manifest."""

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 from typing import ClassVar
 
-from launch.clusters.accelerators import ACCELERATORS, hosts_of, parse_topology, vm_type
+from launch.clusters.accelerators import ACCELERATORS, OfTopology, hosts_of, vm_type
 from launch.clusters.job import RESTART_STATUSES, Job, lines_of, option, require_program
 from model.errors import UserError
 from train.files.paths import is_remote
@@ -23,7 +23,7 @@ _SSH_LOST = 255  # the status of ssh itself: the host is gone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TpuVm:
+class TpuVm(OfTopology):
     """See the module."""
 
     NAME: ClassVar[str] = "tpu_vm"
@@ -37,16 +37,6 @@ class TpuVm:
     setup: str | None = option(None, "Shell commands for every fresh host: mount the run's disk, get code, install it.")
     folder: str | None = option(None, "The folder of the code on the hosts, from the home folder; cairn if not given.")
     max_restarts: int = option(100, "How many times the run is continued on other slices.")
-
-    @property
-    def cluster(self) -> Cluster:
-        """The TPUs."""
-        return parse_topology(self.topology, self.slices)
-
-    @property
-    def devices(self) -> int:
-        """The number of devices."""
-        return self.cluster.chips * self.cluster.chip.devices
 
     def text(self, job: Job) -> str:
         """See `Engine`: the script."""

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -116,10 +117,23 @@ def dispatch_dropless(
         return jax.lax.psum(y_BTD, placement.summed_axes) if placement.summed_axes else y_BTD
 
     tokens = (*placement.tokens, None)
-    in_axes = (tokens,) * 4 + tuple(placement.parameters[name] for name in names)
-    shard_mapped = layout.shard_map(on_device, in_axes, tokens)
-    y_BTD: jax.Array = shard_mapped(x_BTD, chosen_BTR, input_scale_BTR, weight_BTR, *params.values())
+    inputs = (x_BTD, chosen_BTR, input_scale_BTR, weight_BTR)
+    y_BTD: jax.Array = _on_devices(layout, placement, on_device, inputs, params, tokens)
     return y_BTD
+
+
+def _on_devices(
+    layout: Layout,
+    placement: Placement,
+    on_device: Callable[..., Any],
+    inputs: tuple[jax.Array | None, ...],
+    params: Params,
+    out_axes: Any,
+) -> Any:
+    """Runs a function of arrays of tokens and of all parameters on the shards of each device."""
+    tokens = (*placement.tokens, None)
+    in_axes = (tokens,) * len(inputs) + tuple(placement.parameters[name] for name in params)
+    return layout.shard_map(on_device, in_axes, out_axes)(*inputs, *params.values())
 
 
 def _with_one_down_bias(params: Params, placement: Placement) -> Params:
@@ -259,11 +273,8 @@ def dispatch_with_capacity(
         return y_BTD, dropped_BTR
 
     tokens = (*placement.tokens, None)
-    in_axes = (tokens,) * 4 + tuple(placement.parameters[name] for name in names)
-    shard_mapped = layout.shard_map(on_device, in_axes, (tokens, tokens))
-    outputs: tuple[jax.Array, jax.Array] = shard_mapped(
-        x_BTD, chosen_BTR, input_scale_BTR, weight_BTR, *params.values()
-    )
+    inputs = (x_BTD, chosen_BTR, input_scale_BTR, weight_BTR)
+    outputs: tuple[jax.Array, jax.Array] = _on_devices(layout, placement, on_device, inputs, params, (tokens, tokens))
     return outputs
 
 

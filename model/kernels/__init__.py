@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from model.errors import UserError
+from model.kernels import selection
 from model.kernels.blocks import Blocks
 from model.kernels.cudnn import CuDNN
 from model.kernels.plain import Plain, attention_weights
@@ -47,29 +48,17 @@ class Choice:
     def __str__(self) -> str:
         """Names the kernel, and those for the same platform that were asked before it, each with its reason."""
         platform = None if self.request is None else self.request.platform
-        others = [kernel.name for kernel in KERNELS if kernel.platforms and platform not in kernel.platforms]
-        refused = {name: reason for name, reason in self.refused.items() if name not in others}
-        return in_words(self.kernel.name, refused)
+        return in_words(self.kernel.name, selection.of_platform(self.refused, KERNELS, platform))
 
 
 def choose(request: Request, kernels: tuple[Kernel, ...] = KERNELS) -> Choice:
     """Returns the first kernel that supports a request. Raises UserError, with all reasons, if none does."""
-    if not kernels:
-        raise UserError("no attention kernel: those of model.kernels.attention do not take arrays that XLA splits")
-    refused: dict[str, str] = {}
-    for kernel in kernels:
-        reason = kernel.supports(request)
-        if reason is None:
-            return Choice(kernel, refused, request)
-        refused[kernel.name] = reason
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-    raise UserError(f"no attention kernel supports this request on a {request.platform}: {reasons}")
+    return Choice(*selection.first_that_supports(request, kernels, "attention kernel"), request)
 
 
 def named(names: tuple[str, ...]) -> tuple[Kernel, ...]:
     """Returns the kernels with these names, in this order; all kernels if there are no names."""
-    known = {kernel.name: kernel for kernel in KERNELS}
-    return tuple(known[name] for name in names) if names else KERNELS
+    return selection.named(names, KERNELS)
 
 
 def attend(
@@ -132,11 +121,14 @@ def attend(
         return choice.kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, arrays.sink_N, arrays.dropout_key)
 
     whole = Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N, dropout_key)
-    y_BTNH = attend_on_shards(layout, run, whole, scoring, dropout, [kernel.name for kernel in kernels])
+    names = [kernel.name for kernel in kernels]
+    y_BTNH = attend_on_shards(layout, run, whole, scoring, dropout, names)
     if y_BTNH is not None:
         return y_BTNH
-    names = [kernel.name for kernel in kernels]
-    return run(whole, tuple(kernel for kernel in FOR_COMPILERS if kernel.name in names))
+    allowed = tuple(kernel for kernel in FOR_COMPILERS if kernel.name in names)
+    if not allowed:
+        raise UserError("no attention kernel: those of model.kernels.attention do not take arrays that XLA splits")
+    return run(whole, allowed)
 
 
 def new_request(

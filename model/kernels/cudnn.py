@@ -57,12 +57,7 @@ def _refusals(request: Request) -> Iterator[str]:
         yield "its public interface has no packed documents: tokens would see those of other documents"
     if request.bias is not None:
         yield "it would take a bias as an array of all queries and keys"
-    if request.scoring.softcap is not None:
-        yield "it has no soft-cap"
-    if request.has_sinks:
-        yield "it has no sinks"
-    if request.v.shape[-1] != head_dim:
-        yield f"its queries and values have one width, not {head_dim} and {request.v.shape[-1]}"
+    yield from refusals.of_scores_and_widths(request)
     if head_dim % 8 or head_dim > max_head_dim(request.compute_capability):
         yield (
             f"a head has at most {max_head_dim(request.compute_capability)} numbers, a multiple of 8, and this one has "

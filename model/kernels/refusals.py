@@ -57,6 +57,16 @@ def of_dtypes(request: Request, allowed: tuple[str, ...]) -> Iterator[str]:
         yield f"it takes {' and '.join(allowed)}, not {names[0]}"
 
 
+def of_scores_and_widths(request: Request) -> Iterator[str]:
+    """Yields soft-caps, sinks, and values of another width than queries."""
+    if request.scoring.softcap is not None:
+        yield "it has no soft-cap"
+    if request.has_sinks:
+        yield "it has no sinks"
+    if request.v.shape[-1] != request.q.shape[-1]:
+        yield f"its queries and values have one width, not {request.q.shape[-1]} and {request.v.shape[-1]}"
+
+
 def of_own_keys(request: Request) -> Iterator[str]:
     """Yields why the keys are not those of the queries' own tokens."""
     queries, keys = request.visibility.queries, request.visibility.keys

@@ -3,8 +3,10 @@
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
+from model.errors import UserError
 from model.options.words import nearest
 
 
@@ -39,6 +41,51 @@ class Kernels:
                     yield field, f"no kernel is called {name!r}; {nearest(name, names)}"
                 elif chosen.count(name) > 1:
                     yield field, f"names {name!r} twice"
+
+
+class OfPlatforms(Protocol):
+    """The part of a kernel that its choice needs."""
+
+    @property
+    def name(self) -> str:
+        """The name of the kernel."""
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """The platforms that it runs on; () for all of them."""
+
+    def supports(self, request: Any) -> str | None:
+        """Returns None if the kernel takes a request, else the reason why it does not."""
+
+
+K = TypeVar("K", bound=OfPlatforms)
+
+
+def named(names: Sequence[str], kernels: tuple[K, ...]) -> tuple[K, ...]:
+    """Returns the kernels with these names, in this order; all kernels if there are no names."""
+    known = {kernel.name: kernel for kernel in kernels}
+    return tuple(known[name] for name in names) if names else kernels
+
+
+def first_that_supports(request: Any, kernels: tuple[K, ...], use: str) -> tuple[K, dict[str, str]]:
+    """Returns the first kernel that supports a request, and the reasons of those before it, by name.
+
+    Raises UserError, with all reasons, if none does; `use` says what the kernels are for.
+    """
+    refused: dict[str, str] = {}
+    for kernel in kernels:
+        reason = kernel.supports(request)
+        if reason is None:
+            return kernel, refused
+        refused[kernel.name] = reason
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+    raise UserError(f"no {use} supports this request on a {request.platform}: {reasons}")
+
+
+def of_platform(refused: dict[str, str], kernels: Sequence[OfPlatforms], platform: str | None) -> dict[str, str]:
+    """Returns the reasons without those of kernels that are for other platforms."""
+    others = [kernel.name for kernel in kernels if kernel.platforms and platform not in kernel.platforms]
+    return {name: reason for name, reason in refused.items() if name not in others}
 
 
 _RECORD: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("chosen_kernels", default=None)

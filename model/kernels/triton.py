@@ -51,12 +51,7 @@ class Triton:
             yield "it needs a GPU of compute capability 8.0 or more"
         if request.bias is not None:
             yield "it adds no bias to scores"
-        if request.scoring.softcap is not None:
-            yield "it has no soft-cap"
-        if request.has_sinks:
-            yield "it has no sinks"
-        if request.v.shape[-1] != head_dim:
-            yield f"its queries and values have one width, not {head_dim} and {request.v.shape[-1]}"
+        yield from refusals.of_scores_and_widths(request)
         if head_dim not in (32, 64, MAX_HEAD_DIM):
             yield f"its head widths are 32, 64 and {MAX_HEAD_DIM}, not {head_dim}"
         if t % BLOCK:

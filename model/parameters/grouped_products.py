@@ -11,8 +11,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from model.errors import UserError
-from model.kernels import refusals
+from model.kernels import refusals, selection
 from model.kernels.splash import block_size
 from model.kernels.tokamax import INSTALL, is_installed
 
@@ -211,18 +210,10 @@ def choose(
     Raises:
       UserError: if none of them takes it.
     """
-    refused: dict[str, str] = {}
-    for kernel in kernels:
-        reason = kernel.supports(request)
-        if reason is None:
-            of_others = [k.name for k in kernels if k.platforms and request.platform not in k.platforms]
-            return kernel, {name: why for name, why in refused.items() if name not in of_others}
-        refused[kernel.name] = reason
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-    raise UserError(f"no kernel for grouped products supports this request on a {request.platform}: {reasons}")
+    kernel, refused = selection.first_that_supports(request, kernels, "kernel for grouped products")
+    return kernel, selection.of_platform(refused, kernels, request.platform)
 
 
 def named(names: tuple[str, ...]) -> tuple[GroupedKernel, ...]:
     """Returns the kernels with these names, in this order; all kernels if there are no names."""
-    known = {kernel.name: kernel for kernel in KERNELS}
-    return tuple(known[name] for name in names) if names else KERNELS
+    return selection.named(names, KERNELS)

@@ -84,7 +84,7 @@ class ProfileHook(Hook):
         if info.step < self._steps.last:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
-        if info.step >= self._steps.last and self._running:
+        elif self._running:
             self.close()
             self._write()
 
