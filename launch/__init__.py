@@ -3,7 +3,7 @@
 import sys
 
 if sys.argv[:1] == ["-m"]:  # Python is about to find the command, and has imported nothing else of ours yet
-    from launch import import_shadowing
+    from launch.command import import_shadowing
 
     import_shadowing.exit_if_shadowed()
 

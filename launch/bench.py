@@ -15,7 +15,7 @@ known of a CPU. Memory is that of one device, as the compiler plans it, and as t
 
 from absl import flags
 
-from launch import cli, streams
+from launch.command import cli, streams
 from model.errors import UserError
 
 CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")

@@ -20,7 +20,7 @@ from typing import cast
 
 from absl import flags
 
-from launch import cli
+from launch.command import cli
 from model.errors import UserError
 from train.files.paths import AnyPath, local_path, user_path
 

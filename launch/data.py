@@ -10,7 +10,7 @@ range of the file's tokens, and the beginning of its text. Step N is the update 
 
 from absl import flags
 
-from launch import cli
+from launch.command import cli
 from model.errors import UserError
 from train.files.paths import user_path
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch import cli, streams
+from launch.command import cli, streams
 from model.errors import UserError
 from train.files.paths import expand_home
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch import cli, streams
+from launch.command import cli, streams
 from model.errors import UserError
 
 if TYPE_CHECKING:

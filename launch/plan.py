@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch import cli
+from launch.command import cli
 from model.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ a signal ends the command as it ends launch.train, and the same command continue
 
 from absl import flags
 
-from launch import cli
-from launch.signals import EXIT_PREEMPTED, StopRequest
+from launch.command import cli
+from launch.command.signals import EXIT_PREEMPTED, StopRequest
 from model.errors import UserError
 
 CONFIG = cli.define_path("config", "configs/quickstart.py", "The experiment: a Python file that assigns `experiment`.")

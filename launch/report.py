@@ -7,7 +7,7 @@ Writes RUN/report.html, which opens in any browser without a network, and prints
 writes the loss curves as a picture.
 """
 
-from launch import cli
+from launch.command import cli
 from model.errors import UserError
 from train.files.paths import local_path
 

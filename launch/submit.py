@@ -26,7 +26,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import cli
+from launch.command import cli
 from launch.clusters.gke import Gke
 from launch.clusters.job import Engine, Job, check_devices
 from launch.clusters.local import Local

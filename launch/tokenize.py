@@ -13,7 +13,7 @@ data.validation=None.
 
 from absl import flags
 
-from launch import cli
+from launch.command import cli
 from model.errors import UserError
 from model.options.assignments import parse_value
 from model.options.tree import check

@@ -23,8 +23,8 @@ import pathlib
 
 from absl import flags
 
-from launch import cli
-from launch.signals import EXIT_PREEMPTED, StopRequest
+from launch.command import cli
+from launch.command.signals import EXIT_PREEMPTED, StopRequest
 from model.errors import UserError
 from train.process.hosts import is_writer
 from train.process.maintenance import maintenance_watch, on_cloud_tpu

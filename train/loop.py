@@ -84,7 +84,7 @@ def train(
       run: its folder, created if missing; a folder in a store is written locally and uploaded (train/files/spool.py).
       hard_stop: end at this step without changing the schedule.
       say: prints a line that the user should see.
-      stop: may request the end, as `launch.signals.StopRequest` does at a signal; None for no such requests.
+      stop: may request the end, as `launch.command.signals.StopRequest` does at a signal; None for no such requests.
       hooks: makers of further hooks (train/hooks/interface.py), called after those of the experiment, before saves.
       stall_seconds: ends the process after this time without progress (train/process/watchdog.py); 0 for never.
 

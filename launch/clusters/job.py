@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from launch.signals import EXIT_PREEMPTED
+from launch.command.signals import EXIT_PREEMPTED
 from model.errors import UserError
 from train.process.watch import EXIT_PEER_LOST
 from train.process.watchdog import EXIT_STALLED

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import IO, Any, ClassVar
 
 from launch.clusters.job import Job, option
-from launch.signals import EXIT_PREEMPTED, signal_handlers
+from launch.command.signals import EXIT_PREEMPTED, signal_handlers
 from model.errors import UserError
 from train.process.watch import EXIT_PEER_LOST
 

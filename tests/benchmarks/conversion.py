@@ -70,7 +70,7 @@ measured(cast)
 START = (
     MEASURE
     + """
-from launch.cli import prepare_jax
+from launch.command.cli import prepare_jax
 prepare_jax(keep_memory=False)
 """
 )

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.cli import prepare_jax
+from launch.command.cli import prepare_jax
 from model.config import ModelConfig
 from model.cost import count_parameters
 from model.transformer import forward, init

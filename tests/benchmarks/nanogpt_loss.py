@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--runs", type=path, default=ROOT / "runs" / "nanogpt_loss")
     parser.add_argument("--set", action="append", default=[])
     flags = parser.parse_args()
-    from launch.cli import prepare_jax
+    from launch.command.cli import prepare_jax
     from train.config_file import from_file
     from train.loop import train
     from train.run.metrics import read_metrics

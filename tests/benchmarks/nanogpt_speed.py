@@ -48,7 +48,7 @@ class Ours:
     def __init__(self, size: str, overrides: list[str], folder: pathlib.Path) -> None:
         import jax
 
-        from launch.cli import prepare_jax
+        from launch.command.cli import prepare_jax
 
         prepare_jax()
         from train.config_file import from_file

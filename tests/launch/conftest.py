@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = """
 import contextlib, importlib, io, json, sys
 from absl import flags
-from launch import cli
+from launch.command import cli
 module = importlib.import_module(sys.argv[1])
 own = flags.FLAGS.flags_by_module_dict()[sys.argv[1]]
 answers = []

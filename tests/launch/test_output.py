@@ -9,14 +9,14 @@ import sys
 
 import pytest
 
-from launch import streams
+from launch.command import streams
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Prints a result as a command does, without the seconds that jax takes to start.
 PROGRAM = """
 import sys
 from absl import logging
-from launch import cli, streams
+from launch.command import cli, streams
 
 def main(argv):
     logging.warning("a warning with caf\\u00e9")

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from launch.signals import StopRequest
+from launch.command.signals import StopRequest
 from model.errors import UserError
 from model.parameters.maker import Normal
 from model.parameters.names import flatten

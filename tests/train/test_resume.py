@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from launch.signals import EXIT_PREEMPTED
+from launch.command.signals import EXIT_PREEMPTED
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATIENCE = 300  # seconds after which a process that does not get there is a failure

@@ -4,7 +4,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-# The signals that ask a command to end; see launch/signals.py.
+# The signals that ask a command to end; see launch/command/signals.py.
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 STOP_SIGNALS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
 

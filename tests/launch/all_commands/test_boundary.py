@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from launch import streams
+from launch.command import streams
 from model.errors import UserError
 from model.inference.sampling import Sampling
 from model.options.annotations import fields_of

@@ -115,7 +115,7 @@ def test_boxes_are_the_bounds_once_and_of_whole_chunks(bounds, chunk, most):
 MEMORY = """
 import dataclasses, pathlib, pickle, sys
 import jax, numpy as np
-from launch.cli import prepare_jax
+from launch.command.cli import prepare_jax
 prepare_jax(keep_memory=False)
 from train.checkpoints.store import CheckpointStore
 from train.experiment import Checkpoints

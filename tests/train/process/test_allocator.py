@@ -27,7 +27,7 @@ use = lambda: np.ones(1_200_000_000, np.uint8)  # more than a threshold, which i
 # As every command starts; the sorted copy of 64 MiB is a temporary buffer of the compiled program.
 JITTED = """
 import jax, jax.numpy as jnp
-from launch.cli import prepare_jax
+from launch.command.cli import prepare_jax
 prepare_jax()
 x = jnp.ones((1 << 21, 8))
 step = jax.jit(lambda x: jnp.sort(x + 1, axis=-1)[:, 0].sum())

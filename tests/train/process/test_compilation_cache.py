@@ -9,7 +9,7 @@ import pytest
 from jax._src import compilation_cache
 
 import train.process.compilation_cache
-from launch import cli
+from launch.command import cli
 from train.process.compilation_cache import remove_broken_entries
 
 WHOLE = zlib.compress(bytes(range(256)) * 5000)

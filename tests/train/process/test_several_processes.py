@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from launch.signals import EXIT_PREEMPTED
+from launch.command.signals import EXIT_PREEMPTED
 from tests.tiers import representatives
 from train.loop import train
 from train.process.watch import EXIT_PEER_LOST

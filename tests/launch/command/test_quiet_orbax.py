@@ -4,9 +4,9 @@ import subprocess
 import sys
 import types
 
-from launch.quiet_orbax import quiet_orbax
+from launch.command.quiet_orbax import quiet_orbax
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def test_what_orbax_logs_is_dropped_and_nothing_else(caplog):

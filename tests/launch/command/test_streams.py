@@ -11,9 +11,9 @@ import sys
 
 import pytest
 
-from launch import streams
+from launch.command import streams
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def stream(descriptor, instead=None, encoding="utf-8"):
@@ -102,7 +102,7 @@ def test_characters_beyond_the_encoding_are_written_out(pipe, encoding, shown, m
 
 CLOSED = """
 import os, sys
-from launch import streams
+from launch.command import streams
 streams.replace_output_streams()
 opened = os.open(os.devnull, os.O_RDONLY)
 print("out"), print("err", file=sys.stderr), sys.stderr.write("more"), sys.stdout.flush()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 LIBRARY_PACKAGES = ("model", "train")  # every command imports these
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TOP_PACKAGES = ("model", "train", "configs", "launch", "tests")
 
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from launch.signals import EXIT_PREEMPTED, SignalStop, StopRequest, raise_on_signals
+from launch.command.signals import EXIT_PREEMPTED, SignalStop, StopRequest, raise_on_signals
 from train.process.stop import STOP_SIGNALS
 
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from launch import import_shadowing
+from launch.command import import_shadowing
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_module_that_a_file_of_the_users_own_asks_for_is_meant(here, monkeypat
     exec(compile("import random; assert random.x == 1", str(here / "config.py"), "exec"), {})
     monkeypatch.delitem(sys.modules, "random")
     with pytest.raises(SystemExit):
-        exec(compile("import random", str(ROOT / "launch" / "cli.py"), "exec"), {})
+        exec(compile("import random", str(ROOT / "launch" / "command" / "cli.py"), "exec"), {})
 
 
 def imported_by(importer, name):
@@ -88,7 +88,7 @@ def test_an_optional_package_that_is_not_installed_is_not_found_in_the_folder(fi
     make(here / file)
     monkeypatch.setattr(sys, "meta_path", [import_shadowing._ImportGuard({}, str(here)), *sys.meta_path])
     library = pathlib.Path(pytest.__file__)
-    for importer in (library, ROOT / "train" / "trackers.py"):
+    for importer in (library, ROOT / "train" / "run" / "trackers.py"):
         assert imported_by(importer, "not_installed") is None
         assert imported_by(importer, "pytest") is pytest
     assert imported_by(here / "config.py", "not_installed") is sys.modules.pop("not_installed")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from absl import app, flags
 from absl import logging as absl_logging
 
-from launch import streams
-from launch.quiet_orbax import quiet_orbax
-from launch.signals import EXIT_PREEMPTED, SignalStop, raise_on_signals
+from launch.command import streams
+from launch.command.quiet_orbax import quiet_orbax
+from launch.command.signals import EXIT_PREEMPTED, SignalStop, raise_on_signals
 from model.errors import UserError
 from train.files.paths import expand_home
 from train.process import hosts

@@ -7,8 +7,8 @@ import tempfile
 import jax
 import pytest
 
-from launch import cli, streams
-from launch.signals import EXIT_PREEMPTED
+from launch.command import cli, streams
+from launch.command.signals import EXIT_PREEMPTED
 from model.errors import UserError
 from train.evaluation import evaluate
 
