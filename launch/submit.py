@@ -26,12 +26,12 @@ from typing import Any
 
 from absl import flags
 
-from launch.command import cli
 from launch.clusters.gke import Gke
 from launch.clusters.job import Engine, Job, check_devices
 from launch.clusters.local import Local
 from launch.clusters.slurm import Slurm
 from launch.clusters.tpu_vm import TpuVm
+from launch.command import cli
 from model.errors import UserError
 from model.options.words import nearest
 
