@@ -85,7 +85,8 @@ def run_part(part: Part, small: bool, seconds: float, folder: pathlib.Path) -> d
     command = [sys.executable, "-m", *part.command, *(part.small if small else ())]
     command += [f"--json={result_file}"] if part.file else []
     # Without this XLA keeps a quarter of the memory for others; there are none.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.93"}
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths, "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.93"}
     began = time.monotonic()
     try:
         done = subprocess.run(

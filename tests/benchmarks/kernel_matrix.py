@@ -1,12 +1,12 @@
 """Every attention kernel with every request that a model may make, on this machine's device; and the speed of each.
 
-    python -m tests.benchmarks.kernel_matrix [--small] [--only=matrix|times] [--lengths=4096,16384] [--json=FILE] [--seconds=220]
+    python -m tests.benchmarks.kernel_matrix [--small] [--only=matrix|times] [--lengths=4096,16384] [--part=1/3] [--json=FILE] [--seconds=220]
 
 The first table has a row for each case of tests/model/kernels/matrix.py: the kernel that the door chooses, and for each
 kernel the largest error of its result and of its gradients, in units of the rounding of bfloat16 (2^-9), against softmax
 in float32; the same file says which errors are allowed, and why. A kernel that does not take a case is listed below with
 its reason. The second table has causal attention in bfloat16 at head width 128, 16 heads, 16,384 tokens in rows of 4,096
-and of 16,384: the median over calls, forward and forward with backward, and TFLOP/s, of which half of T x T is counted,
+and of 16,384: the median over groups of five calls, forward and forward with backward, and TFLOP/s, of which half of T x T is counted,
 2.5 times as much for the backward pass. Kernels take turns.
 
 Ends with status 1 if an error is not allowed, if a kernel fails, or if cells were left out because the seconds were over.
@@ -35,6 +35,9 @@ from tests.model.kernels import matrix
 UNIT = 2.0**-9
 # The kernels that hold all scores at once take no part in the timings.
 TIMED = [kernel for kernel in KERNELS if kernel.name not in ("plain", "blocks")]
+
+# Calls that are timed together: the device works on one while the next is handed to it.
+CALLS = 5
 
 
 def check_cells(cases: tuple[matrix.Case, ...], length: int, ends: float) -> list[dict[str, Any]]:
@@ -122,9 +125,12 @@ def times(lengths: tuple[int, ...], tokens: int, heads: int, rounds: int, ends: 
             for key, program in programs.items():
                 if time.monotonic() > ends:
                     break
+                seen = visibility_of(key[1], length)
                 began = time.perf_counter()
-                jax.block_until_ready(program(visibility_of(key[1], length), q, k, v, towards))
-                measured[key].append(1e3 * (time.perf_counter() - began))
+                for _ in range(CALLS):
+                    result = program(seen, q, k, v, towards)
+                jax.block_until_ready(result)
+                measured[key].append(1e3 * (time.perf_counter() - began) / CALLS)
         pairs = shape[0] * heads * length * length / 2
         for (name, packed, backward), found in measured.items():
             if not found:
@@ -175,6 +181,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="few cases and short rows")
     parser.add_argument("--only", choices=("matrix", "times"), help="one of the two tables")
+    parser.add_argument(
+        "--part", default="1/1", metavar="K/N", help="the k-th of n parts of the cases; n processes may run at once"
+    )
     parser.add_argument("--lengths", default="4096,16384", help="of the rows that are timed")
     parser.add_argument("--json", help="a file for all values")
     parser.add_argument("--seconds", type=float, default=220, help="no cell begins after these")
@@ -185,7 +194,8 @@ def main() -> None:
     result: dict[str, Any] = {"device": device.device_kind, "jax": jax.__version__}
     bad = False
     if options.only != "times":
-        cases = matrix.CASES[:4] if options.small else matrix.CASES
+        part, parts = map(int, options.part.split("/"))
+        cases = (matrix.CASES[:4] if options.small else matrix.CASES)[part - 1 :: parts]
         result["matrix"] = rows = check_cells(cases, 256 if options.small else 1024, ends)
         names = [kernel.name for kernel in KERNELS if any(kernel.name in row["kernels"] for row in rows)]
         print(f"{'case':42}{'chosen':10}" + "".join(f"{name:>16}" for name in names))
