@@ -5,12 +5,14 @@
 Takes under nine minutes. Every part is a process of its own with its own time limit, so that one that fails or hangs
 costs no other; the most telling come first, and the same comparison is repeated at the end if time is left:
 
-  times       kernel_matrix: milliseconds and TFLOP/s of every kernel, head width 128, 4,096 tokens, bfloat16
-  llama       launch.bench of llama_1b.py (1.1 billion parameters, sequence 4,096, batch 4, bfloat16)
+  llama       launch.bench of llama_1b.py (1.1 billion parameters, sequence 4,096, batch 4, bfloat16), layers unrolled
   torch       references/torch_llama.py: the same model of `transformers` with SDPA, fused AdamW and torch.compile
-  shakespeare launch.bench of configs/shakespeare_char_gpu.py
+  scanned     as llama, its layers scanned
+  packed      as llama, with packed documents
   matrix      kernel_matrix: every kernel with every request against softmax in float32
-  packed      launch.bench of llama_1b.py with packed documents
+  times       kernel_matrix: milliseconds and TFLOP/s of every kernel, head width 128, 4,096 tokens, bfloat16
+  shakespeare launch.bench of configs/shakespeare_char_gpu.py
+  llama 3B    launch.bench of llama_1b.py with 28 layers of width 3,072: 3.0 billion parameters, 92 GiB
   llama again, torch again
 
 Prints one table, each line when its part ends. --dry_run prints the commands. --small runs every part with tiny shapes,
@@ -60,7 +62,14 @@ class Part:
 
 
 MATRIX = "tests.benchmarks.kernel_matrix"
-LLAMA_PART = Part("llama", (*BENCH, LLAMA), 110, TINY)
+UNROLLED = (*BENCH, LLAMA, "--set=model.scan_layers=False")
+LARGE = tuple(
+    f"--set=model.{setting}"
+    for setting in (
+        "num_layers=28", "width=3072", "mixer.num_heads=24", "mixer.num_kv_heads=8", "ffn.width=8192",
+    )
+)  # fmt: skip
+LLAMA_PART = Part("llama", UNROLLED, 110, TINY)
 TORCH_PART = Part(
     "torch",
     ("tests.benchmarks.references.torch_llama",),
@@ -68,12 +77,14 @@ TORCH_PART = Part(
     ("--small", "--steps=2", "--batch=1", "--length=64", "--no_compile"),
 )
 PARTS = (
-    Part("times", (MATRIX, "--only=times", "--lengths=4096", "--seconds=70"), 80, ("--small",), file=True),
     LLAMA_PART,
     TORCH_PART,
-    Part("shakespeare", (*BENCH, "--config=configs/shakespeare_char_gpu.py", "--steps=100"), 60, TINY_CHARS),
+    Part("scanned", (*BENCH, LLAMA), 110, TINY),
+    Part("packed", (*UNROLLED, "--set=data.cross_document_attention=False"), 110, TINY),
     Part("matrix", (MATRIX, "--only=matrix", "--seconds=170"), 180, ("--small",), file=True),
-    Part("packed", (*BENCH, LLAMA, "--set=data.cross_document_attention=False"), 110, TINY),
+    Part("times", (MATRIX, "--only=times", "--lengths=4096", "--seconds=70"), 80, ("--small",), file=True),
+    Part("shakespeare", (*BENCH, "--config=configs/shakespeare_char_gpu.py", "--steps=100"), 60, TINY_CHARS),
+    Part("llama 3B", (*UNROLLED, *LARGE), 110, TINY),
     dataclasses.replace(LLAMA_PART, name="llama again"),
     dataclasses.replace(TORCH_PART, name="torch again"),
 )

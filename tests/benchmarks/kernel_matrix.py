@@ -19,6 +19,7 @@ import concurrent.futures
 import json
 import os
 import statistics
+import sys
 import time
 from typing import Any
 
@@ -38,6 +39,7 @@ TIMED = [kernel for kernel in KERNELS if kernel.name not in ("plain", "blocks")]
 
 # Calls that are timed together: the device works on one while the next is handed to it.
 CALLS = 5
+LATE = "the seconds were over"
 
 
 def check_cells(cases: tuple[matrix.Case, ...], length: int, ends: float) -> list[dict[str, Any]]:
@@ -55,32 +57,31 @@ def check_cells(cases: tuple[matrix.Case, ...], length: int, ends: float) -> lis
         if bool(kernel.platforms) == device_kernels
     ]
     wanted: dict[str, list[np.ndarray]] = {}
-    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        waiting = []
-        for row, asked, kernel in cells:
-            reason = kernel.supports(asked.request())
-            if reason is not None:
-                row["refused"][kernel.name] = reason
-                continue
-            try:
-                program = pool.submit(matrix.with_gradients(asked, kernel).lower().compile)
-            except Exception as error:  # a kernel that promised to take the request
-                row["kernels"][kernel.name] = {"failed": _short(error)}
-                continue
-            waiting.append((row, asked, kernel, program))
-        for row, asked, kernel, program in waiting:
-            if time.monotonic() > ends:
-                row["kernels"][kernel.name] = {"failed": "the seconds were over"}
-                program.cancel()
-                continue
-            if row["case"] not in wanted:
-                wanted[row["case"]] = matrix.reference(asked)
-            try:
-                got = program.result(timeout=max(1.0, ends - time.monotonic()))(*matrix.arguments(asked))
-                errors = matrix.errors(got, wanted[row["case"]], asked.case.sinks)
-                row["kernels"][kernel.name] = {"errors": errors, "wrong": matrix.wrong(errors)}
-            except Exception as error:
-                row["kernels"][kernel.name] = {"failed": _short(error)}
+    pool = concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    waiting = []
+    for row, asked, kernel in cells:
+        reason = kernel.supports(asked.request())
+        if reason is not None:
+            row["refused"][kernel.name] = reason
+            continue
+        program = pool.submit(lambda asked=asked, kernel=kernel: matrix.with_gradients(asked, kernel).lower().compile())
+        waiting.append((row, asked, kernel, program))
+    for row, asked, kernel, program in waiting:
+        if time.monotonic() > ends:
+            row["kernels"][kernel.name] = {"failed": LATE}
+            continue
+        if row["case"] not in wanted:
+            wanted[row["case"]] = matrix.reference(asked)
+        try:
+            got = program.result(timeout=max(1.0, ends - time.monotonic()))(*matrix.arguments(asked))
+            errors = matrix.errors(got, wanted[row["case"]], asked.case.sinks)
+            row["kernels"][kernel.name] = {"errors": errors, "wrong": matrix.wrong(errors)}
+        except TimeoutError:
+            row["kernels"][kernel.name] = {"failed": LATE}
+        except Exception as error:  # a kernel that promised to take the request
+            row["kernels"][kernel.name] = {"failed": _short(error)}
+        print(f"{row['case']:42}{kernel.name:10}{cell_words(row, kernel.name)}", file=sys.stderr, flush=True)
+    pool.shutdown(wait=False, cancel_futures=True)
     return rows
 
 
@@ -134,7 +135,7 @@ def times(lengths: tuple[int, ...], tokens: int, heads: int, rounds: int, ends: 
         pairs = shape[0] * heads * length * length / 2
         for (name, packed, backward), found in measured.items():
             if not found:
-                rows.append({"kernel": name, "length": length, "failed": "the seconds were over"})
+                rows.append({"kernel": name, "length": length, "failed": LATE})
                 continue
             median, flops = statistics.median(found), 4 * pairs * 128 * (3.5 if backward else 1)
             rows.append(
@@ -229,8 +230,8 @@ def main() -> None:
         from pathlib import Path
 
         Path(options.json).write_text(json.dumps(result, indent=1), encoding="utf-8")
-    if bad:
-        raise SystemExit(1)
+    sys.stdout.flush()
+    os._exit(int(bad))  # compilations that nobody waits for any more would hold the process
 
 
 if __name__ == "__main__":

@@ -53,6 +53,12 @@ FLAGS: dict[str, tuple[XlaFlag, ...]] = {
         XlaFlag("xla_gpu_enable_pipelined_all_gather", "true", _PIPELINED, _LEVELS),
         XlaFlag("xla_gpu_enable_pipelined_all_reduce", "true", _PIPELINED, _LEVELS),
         XlaFlag("xla_gpu_enable_pipelined_reduce_scatter", "true", _PIPELINED, _LEVELS),
+        XlaFlag(
+            "xla_gpu_enable_dus_accumulator_zero_init_elimination",
+            "true",
+            "a scan over layers does not fill with zeros what its steps write whole (2.4% of a step, see benchmarks)",
+            "https://github.com/openxla/xla/blob/main/xla/xla.proto",
+        ),
     ),
     "tpu": (),
 }
