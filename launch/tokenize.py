@@ -2,13 +2,15 @@
 
     python -m launch.tokenize --input='books/**/*.txt' --output=data/books --tokenizer=sentencepiece --vocab_size=16384
     python -m launch.tokenize --input=pages.jsonl --field=body --output=data/pages --tokenizer=data/books
+    python -m launch.tokenize --input='/shared/web/*.jsonl.zst' --output=/shared/data/web --engine=ray
 
 The input is a text file, a folder, a glob, a .jsonl, .json or .parquet file, `hf:NAME[:CONFIG[:SPLIT]]` for a Hugging
 Face dataset, or `stdlib` for Python's own sources. Files may be compressed (.gz, .bz2, .xz, .zst). Run folders, dataset
 folders and other files that Cairn wrote are left out. An interrupted command continues from its finished shards when it
 is given again; its exit status is 75 after SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU, 130 after Ctrl-C. The shards
-do not depend on the number of workers. Train on them with --set data.path=OUTPUT --set data.tokenizer=None --set
-data.validation=None.
+do not depend on the number of workers, nor on the machines of a Ray cluster that run them (--engine=ray): those must
+find the text, the folder and Cairn under the same paths. Train on them with --set data.path=OUTPUT --set
+data.tokenizer=None --set data.validation=None.
 """
 
 from absl import flags
@@ -39,6 +41,9 @@ VALIDATION = cli.define_path(
     " written out, such as Tail(fraction=0.1).",
 )
 WORKERS = flags.DEFINE_integer("workers", None, "The number of processes; one per core when not given.", lower_bound=1)
+ENGINE = flags.DEFINE_enum(
+    "engine", "processes", ["processes", "ray"], "Where they run: on this machine, or on a Ray cluster (extra `ray`)."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -63,7 +68,7 @@ def main(argv: list[str]) -> int:
     )
     check(data)
     try:
-        prepared = prepare(data, folder, TerminalReporter(), WORKERS.value)
+        prepared = prepare(data, folder, TerminalReporter(), WORKERS.value, engine=ENGINE.value)
     except UserError as error:
         raise UserError(with_flag_names(str(error))) from error
     print(summary(prepared))

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from model.errors import UserError
 from model.options.json import to_json
 from train.data import config
 from train.data.config import Data
-from train.data.prepare import settings
+from train.data.prepare import ray_workers, settings
 from train.data.prepare.progress import Reporter
 from train.data.prepare.settings import Units
 from train.data.prepare.tokenizing import finished_result, remove_result_files, table_path, training_text
@@ -38,6 +38,8 @@ from train.files.paths import AnyPath, expand_paths, literal_path, local_path
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 4 << 20, 256 << 20
 # Starting a process costs about as much as tokenizing this many bytes.
 BYTES_WORTH_A_PROCESS = 2 << 20
+# What runs the jobs: processes of this machine, or of the machines of a Ray cluster.
+Engine = Literal["processes", "ray"]
 # Called with a tokenizer and the folder that it is for.
 CheckTokenizer = Callable[[Tokenizer, pathlib.Path], None]
 # A tokenizer is trained on at most this many bytes, sampled evenly from all text.
@@ -50,13 +52,14 @@ def prepare(
     progress: Reporter | None = None,
     workers: int | None = None,
     check: CheckTokenizer | None = None,
+    engine: Engine = "processes",
 ) -> AnyPath:
     """Returns the dataset folder of a Data option: the folder that it names, or `into`, filled from raw text.
 
     Work already done with the same settings on the same text is reused, finished or not. The bytes written do not
-    depend on `workers` (the number of processes; by default one per core). `check` is called with the tokenizer before
-    text is tokenized, and may raise. Raises UserError when the folder was made with other settings, or when the text
-    cannot be read.
+    depend on `workers` (the number of processes; by default one per core) or on the engine. `check` is called with the
+    tokenizer before text is tokenized, and may raise. Raises UserError when the folder was made with other settings, or
+    when the text cannot be read.
     """
     data = expand_paths(data, "data")
     given = data.sources()
@@ -75,7 +78,7 @@ def prepare(
         listed = settings.list_source_units(data, finished, progress.message)
         settings.write_or_check(folder, settings.settings_of(data, listed, finished, progress.message), finished)
         if not finished:
-            _Preparation(data, folder, listed, progress, workers or num_cores()).run(check)
+            _Preparation(data, folder, listed, progress, workers, engine).run(check)
     return folder
 
 
@@ -88,12 +91,19 @@ class _Preparation:
     """Fills one folder from the units of its sources; a source without units is already a dataset."""
 
     def __init__(
-        self, data: Data, folder: pathlib.Path, listed: list[Units | None], progress: Reporter, workers: int
+        self,
+        data: Data,
+        folder: pathlib.Path,
+        listed: list[Units | None],
+        progress: Reporter,
+        workers: int | None,
+        engine: Engine,
     ) -> None:
         self.data = data
         self.folder = folder
         self.progress = progress
         self.workers = workers
+        self.engine = engine
         self.paths = [literal_path(source.path) for source in data.sources()]
         self.raw_units = {k: units for k, units in enumerate(listed) if units is not None}
         self.held_out: dict[int, split.ChosenDocuments | None] = {}
@@ -206,14 +216,18 @@ class _Preparation:
         }
         with self.progress.stage("tokenizing", sum(sizes.values())) as stage:
             stage.advance(bytes=sum(sizes[name] for name in results), resumed=True)
-            useful = 1 + sum(size for name, size in sizes.items() if name not in results) // BYTES_WORTH_A_PROCESS
-            for result in run_jobs(setup, jobs, min(self.workers, useful)):
+            for result in self._run_jobs(setup, jobs, sum(size for name, size in sizes.items() if name not in results)):
                 results[result["name"]] = result
                 documents, tokens, encoded = (
                     sum(shard[key] for shard in result["shards"].values()) for key in ("documents", "tokens", "bytes")
                 )
                 stage.advance(sizes[result["name"]], documents, tokens, encoded)
         self._finish(tokenizer, folder, [results[name] for name in names])
+
+    def _run_jobs(self, setup: dict[str, Any], jobs: list[dict[str, Any]], num_bytes: int) -> Iterator[dict[str, Any]]:
+        if self.engine == "ray":
+            return ray_workers.run_jobs(setup, jobs, self.workers)
+        return run_jobs(setup, jobs, min(self.workers or num_cores(), 1 + num_bytes // BYTES_WORTH_A_PROCESS))
 
     def _finish(self, tokenizer: Tokenizer, folder: pathlib.Path, results: list[dict[str, Any]]) -> None:
         """Joins the descriptions of all jobs' shards into the description of the dataset."""
