@@ -13,6 +13,8 @@ find the text, the folder and Cairn under the same paths. Train on them with --s
 data.tokenizer=None --set data.validation=None.
 """
 
+from typing import cast
+
 from absl import flags
 
 from launch.command import cli
@@ -54,7 +56,7 @@ def main(argv: list[str]) -> int:
     if not source or not folder:
         missing = "output, the dataset folder to make," if source else "input, the text to tokenize,"
         raise UserError(f"--{missing} is missing; see python -m launch.tokenize --help")
-    from train.data.prepare.prepare import prepare
+    from train.data.prepare.prepare import Engine, prepare
     from train.data.prepare.progress import TerminalReporter
     from train.data.prepare.summary import summary
     from train.data.shards.dataset import is_dataset
@@ -68,7 +70,8 @@ def main(argv: list[str]) -> int:
     )
     check(data)
     try:
-        prepared = prepare(data, folder, TerminalReporter(), WORKERS.value, engine=ENGINE.value)
+        engine = cast(Engine, ENGINE.value)
+        prepared = prepare(data, folder, TerminalReporter(), WORKERS.value, engine=engine)
     except UserError as error:
         raise UserError(with_flag_names(str(error))) from error
     print(summary(prepared))

@@ -57,7 +57,8 @@ def run_jobs(setup: Json, jobs: list[Json], workers: int | None) -> Iterator[Jso
         # Tasks, not actors: an actor without a job keeps the core on which a lost machine's job could run again.
         task = ray.remote(num_cpus=1, max_retries=-1)(run_job)
         shared, command = ray.put(setup), uuid.uuid4().hex
-        queue, running = list(reversed(jobs)), []
+        queue = list(reversed(jobs))
+        running: list[Any] = []
         while queue or running:
             cores = max(1, int(ray.cluster_resources().get("CPU", 1)))  # machines come and go
             while queue and len(running) < min(workers or cores, cores):
