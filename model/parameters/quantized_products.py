@@ -27,6 +27,9 @@ from model.parameters.specs import Products
 INSTALL = "pip install -e '.[quantized]'"
 # The formats of values and of gradients.
 FORMATS = {"int8": (jnp.int8, jnp.int8), "float8": (jnp.float8_e4m3fn, jnp.float8_e5m2)}
+# The largest magnitude becomes 127. The library's own 127.5 lies between two integers, so that it would depend on the
+# last bit of a scale, which differs between programs.
+_CALIBRATION = {jnp.int8: f"absmax,{127.5 / 127!r}"}
 
 
 @functools.cache
@@ -82,7 +85,12 @@ def _einsum(spec: str, left: tuple[jax.Array, Any], right: tuple[jax.Array, Any]
 
     inputs, outputs = spec.split("->")
     factors = [
-        qwix.quantize(array, dtype, channelwise_axes=[n for n, letter in enumerate(letters) if letter in outputs])
+        qwix.quantize(
+            array.astype(jnp.float32),
+            dtype,
+            channelwise_axes=[n for n, letter in enumerate(letters) if letter in outputs],
+            calibration_method=_CALIBRATION.get(dtype, "absmax"),
+        )
         for letters, (array, dtype) in zip(inputs.split(","), (left, right), strict=True)
     ]
     y: jax.Array = qwix.einsum(spec, *factors, preferred_element_type=jnp.float32)

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import qwix
 
 from model.attention.grouped_query import GroupedQuery
 from model.attention.latent import Latent
@@ -23,26 +22,16 @@ from model.recurrent.lstm import LSTM
 from model.recurrent.state_space import StateSpace
 from model.transformer import abstract_params, forward, specs
 
-LARGEST = {"int8": 127.5, "float8": 448.0, "gradient": 57344.0}
+LARGEST = {"int8": 127.0, "float8": 448.0, "gradient": 57344.0}
 
 
 def rounded(x, axes, products, gradient=False):
-    """The array after rounding to 8 bits with a scale for all numbers along `axes`, computed by hand.
-
-    The largest number of a scale is a tie between two integers; the library's rounding of it is taken.
-    """
-    largest = LARGEST["gradient" if gradient and products == "float8" else products]
-    scale = np.abs(x).max(axes, keepdims=True) / largest
-    kind = FORMATS[products][gradient]
-    other = [axis for axis in range(x.ndim) if axis not in axes]
-    library = np.asarray(qwix.dequantize(qwix.quantize(jnp.asarray(x), kind, channelwise_axes=other)))
+    """The array after rounding to 8 bits with a scale for all numbers along `axes`."""
+    scale = np.abs(x).max(axes, keepdims=True) / LARGEST["gradient" if gradient and products == "float8" else products]
     if products == "int8":
-        by_hand = np.clip(np.round(x / scale), -128, 127) * scale
-    else:
-        by_hand = np.asarray(jnp.asarray(x / scale, jnp.float32).astype(kind).astype(jnp.float32)) * scale
-    differ = np.abs(library - by_hand) > 1e-5 * np.abs(x)
-    assert np.all(np.abs(x / scale)[differ] > largest * 0.999)
-    return library
+        return np.round(x / scale) * scale
+    kind = FORMATS[products][gradient]
+    return np.asarray(jnp.asarray(x / scale, jnp.float32).astype(kind).astype(jnp.float32)) * scale
 
 
 @pytest.mark.parametrize("products", ["int8", "float8"])
