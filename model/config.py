@@ -140,6 +140,8 @@ class ModelConfig:
             yield from self.multi_token.problems_with(self.context_length, "multi_token")
         if self.per_layer_embedding is not None:
             yield from self._problems_of_per_layer_embedding()
+        if self.precision.products != "compute" and any(isinstance(layer.ffn, Experts) for layer in self.layers):
+            yield "precision.products", f"experts have no products in '{self.precision.products}'; use 'compute'"
         yield from self._problems_of_layers()
 
     def _problems_of_per_layer_embedding(self) -> Iterator[tuple[str, str]]:

@@ -50,7 +50,9 @@ class Transformer(nnx.Module):
         embedding_key, position_key, blocks_key, norm_key = jax.random.split(key, 4)
 
         def make(key: jax.Array) -> ParameterMaker:
-            return ParameterMaker(key, config.initialization, config.num_layers, config.precision.parameters)
+            return ParameterMaker(
+                key, config.initialization, config.num_layers, config.precision.parameters, config.precision.products
+            )
 
         def norm(option: LayerNorm | RMSNorm | None) -> Norm | None:
             return None if option is None else Norm(option, (config.width,), ("embed",), make(norm_key), reductions)

@@ -123,8 +123,12 @@ class LatentAttention(nnx.Module):
         self.kv_down = make.matrix("projection", (width, r), ("embed", "rank"))
         self.kv_norm = Norm(option.norm, (r,), ("rank",), make, reductions)
         self.rotary_key = make.matrix("projection", (width, rotary), ("embed", "head_dim"))
-        self.key_up = make.matrix("projection", (r, n, option.head_dim), ("rank", "heads", "head_dim"))
-        self.value_up = make.matrix("value", (r, n, option.value_head_dim), ("rank", "heads", "head_dim"))
+        self.key_up = make.matrix(
+            "projection", (r, n, option.head_dim), ("rank", "heads", "head_dim"), eight_bits=False
+        )
+        self.value_up = make.matrix(
+            "value", (r, n, option.value_head_dim), ("rank", "heads", "head_dim"), eight_bits=False
+        )
         out = (n, option.value_head_dim, width)
         self.output = make.matrix("residual", out, ("heads", "head_dim", "embed"), inputs=2)
         self.position_bias = position.bias_table(n, make)

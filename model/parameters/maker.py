@@ -46,7 +46,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.parameters.specs import ROLES, Initializer, Role, Spec
+from model.parameters.specs import ROLES, Initializer, Products, Role, Spec
 
 TRUNCATED_STD = 0.87962566103423978  # the standard deviation of N(0, 1) truncated at two standard deviations
 
@@ -177,16 +177,30 @@ def without_values() -> Iterator[None]:
 class ParameterMaker:
     """Draws the parameters of a model one after another from one key, and records the `Spec` of each."""
 
-    def __init__(self, key: jax.Array, initialization: Normal | FanIn, num_layers: int, dtype: str) -> None:
-        """Args: the key to draw from, the scheme, the depth n of the table above, and the stored dtype."""
+    def __init__(
+        self,
+        key: jax.Array,
+        initialization: Normal | FanIn,
+        num_layers: int,
+        dtype: str,
+        products: Products = "compute",
+    ) -> None:
+        """Args: the key, the scheme, the depth n of the table above, the stored dtype, and `Precision.products`."""
         self.rngs = nnx.Rngs(key)
         self.initialization = initialization
         residual = 1 / math.sqrt(2 * num_layers) if initialization.scale_residual else 1.0
         self.scales = {"value": initialization.beta, "residual": initialization.beta * residual}
-        self.dtype = dtype
+        self.dtype, self.products = dtype, products
 
     def matrix(
-        self, role: Role, shape: tuple[int, ...], axes: tuple[str | None, ...], *, inputs: int = 1, blocks: int = 0
+        self,
+        role: Role,
+        shape: tuple[int, ...],
+        axes: tuple[str | None, ...],
+        *,
+        inputs: int = 1,
+        blocks: int = 0,
+        eight_bits: bool = True,
     ) -> nnx.Param:
         """Makes a matrix, drawn at random.
 
@@ -196,11 +210,14 @@ class ParameterMaker:
           axes: a logical name for each axis.
           inputs: the number of axes that a product contracts.
           blocks: the number of first axes that count independent matrices.
+          eight_bits: False for a matrix that `project` does not always multiply.
         """
         input_axes = tuple(range(blocks, blocks + inputs))
         output_axes = tuple(range(blocks + inputs, len(shape)))
         initializer = self._matrix_initializer(role, math.prod(shape[i] for i in input_axes))
         spec = Spec(role=role, axes=axes, inputs=input_axes, outputs=output_axes, initializer=initializer)
+        if eight_bits and ROLES[role].eight_bits and not blocks:
+            spec = dataclasses.replace(spec, products=self.products)
         return self._make(spec, shape, self._next_key())
 
     def _matrix_initializer(self, role: Role, fan_in: int) -> Initializer:

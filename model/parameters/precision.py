@@ -7,7 +7,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from model.parameters.specs import Spec
+from model.parameters import quantized_products
+from model.parameters.specs import Products, Spec
 
 Dtype = Literal["float32", "bfloat16"]  # float16 would need loss scaling
 
@@ -21,19 +22,24 @@ class Precision:
     `gradients` is the format in which gradients of parameters are computed, summed over tokens and reduced across
     devices; bfloat16 halves the bytes that devices send each other, and rounds partial sums. In the end gradients are
     cast to the format `parameters`, which the optimizer's moments have too; in bfloat16, parameters and moments lose
-    small updates (train/optimizers/rounding.py). JAX decides how a device multiplies two float32 matrices: TPUs and
-    recent GPUs round the factors to fewer bits unless `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
+    small updates (train/optimizers/rounding.py). `products` is the format of the factors of products with the matrices
+    inside the layers: "compute", or 8 bits (model/parameters/quantized_products.py); embedding, unembedding, routing
+    and attention never have 8 bits. JAX decides how a device multiplies two float32 matrices: TPUs and recent GPUs
+    round the factors to fewer bits unless `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
     """
 
     parameters: Dtype = "float32"
     compute: Dtype = "float32"
     reductions: Dtype = "float32"
     gradients: Dtype = "float32"
+    products: Products = "compute"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
         if self.compute == "float32" != self.gradients:
             yield "gradients", f"{self.gradients} is narrower than compute={self.compute}; use 'float32'"
+        if self.products != "compute" and not quantized_products.is_installed():
+            yield "products", f"'{self.products}' needs the library qwix: {quantized_products.INSTALL}"
 
 
 def for_compute(params: Any, specs: Any, precision: Precision) -> Any:

@@ -12,6 +12,8 @@ from flax import nnx
 from model.layout import Layout
 from model.parameters import cpu_matmul
 from model.parameters.mixed_precision import cast_like, weight_einsum
+from model.parameters.quantized_products import quantized_einsum
+from model.parameters.specs import Products
 
 
 def project(
@@ -29,18 +31,27 @@ def project(
     Returns:
       (..., *outputs).
     """
-    y = matmul(x, weight[...], layout, contract)
+    products = weight.get_metadata()["spec"].products
+    y = matmul(x, weight[...], layout, contract, products=products)
     return y if bias is None else y + cast_like(bias[...], y)
 
 
 def matmul(
-    x: jax.Array, w: jax.Array, layout: Layout, contract: int = 1, dtype: jax.typing.DTypeLike | None = None
+    x: jax.Array,
+    w: jax.Array,
+    layout: Layout,
+    contract: int = 1,
+    dtype: jax.typing.DTypeLike | None = None,
+    products: Products = "compute",
 ) -> jax.Array:
     """Returns x w, contracted over the last `contract` axes of x and the first of w; in `dtype`, or in that of x."""
-    if cpu_matmul.applies_to(layout):
+    if products == "compute" and cpu_matmul.applies_to(layout):
         return cpu_matmul.matmul(x, w, contract, dtype)
     letters = iter(string.ascii_letters)
     lead, inputs, outputs = (
         "".join(next(letters) for _ in range(count)) for count in (x.ndim - contract, contract, w.ndim - contract)
     )
-    return weight_einsum(f"{lead}{inputs},{inputs}{outputs}->{lead}{outputs}", x, w, dtype)
+    spec = f"{lead}{inputs},{inputs}{outputs}->{lead}{outputs}"
+    if products != "compute":
+        return quantized_einsum(spec, x, w, products, dtype)
+    return weight_einsum(spec, x, w, dtype)

@@ -13,6 +13,7 @@ import jax
 
 from model.parameters.names import flatten
 
+Products = Literal["compute", "int8", "float8"]
 Role = Literal[
     "embedding",
     "position",
@@ -47,6 +48,7 @@ class Traits:
       storage_dtype, compute_dtype: the formats in which it is stored and in which the forward pass uses it: a field of
         `Precision`, or float32 whatever the precision is.
       trained: whether the optimizer updates it; if not, it is state that the training step updates.
+      eight_bits: whether `Precision.products` applies to products of activations with it.
     """
 
     weight_decay: bool
@@ -54,6 +56,7 @@ class Traits:
     storage_dtype: Literal["parameters", "float32"] = "parameters"
     compute_dtype: Literal["compute", "float32"] = "compute"
     trained: bool = True
+    eight_bits: bool = False
 
 
 _MATRIX = Traits(weight_decay=True, hidden=True)
@@ -65,9 +68,9 @@ ROLES: dict[Role, Traits] = {
     "position": Traits(weight_decay=True),
     "unembedding": Traits(weight_decay=True),
     # Matrices inside the layers; a `residual` matrix writes the output of a `value` matrix to the residual stream.
-    "projection": _MATRIX,
-    "value": _MATRIX,
-    "residual": _MATRIX,
+    "projection": dataclasses.replace(_MATRIX, eight_bits=True),
+    "value": dataclasses.replace(_MATRIX, eight_bits=True),
+    "residual": dataclasses.replace(_MATRIX, eight_bits=True),
     "recurrent": _MATRIX,
     # Near ties between experts must not depend on rounding.
     "router": dataclasses.replace(_MATRIX, compute_dtype="float32"),
@@ -109,6 +112,7 @@ class Spec:
         matrix.
       initializer: the rule for its initial values; None if its module computes them.
       frozen: whether a run leaves it unchanged, although its role is trained.
+      products: the format of products of activations with it (model/parameters/quantized_products.py).
     """
 
     role: Role
@@ -117,6 +121,7 @@ class Spec:
     outputs: tuple[int, ...] = ()
     initializer: Initializer | None = None
     frozen: bool = False
+    products: Products = "compute"
 
     @property
     def trained(self) -> bool:

@@ -92,4 +92,5 @@ CASES = {
     "Precision.compute": ([], "precision.compute=bfloat16", "output"),
     "Precision.gradients": (["precision=Precision(compute='bfloat16')"], "precision.gradients=bfloat16", "gradient"),
     "Precision.reductions": ([], "precision.reductions=bfloat16", "output"),
+    "Precision.products": ([], "precision.products=int8", "output"),
 }

@@ -238,3 +238,19 @@ def test_shards_hold_the_values_of_one_device(alone, sharded_start):
     for name, value in flatten(alone[0].all_params).items():
         np.testing.assert_array_equal(sharded[name], value, err_msg=name)
     assert len(np.unique(sharded["embedding.table"])) > 2000  # drawn at random, not filled
+
+
+def test_products_in_8_bits_have_the_scales_of_whole_rows_on_a_mesh(experiment, alone):
+    """A sum that is rounded otherwise may take another 8-bit number, so parameters are compared by the 8 bits' effect."""
+    start, batches, exact, exact_params = alone
+    option, table = MESHES["mix"]
+    experiment = dataclasses.replace(override(experiment, "model.precision.products=int8"), sharding=table)
+    expected, expected_params = train(experiment, make_mesh(Mesh(), jax.devices()[:1]), start, batches)
+    losses, params = train(experiment, make_mesh(option, devices_of(option)), start, batches)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert np.abs(np.subtract(exact, expected)).max() > 1e-4
+    apart, effect = (
+        np.sqrt(sum(np.square(other[name] - value).sum() for name, value in expected_params.items()))
+        for other in (params, exact_params)
+    )
+    assert apart < 0.05 * effect
