@@ -75,11 +75,11 @@ class ActivationAxes(_Axes):
       query_sequence: positions of queries, and inside recurrent mixers.
       key_sequence: positions of keys and values while their queries are split; slots of a cache. With `()` a device
         gathers the keys and values of the sequence, layer by layer; with the axes of `query_sequence` they travel in a
-        ring (model/kernels/ring.py). Let k be the bytes of the keys and values of a device's tokens, 2 K H numbers
+        ring (model/kernels/mesh/ring.py). Let k be the bytes of the keys and values of a device's tokens, 2 K H numbers
         each, and n the devices of the sequence. To gather sends (n - 1) k forward, and as much backward; the ring sends
         them forward, backward, and their gradients in float32. In return the ring holds 2 k in place of n k, sends
         while it computes, and sends only as far as a window reaches. With grouped queries k is small, so `()` is the
-        default, and the ring is for sequences whose keys do not fit. Both run the tiles of model/kernels/tiles.py,
+        default, and the ring is for sequences whose keys do not fit. Both run the tiles of model/kernels/xla/tiles.py,
         because the kernels of libraries do not take queries whose index only the device knows.
       ffn_sequence: positions inside feed-forward layers.
       vocab_sequence: positions where tokens are looked up, and of logits.
@@ -198,11 +198,6 @@ class MeshLayout(Layout):
         """The kind of the mesh's devices, which need not be the kind that this machine has."""
         platform: str = self.mesh.devices.flat[0].platform
         return platform
-
-    @property
-    def devices(self) -> int:
-        """The number of devices of the mesh."""
-        return int(self.mesh.size)
 
     def placement(self, axes: Axes) -> NamedSharding:
         """The placement of an activation whose axes have these names."""

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from model.dropout import drop
-from model.kernels import cpu
 from model.kernels.request import Request
 from model.kernels.scoring import Bias, Scoring
 from model.kernels.visibility import Visibility
+from model.kernels.xla import cpu
 
 # For platforms without a file of their own: the queries of a block, the maximum number of unrolled blocks, and the
 # maximum number of scores of a block for each row and head. A compiler may hold the scores of several blocks at once,

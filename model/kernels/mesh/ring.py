@@ -20,10 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from model.kernels.blocks import sink_gradient
 from model.kernels.scoring import Bias, Scoring
-from model.kernels.tiles import Sums, TileSizes, Tiling, empty_sums, gradient_of_sums, normalised, sum_dtype
 from model.kernels.visibility import Visibility
+from model.kernels.xla.blocks import sink_gradient
+from model.kernels.xla.tiles import Sums, TileSizes, Tiling, empty_sums, gradient_of_sums, normalised, sum_dtype
 
 MAX_TILE, MIN_TILE = 512, 64
 

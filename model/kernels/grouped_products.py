@@ -1,34 +1,35 @@
 """Grouped matrix products, for experts: rows in E groups one after another, each group times its own matrix.
 
-`choose` returns the first kernel of KERNELS that takes the shapes on the platform. A kernel has three products:
+`kernel_for` returns the first kernel that takes the shapes on the platform. A kernel has three products:
 forward, the gradient of the rows, and the gradient of the matrices. Gale et al. 2022, "MegaBlocks", section 5.1.
 """
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from model.kernels import refusals, selection
-from model.kernels.splash import block_size
-from model.kernels.tokamax import INSTALL, is_installed
+from model.kernels.gpu.tokamax import INSTALL, is_installed
+from model.kernels.request import compute_capability
+from model.kernels.tpu.splash import block_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupedRequest:
-    """One grouped product, without its arrays.
+    """One grouped product on one device, without its arrays.
 
     Attributes:
       x, w: the shape and dtype of rows (M, D) and matrices (E, D, F); both are multiplied in the dtype of x.
-      platform, devices, compute_capability: as of `model.kernels.request.Request`.
+      platform, compute_capability: as of `model.kernels.request.Request`.
     """
 
+    use: ClassVar[str] = "experts"
     x: jax.ShapeDtypeStruct
     w: jax.ShapeDtypeStruct
     platform: str = "cpu"
-    devices: int = 1
     compute_capability: tuple[int, int] = (9, 0)
 
 
@@ -112,7 +113,7 @@ class Megablox:
         return refusals.first(self._refusals(request))
 
     def _refusals(self, request: GroupedRequest) -> Iterator[str]:
-        yield from refusals.of_devices(request, self.platforms)
+        yield from refusals.of_platform(request, self.platforms)
         yield from _refusals_of_dtype(request, ("bfloat16", "float32"))
         if request.x.shape[0] % 128:
             yield f"{request.x.shape[0]:,} rows are no multiple of 128"
@@ -162,7 +163,7 @@ class TokamaxRaggedDot:
         return refusals.first(self._refusals(request))
 
     def _refusals(self, request: GroupedRequest) -> Iterator[str]:
-        yield from refusals.of_devices(request, self.platforms)
+        yield from refusals.of_platform(request, self.platforms)
         if not is_installed():
             yield f"it is not installed: {INSTALL}"
         if request.compute_capability not in ((9, 0), (10, 0)):
@@ -192,7 +193,7 @@ class TokamaxRaggedDot:
         return dw_EDF
 
 
-# In the order in which `choose` asks them.
+# In the order in which they are asked.
 KERNELS: tuple[GroupedKernel, ...] = (TokamaxRaggedDot(), Megablox(), RaggedDot())
 RAGGED_DOT = RaggedDot()
 
@@ -202,18 +203,20 @@ def _refusals_of_dtype(request: GroupedRequest, allowed: tuple[str, ...]) -> Ite
         yield f"it takes {' and '.join(allowed)}, not {name}"
 
 
-def choose(
-    request: GroupedRequest, kernels: tuple[GroupedKernel, ...] = KERNELS
-) -> tuple[GroupedKernel, dict[str, str]]:
-    """Returns the first kernel that takes a request, and why earlier kernels for its platform do not.
+def kernel_for(x_MD: jax.Array, w_EDF: jax.Array, platform: str, kernels: tuple[GroupedKernel, ...]) -> GroupedKernel:
+    """Returns the first of these kernels that multiplies rows by the matrices of their groups, and records it.
 
     Raises:
-      UserError: if none of them takes it.
+      UserError: if none of them takes the shapes on the platform.
     """
-    kernel, refused = selection.first_that_supports(request, kernels, "kernel for grouped products")
-    return kernel, selection.of_platform(refused, kernels, request.platform)
+    x, w = (jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (x_MD, w_EDF))
+    request = GroupedRequest(x=x, w=w, platform=platform, compute_capability=compute_capability())
+    choice = selection.choose(request, kernels)
+    selection.record_choice(request.use, choice)
+    kernel: GroupedKernel = choice.kernel
+    return kernel
 
 
-def named(names: tuple[str, ...]) -> tuple[GroupedKernel, ...]:
-    """Returns the kernels with these names, in this order; all kernels if there are no names."""
-    return selection.named(names, KERNELS)
+def only_xla(kernels: tuple[GroupedKernel, ...], platform: str) -> bool:
+    """Whether all of these kernels that run on a platform are operations of XLA, whose copies JAX can follow."""
+    return all(kernel == RAGGED_DOT for kernel in kernels if selection.runs_on(kernel, platform))

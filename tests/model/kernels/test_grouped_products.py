@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from model.parameters.grouped_products import KERNELS, GroupedRequest, Megablox, RaggedDot, TokamaxRaggedDot, choose
+from model.kernels import choose
+from model.kernels.grouped_products import KERNELS, GroupedRequest, Megablox, RaggedDot, TokamaxRaggedDot
 from model.parameters.mixed_precision import grouped_matmul
 
 SIZES = np.array([200, 0, 130, 70], np.int32)  # ends inside tiles of 128 rows; the last 112 rows are in no group
@@ -55,10 +56,6 @@ def request(rows=512, dtype=jnp.bfloat16, width=256, **asked):
     [
         ({"platform": "tpu"}, None),
         ({"platform": "cpu"}, "it runs on a tpu, not on a cpu"),
-        (
-            {"platform": "tpu", "devices": 4},
-            "its arrays are split over 4 devices, and the compiler cannot split this kernel",
-        ),
         ({"platform": "tpu", "rows": 100}, "100 rows are no multiple of 128"),
         ({"platform": "tpu", "width": 100}, "matrices of 128 x 100 are no multiples of 128"),
         ({"platform": "tpu", "dtype": jnp.float16}, "it takes bfloat16 and float32, not float16"),
@@ -69,18 +66,18 @@ def test_what_megablox_refuses(asked, expected):
 
 
 def test_what_tokamax_refuses(monkeypatch):
-    monkeypatch.setattr("model.parameters.grouped_products.is_installed", lambda: False)
+    monkeypatch.setattr("model.kernels.grouped_products.is_installed", lambda: False)
     assert TokamaxRaggedDot().supports(request(platform="gpu")) == "it is not installed: pip install -e '.[tokamax]'"
-    monkeypatch.setattr("model.parameters.grouped_products.is_installed", lambda: True)
+    monkeypatch.setattr("model.kernels.grouped_products.is_installed", lambda: True)
     assert TokamaxRaggedDot().supports(request(platform="gpu")) is None
     assert "9.0 or 10.0" in TokamaxRaggedDot().supports(request(platform="gpu", compute_capability=(8, 0)))
 
 
 def test_the_choice():
-    assert choose(request(platform="tpu"))[0] == Megablox()
-    assert choose(request(platform="cpu")) == (RaggedDot(), {})
-    kernel, refused = choose(request(platform="tpu", rows=100))
-    assert (kernel, refused) == (RaggedDot(), {"megablox": "100 rows are no multiple of 128"})
-    with pytest.raises(UserError, match="no kernel for grouped products supports this request on a cpu: megablox: "):
+    assert choose(request(platform="tpu")).kernel == Megablox()
+    assert str(choose(request(platform="cpu"))) == "ragged_dot"
+    choice = choose(request(platform="tpu", rows=100))
+    assert (choice.kernel, str(choice)) == (RaggedDot(), "ragged_dot (not megablox: 100 rows are no multiple of 128)")
+    with pytest.raises(UserError, match="no kernel for experts supports this request on a cpu: megablox: "):
         choose(request(), (Megablox(),))
     assert [kernel.name for kernel in KERNELS] == ["tokamax", "megablox", "ragged_dot"]

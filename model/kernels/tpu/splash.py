@@ -52,7 +52,7 @@ class Splash:
 
     def _refusals(self, request: Request) -> Iterator[str]:
         visibility, (t, s) = request.visibility, (request.q.shape[1], request.k.shape[1])
-        yield from refusals.of_devices(request, self.platforms)
+        yield from refusals.of_platform(request, self.platforms)
         yield from refusals.of_every_library(request)
         yield from refusals.of_dtypes(request, ("bfloat16", "float32"))
         if request.bias is not None:
@@ -137,7 +137,7 @@ def _kernel(mask_fields: tuple[Any, ...], softcap: float | None, max_block: int,
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask import MultiHeadMask
 
-    from model.kernels.splash_mask import StaticMask
+    from model.kernels.tpu.splash_mask import StaticMask
 
     mask = StaticMask(*mask_fields)
     block_q, block_kv = (block_size(length, max_block) for length in mask.size)

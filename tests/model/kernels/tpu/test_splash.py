@@ -9,7 +9,7 @@ import pytest
 from model.attention.patterns import Chunked, Fixed, SlidingWindow, Strided
 from model.kernels import choose, new_request
 from model.kernels.scoring import Scoring
-from model.kernels.splash import Splash, block_size
+from model.kernels.tpu.splash import Splash, block_size
 from model.kernels.visibility import Coordinates, bidirectional, causal
 from model.positions.alibi import LinearBias
 from tests.model.kernels import matrix
@@ -62,7 +62,6 @@ def reason(visibility=None, width=64, length=256, scoring=None, dtype=jnp.bfloat
     [
         ({}, None),
         ({"platform": "gpu"}, "it runs on a tpu, not on a gpu"),
-        ({"devices": 4}, "its arrays are split over 4 devices, and the compiler cannot split this kernel"),
         ({"dropout": 0.1}, "it has no dropout of weights"),
         ({"bias": LinearBias((0.5, 0.5))}, "it adds no bias to scores"),
         ({"length": 200}, "200 queries and 200 keys are not both a multiple of 128"),

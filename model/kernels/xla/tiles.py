@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from model.dropout import drop
-from model.kernels.blocks import sink_gradient
 from model.kernels.request import Request
 from model.kernels.scoring import Bias, Scoring
 from model.kernels.visibility import Visibility
+from model.kernels.xla.blocks import sink_gradient
 
 
 @dataclasses.dataclass(frozen=True)

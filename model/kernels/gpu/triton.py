@@ -42,7 +42,7 @@ class Triton:
 
     def _refusals(self, request: Request) -> Iterator[str]:
         visibility, (t, head_dim) = request.visibility, request.q.shape[1::2]
-        yield from refusals.of_devices(request, self.platforms)
+        yield from refusals.of_platform(request, self.platforms)
         yield from refusals.of_every_library(request)
         yield from refusals.of_dtypes(
             request, ("bfloat16", "float16", "float32") if self.interpret else ("bfloat16", "float16")

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from model.errors import UserError
-from model.kernels.ring import Ring, attend_in_ring, from_chunks, steps_of, to_chunks
+from model.kernels.mesh.ring import Ring, attend_in_ring, from_chunks, steps_of, to_chunks
 from model.kernels.scoring import Bias, Scoring
 from model.kernels.selection import record_choice
 from model.kernels.visibility import Coordinates, Visibility
@@ -210,8 +210,8 @@ def attend_on_shards(
     if split.in_ring:
         if "tiles" not in allowed:
             raise UserError(
-                "keys that travel in a ring meet the tiles of model/kernels/tiles.py, and model.kernels.attention has "
-                f"{', '.join(allowed)}; add 'tiles', or set sharding.activations.key_sequence=()"
+                "keys that travel in a ring meet the tiles of model/kernels/xla/tiles.py, and model.kernels.attention "
+                f"has {', '.join(allowed)}; add 'tiles', or set sharding.activations.key_sequence=()"
             )
         record_choice("attention", "tiles, in a ring")
 
