@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 from model.errors import UserError
@@ -130,6 +130,15 @@ def recorded_choices() -> Iterator[list[str]]:
         yield lines
     finally:
         _RECORD.reset(token)
+
+
+@contextlib.contextmanager
+def choices_said(say: Callable[[str], None]) -> Iterator[None]:
+    """Says, after programs were traced inside, which kernels they take."""
+    with recorded_choices() as lines:
+        yield
+    for line in lines:
+        say(f"kernel for {line}")
 
 
 def record_choice(use: str, choice: object) -> None:

@@ -15,7 +15,7 @@ from tests.train.parallel.test_sharded_steps import MEGATRON, devices_of, on_one
 from train import loop
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.mesh_choice import requested_mesh, run_mesh_or_fsdp
-from train.parallel.table import ActivationAxes, Sharding
+from train.parallel.table import ActivationAxes, ParameterAxes, Sharding
 from train.run.checks import check_mesh
 from train.run.loading import load_params
 
@@ -141,6 +141,11 @@ def refused(experiment, *changes):
             ["mesh.stage=1", "sharding.chunks=2"],
             "sharding.chunks: 2 are of the stages of a pipeline, and mesh.stage is 1",
         ),
+        (
+            ["sharding.parameters.layer=()", "sharding.activations.batch=('data', 'fsdp')"],
+            "mesh.stage: the sharding table of this config, of an earlier version maybe, splits nothing over stage, so "
+            "that 2 devices would compute the same; take the table of today with --set 'sharding=Sharding()', or leave",
+        ),
         (["sharding.chunks=0"], "sharding.chunks: must be at least 1, got 0"),
         (["samples.prompts=('a',)"], "samples.prompts: decoding does not run in stages"),
         (["model.scan_layers=False"], "model.scan_layers: 2 stages run layers in a scan"),
@@ -180,6 +185,14 @@ def test_commands_that_load_a_run_take_a_mesh_without_stages(experiment):
     assert requested_mesh(experiment.model, Mesh(stage=2), Sharding()).layout.pipeline.stages == 2
     with pytest.raises(UserError, match=r"mesh.stage: 8 stages do not divide the 4 layers; 1, 2, 4"):
         requested_mesh(experiment.model, Mesh(stage=8), Sharding())
+
+
+def test_the_table_of_an_earlier_run_does_not_know_every_axis(experiment):
+    before = Sharding(parameters=ParameterAxes(layer=()), activations=ActivationAxes(batch=("data", "fsdp")))
+    assert requested_mesh(experiment.model, Mesh(fsdp=2), before).table == before
+    assert requested_mesh(experiment.model, Mesh(stage=2), before).table == Sharding()
+    mended = functools.reduce(override, ["mesh.stage=2", "training.gradient_accumulation=4"], experiment)
+    check(override(dataclasses.replace(mended, sharding=before), "sharding=Sharding()"))
 
 
 @pytest.mark.sweep
