@@ -16,7 +16,8 @@ import jax.numpy as jnp
 
 from model.feedforward.exchange import apply_in_rounds
 from model.feedforward.placement import Gathered, Placement, gathered, vary
-from model.kernels.grouped_products import RAGGED_DOT, GroupedKernel, kernel_for, only_xla
+from model.kernels.experts import kernel_for, only_xla
+from model.kernels.experts.grouped_products import RAGGED_DOT, GroupedKernel
 from model.layout import Layout
 from model.parameters.mixed_precision import cast_like, grouped_matmul, lookup, weight_einsum
 
@@ -34,7 +35,7 @@ ExpertFn = Callable[[jax.Array, Product], jax.Array]
 class Dropless:
     """Every token reaches all of its experts, so that its output does not depend on other tokens of the batch.
 
-    A kernel of model/kernels/grouped_products.py multiplies each row once; on a CPU every row is multiplied by every
+    A kernel of model/kernels/experts/ multiplies each row once; on a CPU every row is multiplied by every
     expert, E times the work. On a mesh each device sorts its own tokens; if experts are split over devices too, tokens
     travel to them and back in rounds (model/feedforward/exchange.py).
     """

@@ -6,7 +6,7 @@ the request.
 `ModelConfig.kernels` chooses or excludes kernels by name; `recorded_choices` says which kernels were chosen, and why.
 
 visibility.py and scoring.py are the values of a request: which keys a query sees, and how it scores them. `mesh/` gives
-every device its arrays. grouped_products.py has the kernels for experts, which are chosen in the same way.
+every device its arrays. `experts/` has the kernels for experts, which are chosen in the same way.
 """
 
 from typing import Any
@@ -24,6 +24,7 @@ from model.kernels.selection import Choice, choose, record_choice, recorded_choi
 from model.kernels.tpu.splash import Splash
 from model.kernels.visibility import Visibility
 from model.kernels.xla.blocks import Blocks
+from model.kernels.xla.dropped import keys_of_heads
 from model.kernels.xla.plain import Plain, attention_weights
 from model.kernels.xla.tiles import Tiles
 from model.layout import ONE_DEVICE, Layout
@@ -65,7 +66,7 @@ def attend(
       sink_N: for each head, a score that takes part in the softmax and has no value, so that a head may attend to
         nothing (OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", section 2; Xiao et al. 2024, section 3.3).
       dropout: the share of weights that is dropped if there is a dropout key.
-      dropout_key: a random key in training, None in evaluation.
+      dropout_key: a random key in training, None in evaluation. All kernels drop the same weights, on every mesh.
       layout: the layout of all arrays; on a mesh a kernel gets the arrays of one device (model/kernels/mesh/shards.py).
       platform: the platform that will run the kernel; None for that of the layout.
       kernels: the kernels to choose from.
@@ -95,9 +96,10 @@ def attend(
         choice = choose(request, kernels)
         record_choice(request.use, choice)
         kernel: Kernel = choice.kernel
-        return kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, arrays.sink_N, arrays.dropout_key)
+        return kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, arrays.sink_N, arrays.dropout_keys)
 
-    whole = Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N, dropout_key)
+    keys_BN2 = None if dropout_key is None else keys_of_heads(dropout_key, q_BTNH.shape[0], q_BTNH.shape[2])
+    whole = Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N, keys_BN2)
     names = [kernel.name for kernel in kernels]
     y_BTNH = attend_on_shards(layout, run, whole, scoring, dropout, names)
     if y_BTNH is not None:

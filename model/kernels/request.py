@@ -61,7 +61,7 @@ class Kernel(Protocol):
         k_BSKH: jax.Array,
         v_BSKH: jax.Array,
         sink_N: jax.Array | None,
-        dropout_key: jax.Array | None,
+        dropout_keys: jax.Array | None,
     ) -> jax.Array:
         """Returns the weighted sum of values for every query and head, (B, T, N, Hv), in the dtype of the values.
 
@@ -69,7 +69,8 @@ class Kernel(Protocol):
           request: a request that the kernel supports.
           q_BTNH, k_BSKH, v_BSKH: queries, keys and values.
           sink_N: the sinks, if `request.has_sinks`.
-          dropout_key: the random key for `request.dropout`; without a key, that is 0.
+          dropout_keys: for `request.dropout`, a random key of each row and query head (model/kernels/xla/dropped.py);
+            without keys, that is 0.
         """
 
 

@@ -19,7 +19,7 @@ class Kernels:
 
     Attributes:
       attention: names from KERNELS of model/kernels.
-      experts: names from KERNELS of model/kernels/grouped_products.py, for `Dropless` experts.
+      experts: names from KERNELS of model/kernels/experts, for `Dropless` experts.
     """
 
     attention: tuple[str, ...] = ()
@@ -91,9 +91,9 @@ class Choice:
 def known(use: str) -> tuple[Any, ...]:
     """Returns all kernels for a use, a field of `Kernels`, in the order in which they are asked."""
     from model import kernels
-    from model.kernels import grouped_products
+    from model.kernels import experts
 
-    return {"attention": kernels.KERNELS, "experts": grouped_products.KERNELS}[use]
+    return {"attention": kernels.KERNELS, "experts": experts.KERNELS}[use]
 
 
 def runs_on(kernel: OfPlatforms, platform: str) -> bool:

@@ -67,7 +67,7 @@ class Triton:
         k_BSKH: jax.Array,
         v_BSKH: jax.Array,
         sink_N: jax.Array | None,
-        dropout_key: jax.Array | None,
+        dropout_keys: jax.Array | None,
     ) -> jax.Array:
         """See `Kernel`. Keys and values are repeated for each query head of their group."""
         from jax.experimental.pallas.ops.gpu.attention import mha

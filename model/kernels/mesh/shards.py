@@ -35,7 +35,7 @@ class Arrays:
       visibility: which keys each query sees.
       bias: a bias added to scores, or None.
       sink_N: the sinks, or None.
-      dropout_key: a random key, or None.
+      dropout_keys: (B, N, 2), a random key of each row and query head, or None.
     """
 
     q_BTNH: Any
@@ -44,7 +44,7 @@ class Arrays:
     visibility: Visibility
     bias: Bias | None = None
     sink_N: Any = None
-    dropout_key: Any = None
+    dropout_keys: Any = None
 
 
 jax.tree_util.register_dataclass(Arrays)
@@ -115,7 +115,7 @@ class Split:
             visibility=self._visibility_axes(arrays.visibility, arrays.q_BTNH.shape[0]),
             bias=None if arrays.bias is None else arrays.bias.axes(self.heads),
             sink_N=None if arrays.sink_N is None else (self.heads,),
-            dropout_key=None if arrays.dropout_key is None else (),
+            dropout_keys=None if arrays.dropout_keys is None else (self.batch, self.heads, None),
         )
 
     @property
@@ -158,10 +158,6 @@ class Split:
         visibility = arrays.visibility
         if not self.in_ring and self.chunks == 1:
             visibility = dataclasses.replace(visibility, queries=visibility.queries.of_device(self.queries))
-        names = (*self.batch.mesh_axes, *self.queries.mesh_axes, *self.heads.mesh_axes)
-        key = arrays.dropout_key
-        if key is not None and names:  # each device drops other weights
-            key = jax.random.fold_in(key, jax.lax.axis_index(names))
         return Arrays(
             q_BTNH=arrays.q_BTNH,
             k_BSKH=k_BSKH,
@@ -169,7 +165,7 @@ class Split:
             visibility=visibility,
             bias=None if arrays.bias is None else arrays.bias.of_device(self.heads),
             sink_N=arrays.sink_N,
-            dropout_key=key,
+            dropout_keys=arrays.dropout_keys,
         )
 
     def _key_heads_of_device(self, x_BSKH: jax.Array) -> jax.Array:
@@ -220,7 +216,7 @@ def attend_on_shards(
         if split.in_ring:
             ring = split.ring(own.visibility, own.k_BSKH.shape[1])
             tokens = own.q_BTNH, own.k_BSKH, own.v_BSKH, own.visibility
-            return attend_in_ring(ring, scoring, rate, *tokens, own.bias, own.sink_N, own.dropout_key)
+            return attend_in_ring(ring, scoring, rate, *tokens, own.bias, own.sink_N, own.dropout_keys)
         return kernel(own) if split.chunks == 1 else _in_chunks(split, kernel, own)
 
     y_BTNH: jax.Array = layout.shard_map(on_device, (split.axes(arrays),), split.output, checks_copies=False)(arrays)
@@ -234,6 +230,5 @@ def _in_chunks(split: Split, kernel: Callable[[Arrays], jax.Array], own: Arrays)
     device, parts = jax.lax.axis_index(ring.mesh_axes), []
     for number, q_BTNH in enumerate(jnp.split(to_chunks(ring, own.q_BTNH), 2, axis=1)):
         seen = own.visibility.sliced(ring.start(device, number, t // 2), t // 2, 0, keys)
-        key = None if own.dropout_key is None else jax.random.fold_in(own.dropout_key, number)
-        parts.append(kernel(dataclasses.replace(own, q_BTNH=q_BTNH, visibility=seen, dropout_key=key)))
+        parts.append(kernel(dataclasses.replace(own, q_BTNH=q_BTNH, visibility=seen)))
     return from_chunks(ring, jnp.concatenate(parts, axis=1))

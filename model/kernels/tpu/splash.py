@@ -75,7 +75,7 @@ class Splash:
         k_BSKH: jax.Array,
         v_BSKH: jax.Array,
         sink_N: jax.Array | None,
-        dropout_key: jax.Array | None,
+        dropout_keys: jax.Array | None,
     ) -> jax.Array:
         """See `Kernel`."""
         from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_kernel import SegmentIds

@@ -10,7 +10,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP
-from model.kernels import grouped_products
+from model.kernels import experts
 from model.kernels.selection import Choice, Kernels, record_choice, recorded_choices
 from model.kernels.xla.plain import Plain
 from model.options.tree import check
@@ -36,9 +36,9 @@ def test_unknown_names(option, message):
 def test_names_are_kernels_in_that_order():
     some = Kernels(attention=("plain", "blocks"), experts=("ragged_dot",))
     assert [kernel.name for kernel in some.named("attention")] == ["plain", "blocks"]
-    assert some.named("experts") == (grouped_products.RAGGED_DOT,)
+    assert some.named("experts") == experts.KERNELS[-1:]
     assert Kernels().named("attention") == kernels.KERNELS
-    assert Kernels().named("experts") == grouped_products.KERNELS
+    assert Kernels().named("experts") == experts.KERNELS
 
 
 def lines(option):

@@ -16,8 +16,10 @@ from model.feedforward.exchange import places
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP
 from model.feedforward.placement import EXPERT_AXES
-from model.kernels import grouped_products, recorded_choices
-from model.kernels.grouped_products import RAGGED_DOT, Megablox
+from model.kernels import experts as expert_kernels
+from model.kernels import recorded_choices
+from model.kernels.experts.grouped_products import RAGGED_DOT
+from model.kernels.experts.megablox import Megablox
 from model.layout import ONE_DEVICE
 from model.options.assignments import override
 from model.transformer import abstract_params, stream
@@ -208,7 +210,7 @@ def test_a_kernel_of_a_library_runs_in_the_stages_of_a_pipeline():
 
 
 def test_a_model_chooses_the_same_kernel_on_a_mesh(monkeypatch):
-    monkeypatch.setattr(grouped_products, "KERNELS", MEGABLOX)
+    monkeypatch.setattr(expert_kernels, "KERNELS", MEGABLOX)
     experts = Experts(num_experts=4, top_k=2, expert=MLP(width=256))
     config = ModelConfig(
         vocab_size=16, context_length=256, num_layers=1, width=128, mixer=GroupedQuery(num_heads=4), ffn=experts

@@ -79,7 +79,7 @@ EXPERTS = """Experts(num_experts=4, top_k=2, expert=Gated(width=16, bias=True), 
     balance_loss=BalanceLoss(coefficient=0.1), router_z_loss=0.01, load_bias=LoadBias(rate=0.01))"""
 NORMAL = "model.initialization=Normal(std=0.2)"
 MECHANISMS = {
-    "dropout": ["model.dropout=Dropout(embedding=0.2, residual=0.2)"],
+    "dropout": ["model.dropout=Dropout(embedding=0.2, attention=0.2, residual=0.2)"],
     "dropless experts": [NORMAL, "model.ffn=" + EXPERTS.format("Dropless()")],
     "experts with capacity": [NORMAL, "model.ffn=" + EXPERTS.format("Capacity(factor=1.0)")],
     "a pattern of two layers": [
@@ -98,12 +98,6 @@ MECHANISMS = {
 @pytest.mark.parametrize("mesh", ["chunks", "data"])
 def test_mechanisms_in_stages_equal_one_device(mesh, name, experiment):
     compare(functools.reduce(override, MECHANISMS[name], experiment), *MESHES[mesh])
-
-
-@pytest.mark.sweep
-def test_attention_weights_are_dropped_as_on_one_device(experiment):
-    """Where a mesh splits the rows inside of a stage, each device draws its own, as on every mesh."""
-    compare(override(experiment, "model.dropout=Dropout(attention=0.2)"), *MESHES["chunks"])
 
 
 EXPERT_MESHES = {

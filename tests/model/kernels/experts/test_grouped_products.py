@@ -7,7 +7,9 @@ import pytest
 
 from model.errors import UserError
 from model.kernels import choose
-from model.kernels.grouped_products import KERNELS, GroupedRequest, Megablox, RaggedDot, TokamaxRaggedDot
+from model.kernels.experts import KERNELS
+from model.kernels.experts.grouped_products import GroupedRequest, RaggedDot
+from model.kernels.experts.megablox import Megablox
 from model.parameters.mixed_precision import grouped_matmul
 
 SIZES = np.array([200, 0, 130, 70], np.int32)  # ends inside tiles of 128 rows; the last 112 rows are in no group
@@ -49,28 +51,6 @@ def test_products_and_gradients_are_those_of_a_loop(kernel, compute):
 def request(rows=512, dtype=jnp.bfloat16, width=256, **asked):
     x, w = jax.ShapeDtypeStruct((rows, 128), dtype), jax.ShapeDtypeStruct((4, 128, width), jnp.float32)
     return GroupedRequest(x=x, w=w, **asked)
-
-
-@pytest.mark.parametrize(
-    ("asked", "expected"),
-    [
-        ({"platform": "tpu"}, None),
-        ({"platform": "cpu"}, "it runs on a tpu, not on a cpu"),
-        ({"platform": "tpu", "rows": 100}, "100 rows are no multiple of 128"),
-        ({"platform": "tpu", "width": 100}, "matrices of 128 x 100 are no multiples of 128"),
-        ({"platform": "tpu", "dtype": jnp.float16}, "it takes bfloat16 and float32, not float16"),
-    ],
-)
-def test_what_megablox_refuses(asked, expected):
-    assert Megablox().supports(request(**asked)) == expected
-
-
-def test_what_tokamax_refuses(monkeypatch):
-    monkeypatch.setattr("model.kernels.grouped_products.is_installed", lambda: False)
-    assert TokamaxRaggedDot().supports(request(platform="gpu")) == "it is not installed: pip install -e '.[tokamax]'"
-    monkeypatch.setattr("model.kernels.grouped_products.is_installed", lambda: True)
-    assert TokamaxRaggedDot().supports(request(platform="gpu")) is None
-    assert "9.0 or 10.0" in TokamaxRaggedDot().supports(request(platform="gpu", compute_capability=(8, 0)))
 
 
 def test_the_choice():
