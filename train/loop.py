@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -366,7 +366,7 @@ class _Trainer:
             self.step_fn = lowered.compile()
             hosts.gather("")
 
-    def _compile_and_step(self, state: TrainState, batch: dict[str, jax.Array]) -> Any:
+    def _compile_and_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, Any]]:
         with choices_said(self.progress.message):
             result = self.jitted_step(state, batch)
         self.step_fn = self.jitted_step

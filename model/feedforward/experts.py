@@ -173,7 +173,8 @@ class MixtureOfExperts(nnx.Module):
         if isinstance(option.dispatch, Capacity):
             y_BTD, dropped_BTR = dispatch_with_capacity(option.dispatch, *inputs)
         else:
-            y_BTD = dispatch_dropless(*inputs, context.kernels.named("experts"))
+            dispatch = functools.partial(dispatch_dropless, kernels=context.kernels.named("experts"))
+            y_BTD = dispatch(*inputs)
         record_balance(context, routing, logits_BTE, dropped_BTR, option.balance_loss, option.router_z_loss)
         y_BTD = context.shard(y_BTD, ("batch", "ffn_sequence", "embed"))
         y_BTD = y_BTD if self.output_norm is None else self.output_norm(y_BTD)

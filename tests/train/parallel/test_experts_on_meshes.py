@@ -116,6 +116,30 @@ def test_outputs_and_gradients_on_all_meshes(name, way, routing, on_input):
     check_equal(way, on_input, routing, *MESHES[name])
 
 
+@pytest.mark.parametrize("name", ["expert", *(pytest.param(n, marks=pytest.mark.sweep) for n in ("fsdp", "all three"))])
+def test_bfloat16_rows_and_float32_parameters(name):
+    """Rows are rounded alike everywhere; the float32 sums of gradients differ in their order.
+
+    Only devices that share the width of an expert add up rounded outputs.
+    """
+    mesh, table = MESHES["expert, fsdp, tensor" if name == "all three" else name]
+    x, weight, params, chosen = alone("dropless", False, "random")[0]
+    given = jnp.asarray(x, jnp.bfloat16), jnp.asarray(weight, jnp.bfloat16), params, chosen
+    found, expected = (
+        jax.device_get(gradient("dropless", False, each)(*given))
+        for each in (layout_of(make_mesh(mesh), table), ONE_DEVICE)
+    )
+    rounding = 2.0**-6 if name == "all three" else 2.0**-22
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert (
+            one.dtype
+            == other.dtype
+            == (jnp.float32 if one.shape in {p.shape for p in params.values()} else jnp.bfloat16)
+        )
+        one, other = (np.asarray(each, np.float32) for each in (one, other))
+        np.testing.assert_allclose(one, other, rtol=0, atol=rounding * np.abs(other).max())
+
+
 def test_rows_that_the_mesh_does_not_divide_as_in_decoding():
     """Three rows of one token, four ways of experts: each device computes its experts for all rows."""
     layout = layout_of(make_mesh(Mesh(data=1, fsdp=2, expert=4)), Sharding())
