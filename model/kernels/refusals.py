@@ -6,6 +6,7 @@ from typing import Protocol
 import jax.numpy as jnp
 
 from model.kernels.request import Request
+from model.kernels.visibility import Visibility
 
 
 class OnPlatform(Protocol):
@@ -27,9 +28,12 @@ def of_platform(request: OnPlatform, platforms: tuple[str, ...]) -> Iterator[str
         yield f"it runs on a {' or '.join(platforms)}, not on a {request.platform}"
 
 
-def of_every_library(request: Request) -> Iterator[str]:
-    """Yields parts of a request that no kernel of a library takes."""
-    visibility = request.visibility
+def of_every_library(request: Request, visibility: Visibility | None = None) -> Iterator[str]:
+    """Yields parts of a request that no kernel of a library takes.
+
+    The indices are those of `visibility`, if a kernel takes parts of a row (`Visibility.of_whole_row`).
+    """
+    visibility = request.visibility if visibility is None else visibility
     if request.dropout:
         yield "it has no dropout of weights"
     if visibility.extra_mask is not None:

@@ -80,8 +80,8 @@ class ActivationAxes(_Axes):
         each, and n the devices of the sequence. To gather sends (n - 1) k forward, and as much backward; the ring sends
         them forward, backward, and their gradients in float32. In return the ring holds 2 k in place of n k, sends
         while it computes, and sends only as far as a window reaches. With grouped queries k is small, so `()` is the
-        default, and the ring is for sequences whose keys do not fit. Both run the tiles of model/kernels/xla/tiles.py,
-        because the kernels of libraries do not take queries whose index only the device knows.
+        default, and the ring is for sequences whose keys do not fit. On TPUs splash takes gathered keys; all else runs
+        the tiles of model/kernels/xla/tiles.py: no other library takes queries whose index only the device knows.
       ffn_sequence: positions inside feed-forward layers.
       vocab_sequence: positions where tokens are looked up, and of logits.
       embed: the model width.

@@ -229,6 +229,9 @@ def _in_chunks(split: Split, kernel: Callable[[Arrays], jax.Array], own: Arrays)
     ring = split.ring(own.visibility, t)
     device, parts = jax.lax.axis_index(ring.mesh_axes), []
     for number, q_BTNH in enumerate(jnp.split(to_chunks(ring, own.q_BTNH), 2, axis=1)):
-        seen = own.visibility.sliced(ring.start(device, number, t // 2), t // 2, 0, keys)
+        start = ring.start(device, number, t // 2)
+        seen = own.visibility.sliced(start, t // 2, 0, keys)
+        if own.visibility.queries.offset is None:
+            seen = dataclasses.replace(seen, queries=dataclasses.replace(seen.queries, parts=2 * ring.ways))
         parts.append(kernel(dataclasses.replace(own, q_BTNH=q_BTNH, visibility=seen)))
     return from_chunks(ring, jnp.concatenate(parts, axis=1))
