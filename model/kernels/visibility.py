@@ -64,7 +64,7 @@ class Coordinates:
     def sliced(self, start: int | jax.Array, count: int) -> "Coordinates":
         """Returns the `count` tokens from number `start` on; `start` may be traced, and must leave room for them."""
         cut = lambda x: None if x is None else _slice_axis(x, start, count, axis=1)  # noqa: E731
-        arrays = {"position": cut(self.position), "segment_ids": cut(self.segment_ids)}
+        arrays: dict[str, Any] = {"position": cut(self.position), "segment_ids": cut(self.segment_ids)}
         if self.index is not None:
             return Coordinates(count, self.start, cut(self.index), **arrays)
         if isinstance(start, int):
