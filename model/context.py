@@ -13,10 +13,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from model.dropout import drop
-from model.kernels.request import compute_capability
-from model.kernels.selection import Kernels, in_words, record_choice
+from model.kernels.selection import Kernels
 from model.layout import ONE_DEVICE, Axes, Layout
-from model.parameters import grouped_products
 from model.positions.rotary import RotaryTable
 from model.stages.micro_batches import in_micro_batches
 from model.taps.meanings import TAPS
@@ -116,20 +114,6 @@ class Context(LayerInputs):
     measurements: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     per_layer_BTP: jax.Array | None = None
     cross_layer: dict[str, CrossLayerArray] = dataclasses.field(default_factory=dict)
-
-    def choose_experts_kernel(self, x_MD: jax.Array, w_EDF: jax.Array) -> grouped_products.GroupedKernel:
-        """Returns the kernel for products of rows with the matrices of their experts."""
-        x, w = (jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (x_MD, w_EDF))
-        request = grouped_products.GroupedRequest(
-            x=x,
-            w=w,
-            platform=self.layout.platform,
-            devices=self.layout.devices,
-            compute_capability=compute_capability(),
-        )
-        kernel, refused = grouped_products.choose(request, grouped_products.named(self.kernels.experts))
-        record_choice("experts", in_words(kernel.name, refused))
-        return kernel
 
     def shard(self, x: jax.Array, axes: Axes) -> jax.Array:
         """Returns the same activation, sharded over the devices by the names of its axes."""

@@ -25,7 +25,7 @@ from train.optimizers.frozen import Frozen, mark_frozen
 from train.optimizers.guard import Guard
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.mesh import Mesh
-from train.parallel.table import Sharding, num_stages
+from train.parallel.table import Sharding, num_stages, unused_axes
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 from train.statistics import Statistics
 
@@ -233,6 +233,13 @@ class Experiment:
 
     def _problems_of_stages(self) -> Iterator[tuple[str, str]]:
         """Yields what cannot run in the stages of a pipeline, or has no effect without them."""
+        for axis in unused_axes(self.mesh, self.sharding):
+            yield (
+                f"mesh.{axis}",
+                f"the sharding table of this config, of an earlier version maybe, splits nothing over {axis}, so that "
+                f"{getattr(self.mesh, axis)} devices would compute the same; take the table of today with "
+                "--set 'sharding=Sharding()', or leave the axis out",
+            )
         stages, chunks = num_stages(self.mesh, self.sharding), self.sharding.chunks
         if stages == 1:
             if chunks > 1:

@@ -5,13 +5,13 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 
 from model.errors import UserError
-from model.kernels.selection import recorded_choices
+from model.kernels.selection import choices_said
 from model.options.tree import find_warnings
 from train.checkpoints.store import CheckpointStore
 from train.data.batches.pipeline import Batches
@@ -189,7 +189,7 @@ class _Trainer:
         self.state_config = StateConfig.of(experiment)
         self.shardings = state_shardings(self.state_config, self.mesh, experiment.sharding)
         self.jitted_step = compile_train_step(experiment, self.mesh)
-        self.step_fn: StepFn = self.jitted_step
+        self.step_fn: StepFn = self._compile_and_step
         self.statistics_step_fn: StepFn | None = None
         self.with_segments = feed.needs_segments(experiment.data, experiment.model)
         fields = feed.batch_fields(experiment.objective.fields, experiment.data, experiment.model)
@@ -226,6 +226,7 @@ class _Trainer:
             self.saves = SavesHook(session, self.store, step)
             self.hooks.append(self.saves)
             warned = [f"WARNING: {line}" for line in find_warnings(self.experiment.model, "model")]
+            warned += [*parameters.whole_latents(self.experiment)]
             for line in (*warned, *rounding.warnings(self.experiment, state.params, state.opt_state)):
                 self.say(line)
             shown = hosts.is_writer()
@@ -330,9 +331,8 @@ class _Trainer:
                 self._compile_together(state, batch)
             with self.watchdog.doing(f"step {step}", patient=self.clock.compiling):
                 step_fn = self._step_fn(step, state, batch)
-                with self.clock.dispatching(), recorded_choices() as chosen_kernels:  # by the first step, when traced
+                with self.clock.dispatching():
                     state, scalars = step_fn(state, batch)
-                self._say_kernels(chosen_kernels)
                 self.log.dispatched(step, scalars)  # waits for an earlier step when some are under way
             self.store.poll()
             info = StepInfo(step=step, last=step == num_steps, state=state, scalars=scalars)
@@ -361,15 +361,16 @@ class _Trainer:
     def _compile_together(self, state: TrainState, batch: dict[str, jax.Array]) -> None:
         """Compiles the step in all processes before one runs it: gloo's collectives wait 30 s for a late one."""
         with self.watchdog.doing("compiling", patient=True):
-            with recorded_choices() as chosen_kernels:
+            with choices_said(self.progress.message):
                 lowered = self.jitted_step.lower(state, batch)
-            self._say_kernels(chosen_kernels)
             self.step_fn = lowered.compile()
             hosts.gather("")
 
-    def _say_kernels(self, chosen: Sequence[str]) -> None:
-        for line in chosen:
-            self.progress.message(f"kernel for {line}")
+    def _compile_and_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, Any]]:
+        with choices_said(self.progress.message):
+            result = self.jitted_step(state, batch)
+        self.step_fn = self.jitted_step
+        return result
 
     def _step_fn(self, step: int, state: TrainState, batch: dict[str, jax.Array]) -> StepFn:
         """The compiled function of a step. Steps with statistics have their own; its compilation is not timed."""

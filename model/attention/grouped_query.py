@@ -341,7 +341,7 @@ class GroupedQueryAttention(nnx.Module):
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,
             layout=context.layout,
-            kernels=kernels.named(context.kernels.attention),
+            kernels=context.kernels.named("attention"),
         )
 
     def _norm_and_rotate(self, x_BTNH: jax.Array, norm: Norm | None, context: Context) -> jax.Array:

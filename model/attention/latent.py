@@ -184,7 +184,7 @@ class LatentAttention(nnx.Module):
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,
             layout=context.layout,
-            kernels=kernels.named(context.kernels.attention),
+            kernels=context.kernels.named("attention"),
         )
 
     def _expand_latents(

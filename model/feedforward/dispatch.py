@@ -16,14 +16,17 @@ import jax.numpy as jnp
 
 from model.feedforward.exchange import apply_in_rounds
 from model.feedforward.placement import Gathered, Placement, gathered, vary
+from model.kernels.experts import kernel_for, only_xla
+from model.kernels.experts.grouped_products import RAGGED_DOT, GroupedKernel
 from model.layout import Layout
-from model.parameters.grouped_products import RAGGED_DOT, GroupedKernel
 from model.parameters.mixed_precision import cast_like, grouped_matmul, lookup, weight_einsum
 
 # The parameters of all experts, by name (`EXPERT_AXES`).
 Params = dict[str, jax.Array]
 # product(x, name): rows of x times their experts' weights of a name, plus their biases, if there are any.
 Product = Callable[[jax.Array, str], jax.Array]
+# multiply(x, w, sizes): rows of x, sorted into groups of these sizes, times their groups' matrices.
+Multiply = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 # The computation of the experts on rows, in the arrangement of their dispatch.
 ExpertFn = Callable[[jax.Array, Product], jax.Array]
 
@@ -32,7 +35,7 @@ ExpertFn = Callable[[jax.Array, Product], jax.Array]
 class Dropless:
     """Every token reaches all of its experts, so that its output does not depend on other tokens of the batch.
 
-    A kernel of model/parameters/grouped_products.py multiplies each row once; on a CPU every row is multiplied by every
+    A kernel of model/kernels/experts/ multiplies each row once; on a CPU every row is multiplied by every
     expert, E times the work. On a mesh each device sorts its own tokens; if experts are split over devices too, tokens
     travel to them and back in rounds (model/feedforward/exchange.py).
     """
@@ -72,7 +75,7 @@ def dispatch_dropless(
     params: Params,
     expert_fn: ExpertFn,
     layout: Layout,
-    choose_kernel: Callable[[jax.Array, jax.Array], GroupedKernel] = lambda x, w: RAGGED_DOT,
+    kernels: tuple[GroupedKernel, ...] = (RAGGED_DOT,),
 ) -> jax.Array:
     """Returns the sum of the outputs of each token's experts, (B, T, D).
 
@@ -84,10 +87,13 @@ def dispatch_dropless(
       params: the parameters of the experts.
       expert_fn: the computation of the experts.
       layout: how tokens and experts are split over devices.
-      choose_kernel: returns the kernel for the product of rows and matrices.
+      kernels: those that may multiply rows by matrices, in the order in which they are asked.
     """
     placement = Placement.of(layout, chosen_BTR.shape[:2], params)
     num_experts, names = len(params["up"]), tuple(params)
+
+    def multiply(x: jax.Array, w: jax.Array, sizes_E: jax.Array) -> jax.Array:
+        return grouped_matmul(x, w, sizes_E, kernel_for(x, w, layout.platform, kernels))
 
     def on_device(
         x_BTD: jax.Array,
@@ -108,17 +114,18 @@ def dispatch_dropless(
         if input_scale_BTR is not None:
             rows = rows * input_scale_BTR.reshape(-1)[order][:, None]
         if placement.exchange_axes:
-            run = functools.partial(_run_experts, expert_fn, choose_kernel, {}, True)
+            run = functools.partial(_run_experts, expert_fn, multiply, {}, True)
             y = apply_in_rounds(run, placement, params, rows, sizes.reshape(ways, here))
         else:
             padded = bool(placement.expert_only_axes)
-            y = _run_experts(expert_fn, choose_kernel, placement.gathered, padded, params, rows, group[order], sizes)
+            y = _run_experts(expert_fn, multiply, placement.gathered, padded, params, rows, group[order], sizes)
         y_BTD = _combine(y[inverse_order].reshape(*chosen_BTR.shape, -1), weight_BTR)
         return jax.lax.psum(y_BTD, placement.summed_axes) if placement.summed_axes else y_BTD
 
     tokens = (*placement.tokens, None)
     inputs = (x_BTD, chosen_BTR, input_scale_BTR, weight_BTR)
-    y_BTD: jax.Array = _on_devices(layout, placement, on_device, inputs, params, tokens)
+    checks = only_xla(kernels, layout.platform)
+    y_BTD: jax.Array = _on_devices(layout, placement, on_device, inputs, params, tokens, checks_copies=checks)
     return y_BTD
 
 
@@ -129,11 +136,13 @@ def _on_devices(
     inputs: tuple[jax.Array | None, ...],
     params: Params,
     out_axes: Any,
+    checks_copies: bool = True,
 ) -> Any:
-    """Runs a function of arrays of tokens and of all parameters on the shards of each device."""
+    """Runs a function of arrays of tokens and of all parameters on the shards of each device: `Layout.shard_map`."""
     tokens = (*placement.tokens, None)
     in_axes = (tokens,) * len(inputs) + tuple(placement.parameters[name] for name in params)
-    return layout.shard_map(on_device, in_axes, out_axes)(*inputs, *params.values())
+    mapped = layout.shard_map(on_device, in_axes, out_axes, checks_copies=checks_copies)
+    return mapped(*inputs, *params.values())
 
 
 def _with_one_down_bias(params: Params, placement: Placement) -> Params:
@@ -146,7 +155,7 @@ def _with_one_down_bias(params: Params, placement: Placement) -> Params:
 
 def _run_experts(
     expert_fn: ExpertFn,
-    choose_kernel: Callable[[jax.Array, jax.Array], GroupedKernel],
+    multiply: Multiply,
     shards: Mapping[str, Gathered],
     padded: bool,
     params: Params,
@@ -158,7 +167,7 @@ def _run_experts(
 
     Args:
       expert_fn: the computation of the experts.
-      choose_kernel: returns the kernel for the product of rows and matrices.
+      multiply: the product of rows and matrices.
       shards: the axes that are gathered of a parameter, by its name.
       padded: whether the last rows may have no expert here; these have the number E, and get 0.
       params: the parameters of the E experts, or shards of them.
@@ -167,9 +176,6 @@ def _run_experts(
       sizes_E: the number of rows of each expert.
     """
     is_real_M1 = (expert_M < len(sizes_E))[:, None]
-
-    def multiply(x: jax.Array, w: jax.Array, sizes_E: jax.Array) -> jax.Array:
-        return grouped_matmul(x, w, sizes_E, choose_kernel(x, w))
 
     def product(x: jax.Array, name: str) -> jax.Array:
         y = _with_gathered(multiply, shards.get(name, ()))(x, params[name], sizes_E)

@@ -173,7 +173,7 @@ class MixtureOfExperts(nnx.Module):
         if isinstance(option.dispatch, Capacity):
             y_BTD, dropped_BTR = dispatch_with_capacity(option.dispatch, *inputs)
         else:
-            dispatch = functools.partial(dispatch_dropless, choose_kernel=context.choose_experts_kernel)
+            dispatch = functools.partial(dispatch_dropless, kernels=context.kernels.named("experts"))
             y_BTD = dispatch(*inputs)
         record_balance(context, routing, logits_BTE, dropped_BTR, option.balance_loss, option.router_z_loss)
         y_BTD = context.shard(y_BTD, ("batch", "ffn_sequence", "embed"))

@@ -1,31 +1,32 @@
 """attend(): the one entry to attention. It runs the first kernel that supports the request on its platform.
 
-A kernel is a file beside this one (the protocol is in request.py). To add a kernel, put it into KERNELS before slower
-kernels. A kernel must do everything that a request asks for, or its `supports` says why it does not take the request.
+A kernel is a file of `xla/`, `gpu/` or `tpu/` (the protocol is in request.py). To add a kernel, put it into KERNELS
+before slower kernels. A kernel must do everything that a request asks for, or its `supports` says why it does not take
+the request.
 `ModelConfig.kernels` chooses or excludes kernels by name; `recorded_choices` says which kernels were chosen, and why.
 
-visibility.py and scoring.py are the values of a request: which keys a query sees, and how it scores them.
+visibility.py and scoring.py are the values of a request: which keys a query sees, and how it scores them. `mesh/` gives
+every device its arrays. `experts/` has the kernels for experts, which are chosen in the same way.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
 
 from model.errors import UserError
-from model.kernels import selection
-from model.kernels.blocks import Blocks
-from model.kernels.cudnn import CuDNN
-from model.kernels.plain import Plain, attention_weights
+from model.kernels.gpu.cudnn import CuDNN
+from model.kernels.gpu.tokamax import Tokamax
+from model.kernels.gpu.triton import Triton
+from model.kernels.mesh.shards import Arrays, attend_on_shards
 from model.kernels.request import Kernel, Request, compute_capability
 from model.kernels.scoring import Bias, Scoring
-from model.kernels.selection import in_words, record_choice, recorded_choices
-from model.kernels.shards import Arrays, attend_on_shards
-from model.kernels.splash import Splash
-from model.kernels.tiles import Tiles
-from model.kernels.tokamax import Tokamax
-from model.kernels.triton import Triton
+from model.kernels.selection import Choice, choose, record_choice, recorded_choices
+from model.kernels.tpu.splash import Splash
 from model.kernels.visibility import Visibility
+from model.kernels.xla.blocks import Blocks
+from model.kernels.xla.dropped import keys_of_heads
+from model.kernels.xla.plain import Plain, attention_weights
+from model.kernels.xla.tiles import Tiles
 from model.layout import ONE_DEVICE, Layout
 
 __all__ = ["KERNELS", "Choice", "attend", "attention_weights", "choose", "new_request", "recorded_choices"]
@@ -35,30 +36,6 @@ KERNELS: tuple[Kernel, ...] = (CuDNN(), Tokamax(), Triton(), Splash(), Blocks(),
 
 # Kernels that a compiler can split over devices, for keys that are split in another way than queries: a long cache.
 FOR_COMPILERS: tuple[Kernel, ...] = (Blocks(), Plain())
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """The kernel that takes a request, and why earlier kernels did not take it: reasons by the names of kernels."""
-
-    kernel: Kernel
-    refused: dict[str, str]
-    request: Request | None = None
-
-    def __str__(self) -> str:
-        """Names the kernel, and those for the same platform that were asked before it, each with its reason."""
-        platform = None if self.request is None else self.request.platform
-        return in_words(self.kernel.name, selection.of_platform(self.refused, KERNELS, platform))
-
-
-def choose(request: Request, kernels: tuple[Kernel, ...] = KERNELS) -> Choice:
-    """Returns the first kernel that supports a request. Raises UserError, with all reasons, if none does."""
-    return Choice(*selection.first_that_supports(request, kernels, "attention kernel"), request)
-
-
-def named(names: tuple[str, ...]) -> tuple[Kernel, ...]:
-    """Returns the kernels with these names, in this order; all kernels if there are no names."""
-    return selection.named(names, KERNELS)
 
 
 def attend(
@@ -89,8 +66,8 @@ def attend(
       sink_N: for each head, a score that takes part in the softmax and has no value, so that a head may attend to
         nothing (OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", section 2; Xiao et al. 2024, section 3.3).
       dropout: the share of weights that is dropped if there is a dropout key.
-      dropout_key: a random key in training, None in evaluation.
-      layout: the layout of all arrays; on a mesh a kernel gets the arrays of one device (model/kernels/shards.py).
+      dropout_key: a random key in training, None in evaluation. All kernels drop the same weights, on every mesh.
+      layout: the layout of all arrays; on a mesh a kernel gets the arrays of one device (model/kernels/mesh/shards.py).
       platform: the platform that will run the kernel; None for that of the layout.
       kernels: the kernels to choose from.
 
@@ -117,10 +94,12 @@ def attend(
             platform=platform or layout.platform,
         )
         choice = choose(request, kernels)
-        record_choice("attention", choice)
-        return choice.kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, arrays.sink_N, arrays.dropout_key)
+        record_choice(request.use, choice)
+        kernel: Kernel = choice.kernel
+        return kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, arrays.sink_N, arrays.dropout_keys)
 
-    whole = Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N, dropout_key)
+    keys_BN2 = None if dropout_key is None else keys_of_heads(dropout_key, q_BTNH.shape[0], q_BTNH.shape[2])
+    whole = Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N, keys_BN2)
     names = [kernel.name for kernel in kernels]
     y_BTNH = attend_on_shards(layout, run, whole, scoring, dropout, names)
     if y_BTNH is not None:
@@ -141,7 +120,6 @@ def new_request(
     bias: Bias | None = None,
     has_sinks: bool = False,
     dropout: float = 0.0,
-    devices: int = 1,
     platform: str | None = None,
 ) -> Request:
     """Returns the request of arrays, or of their shapes, for `choose`; `platform` is JAX's default backend if None."""
@@ -155,7 +133,6 @@ def new_request(
         bias=bias,
         has_sinks=has_sinks,
         dropout=dropout,
-        devices=devices,
         platform=platform or jax.default_backend(),
         compute_capability=compute_capability(),
     )

@@ -6,18 +6,15 @@ from typing import Protocol
 import jax.numpy as jnp
 
 from model.kernels.request import Request
+from model.kernels.visibility import Visibility
 
 
-class OnDevices(Protocol):
+class OnPlatform(Protocol):
     """The part of a request that says which devices run it."""
 
     @property
     def platform(self) -> str:
         """The platform."""
-
-    @property
-    def devices(self) -> int:
-        """Over how many devices the arrays may be split."""
 
 
 def first(reasons: Iterator[str]) -> str | None:
@@ -25,17 +22,18 @@ def first(reasons: Iterator[str]) -> str | None:
     return next(reasons, None)
 
 
-def of_devices(request: OnDevices, platforms: tuple[str, ...]) -> Iterator[str]:
-    """Yields why the devices of a request are not those of a kernel for `platforms`; () for all of them."""
+def of_platform(request: OnPlatform, platforms: tuple[str, ...]) -> Iterator[str]:
+    """Yields why the platform of a request is not one of a kernel's `platforms`; () for all of them."""
     if platforms and request.platform not in platforms:
         yield f"it runs on a {' or '.join(platforms)}, not on a {request.platform}"
-    if request.devices > 1:
-        yield f"its arrays are split over {request.devices} devices, and the compiler cannot split this kernel"
 
 
-def of_every_library(request: Request) -> Iterator[str]:
-    """Yields parts of a request that no kernel of a library takes."""
-    visibility = request.visibility
+def of_every_library(request: Request, visibility: Visibility | None = None) -> Iterator[str]:
+    """Yields parts of a request that no kernel of a library takes.
+
+    The indices are those of `visibility`, if a kernel takes parts of a row (`Visibility.of_whole_row`).
+    """
+    visibility = request.visibility if visibility is None else visibility
     if request.dropout:
         yield "it has no dropout of weights"
     if visibility.extra_mask is not None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 
@@ -14,6 +14,8 @@ from model.kernels.visibility import Visibility
 class Request:
     """One call of attention on one device, without its arrays. The coordinates of tokens may be traced.
 
+    On a mesh it is the call of each device, inside `shard_map`.
+
     Attributes:
       q, k, v: the shape and dtype of queries (B, T, N, H), keys (B, S, K, H) and values (B, S, K, Hv).
       visibility: which keys each query sees.
@@ -21,12 +23,11 @@ class Request:
       bias: a bias added to scores, or None.
       has_sinks: whether every head has a score that takes part in its softmax and has no value.
       dropout: the share of weights that is dropped; 0 outside training.
-      devices: the number of devices over which the arrays may be split, where the compiler splits the work; 1 inside
-        `shard_map`, where a kernel gets the arrays of one device.
       platform: the platform that runs the kernel: "cpu", "gpu" or "tpu".
       compute_capability: of a GPU: (9, 0) for Hopper.
     """
 
+    use: ClassVar[str] = "attention"
     q: jax.ShapeDtypeStruct
     k: jax.ShapeDtypeStruct
     v: jax.ShapeDtypeStruct
@@ -35,7 +36,6 @@ class Request:
     bias: Bias | None = None
     has_sinks: bool = False
     dropout: float = 0.0
-    devices: int = 1
     platform: str = "cpu"
     compute_capability: tuple[int, int] = (9, 0)
 
@@ -61,7 +61,7 @@ class Kernel(Protocol):
         k_BSKH: jax.Array,
         v_BSKH: jax.Array,
         sink_N: jax.Array | None,
-        dropout_key: jax.Array | None,
+        dropout_keys: jax.Array | None,
     ) -> jax.Array:
         """Returns the weighted sum of values for every query and head, (B, T, N, Hv), in the dtype of the values.
 
@@ -69,7 +69,8 @@ class Kernel(Protocol):
           request: a request that the kernel supports.
           q_BTNH, k_BSKH, v_BSKH: queries, keys and values.
           sink_N: the sinks, if `request.has_sinks`.
-          dropout_key: the random key for `request.dropout`; without a key, that is 0.
+          dropout_keys: for `request.dropout`, a random key of each row and query head (model/kernels/xla/dropped.py);
+            without keys, that is 0.
         """
 
 

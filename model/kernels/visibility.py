@@ -36,6 +36,8 @@ class Coordinates:
       segment_ids: (B, count), a number for the document of each; None if a row is one document.
       offset: a traced number to add to `start`, where a device or a loop has consecutive tokens of a longer row; None
         for 0.
+      parts: how many equal parts the longer row is known to have, of which these tokens are one: `offset` is then one
+        of 0, count, ..., (parts - 1) count. 1 where that is not known.
     """
 
     count: int = struct.field(pytree_node=False)
@@ -44,6 +46,7 @@ class Coordinates:
     position: jax.Array | None = None
     segment_ids: jax.Array | None = None
     offset: jax.Array | None = None
+    parts: int = struct.field(pytree_node=False, default=1)
 
     @property
     def first(self) -> int | jax.Array:
@@ -61,7 +64,7 @@ class Coordinates:
     def sliced(self, start: int | jax.Array, count: int) -> "Coordinates":
         """Returns the `count` tokens from number `start` on; `start` may be traced, and must leave room for them."""
         cut = lambda x: None if x is None else _slice_axis(x, start, count, axis=1)  # noqa: E731
-        arrays = {"position": cut(self.position), "segment_ids": cut(self.segment_ids)}
+        arrays: dict[str, Any] = {"position": cut(self.position), "segment_ids": cut(self.segment_ids)}
         if self.index is not None:
             return Coordinates(count, self.start, cut(self.index), **arrays)
         if isinstance(start, int):
@@ -76,7 +79,9 @@ class Coordinates:
         if self.index is not None:
             return dataclasses.replace(self, count=count)
         first = jax.lax.axis_index(split.mesh_axes) * count
-        return dataclasses.replace(self, count=count, offset=first if self.offset is None else self.offset + first)
+        if self.offset is not None:
+            return dataclasses.replace(self, count=count, offset=self.offset + first, parts=1)
+        return dataclasses.replace(self, count=count, offset=first, parts=split.ways)
 
     def padded(self, count: int) -> "Coordinates":
         """Returns `count` tokens; the added tokens repeat the last one, or follow it."""
@@ -84,6 +89,7 @@ class Coordinates:
         return dataclasses.replace(
             self,
             count=count,
+            parts=1,
             index=pad(self.index),
             position=pad(self.position),
             segment_ids=pad(self.segment_ids),
@@ -179,6 +185,18 @@ class Visibility:
     def indices_are_static(self) -> bool:
         """Whether the indices are known while tracing: a device's part of a row, for example, has traced ones."""
         return self.indices_are_consecutive and self.queries.offset is None and self.keys.offset is None
+
+    @property
+    def of_whole_row(self) -> "Visibility":
+        """The same for the whole row of which the queries are one part, without the arrays of its other parts.
+
+        It has the structure that a kernel must know while tracing; without such parts, it is this visibility.
+        """
+        queries = self.queries
+        if queries.parts == 1:
+            return self
+        whole = dataclasses.replace(queries, count=queries.count * queries.parts, offset=None, parts=1)
+        return dataclasses.replace(self, queries=whole)
 
     @property
     def skips_keys(self) -> bool:

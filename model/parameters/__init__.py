@@ -4,7 +4,6 @@ specs.py            role and axes of a parameter, and what follows from them
 maker.py            makes parameters by rules of initial values, and records their specs
 precision.py        number formats
 mixed_precision.py  uses of a parameter in a wider format than activations
-grouped_products.py products of groups of rows with matrices of experts, and their kernels
 projections.py      products of activations with matrices
 cpu_matmul.py       shapes of products that are fast on a CPU
 """

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from model.parameters.grouped_products import RAGGED_DOT, GroupedKernel
+from model.kernels.experts.grouped_products import RAGGED_DOT, GroupedKernel
 
 # The name of a product whose derivative is written by hand, for policies of rematerialisation, which do not see inside.
 WEIGHT_PRODUCT = "weight_product"

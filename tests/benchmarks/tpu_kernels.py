@@ -32,7 +32,7 @@ def main() -> None:
     from jax.experimental import topologies
 
     from model.kernels import KERNELS
-    from model.parameters.grouped_products import Megablox
+    from model.kernels.experts.megablox import Megablox
     from model.parameters.mixed_precision import grouped_matmul
     from tests.model.kernels import matrix
 

@@ -395,6 +395,6 @@ def test_flops_equal_the_matrix_products_of_the_traced_model(changes):
     traced = matmul_flops(jax.make_jaxpr(loss)(params, tokens).jaxpr)
     assert traced == batch * (forward_flops(config, length) + unseen)
     traced = matmul_flops(jax.make_jaxpr(jax.grad(loss))(params, tokens).jaxpr)
-    # Attention's backward pass recomputes its scores (model/kernels/blocks.py); recomputation is not counted.
+    # Attention's backward pass recomputes its scores (model/kernels/xla/blocks.py); recomputation is not counted.
     again = config.num_layers * 2 * config.mixer.num_heads * config.mixer.head_width(config.width) * length**2
     assert traced == batch * (training_flops(config, length) + 3 * unseen + again)

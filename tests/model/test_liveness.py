@@ -91,7 +91,7 @@ def test_every_field_is_live(field, start, drawn, tokens):
     elif evidence == "gradient":
         assert gradient(changed, tokens) != gradient(start, tokens)
     elif evidence == "refused":
-        with pytest.raises(UserError, match="longer than context_length=8|no kernel for grouped products"):
+        with pytest.raises(UserError, match="longer than context_length=8|no kernel for experts"):
             forward(changed, drawn(changed), tokens)
     elif evidence == "losses":
         params, counted = drawn(start), {"weights_BT": jnp.ones(tokens.shape), "targets_BT": tokens}

@@ -270,7 +270,7 @@ def test_the_former_default_is_the_default_but_for_a_width_that_was_never_split(
     table = from_json(Sharding, current_sharding(former))
     whole = dict.fromkeys(("sequence", "query_sequence", "ffn_sequence", "vocab_sequence", "expert"), ())
     rows = ("data", "fsdp")
-    assert table.parameters == ParameterAxes(embed=("fsdp",), expert=(), layer=())
+    assert table.parameters == ParameterAxes(embed=("fsdp",), rank=(), expert=(), layer=())
     assert table.activations == ActivationAxes(embed=("fsdp",), batch=rows, **whole)
     assert mesh_axes(table.activations, ("batch", "sequence", "embed")) == [rows, (), ()]
 

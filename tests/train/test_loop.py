@@ -15,6 +15,7 @@ import pytest
 
 from launch.command.signals import StopRequest
 from model.errors import UserError
+from model.kernels import selection
 from model.parameters.maker import Normal
 from model.parameters.names import flatten
 from model.positions.rotary import Rotary
@@ -208,9 +209,13 @@ def test_it_goes_on_on_another_mesh(tiny_experiment, tiny_run, tmp_path):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-def test_steps_between_two_lines_of_the_log_are_timed_and_counted(tiny_experiment, tmp_path):
+def test_steps_between_two_lines_of_the_log_are_timed_and_counted(tiny_experiment, tmp_path, monkeypatch, capsys):
+    """And kernels are recorded while the first step is compiled, and in no step after it."""
+    opened, record = [], selection.recorded_choices
+    monkeypatch.setattr(selection, "recorded_choices", lambda: opened.append(1) or record())
     experiment = tiny_experiment(logging__every=10, samples__prompts=())
     train(experiment, tmp_path, hard_stop=13, say=silent)
+    assert (len(opened), capsys.readouterr().err.count("kernel for attention: blocks")) == (1, 1)
     assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "train"] == [10]
     assert [line["step"] for line in read_throughput(tmp_path)] == [1, 10, 13]  # the first is that of the compilation
     assert re.search(r"tokens trained on +1.66k", summary(tmp_path))

@@ -14,7 +14,15 @@ from model.errors import UserError
 from model.stages.pipeline import problems_of_stages
 from model.transformer import abstract_params, logical_axes
 from train.parallel.mesh import Mesh, format_mesh, make_mesh, num_devices
-from train.parallel.table import MeshLayout, Sharding, layout_of, num_stages, param_shardings, uneven_axes
+from train.parallel.table import (
+    MeshLayout,
+    Sharding,
+    layout_of,
+    num_stages,
+    param_shardings,
+    uneven_axes,
+    unused_axes,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +50,11 @@ class MeshChoice:
 def requested_mesh(model: ModelConfig, option: Mesh, table: Sharding) -> MeshChoice:
     """The requested mesh. Axes that `tensor` does not divide, such as an odd vocabulary, stay whole.
 
+    The table of an earlier run may split nothing over an axis of the mesh; then the default table is taken.
+
     Raises UserError when the mesh does not fit the devices here, or `fsdp` does not divide the model.
     """
+    table = Sharding() if unused_axes(option, table) else table
     if (stages := num_stages(option, table)) > 1:
         for path, message in problems_of_stages(model, stages, table.chunks):
             raise UserError(f"{path}: {message}")
@@ -94,9 +105,10 @@ def run_mesh_or_fsdp(model: ModelConfig, option: Mesh, table: Sharding, devices_
 def fsdp_mesh(model: ModelConfig, table: Sharding) -> MeshChoice:
     """FSDP over all devices, or over the largest number that divides every split axis; the other devices hold copies.
 
-    If the table splits no parameter over `fsdp`, the default table is used: with it no device holds all parameters.
+    If the table splits nothing but latents over `fsdp`, the default table is used: with it no device holds all
+    parameters.
     """
-    if not any("fsdp" in axes for axes in dataclasses.asdict(table.parameters).values()):
+    if not any("fsdp" in axes for name, axes in dataclasses.asdict(table.parameters).items() if name != "rank"):
         table = Sharding()
     here = jax.device_count()
     uneven: dict[str, list[int]] = {}

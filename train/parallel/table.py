@@ -7,7 +7,7 @@ To try another parallelism, change the table or the mesh; the model stays as it 
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -44,7 +44,8 @@ class ParameterAxes(_Axes):
       embed: the model width.
       heads, kv_heads: query heads, key and value heads.
       head_dim: the width of a head.
-      rank: the width of a latent (multi-head latent attention).
+      rank: the width of a latent (multi-head latent attention). It takes, in order, only those of its mesh axes that
+        divide it, since a latent is narrow: one of 512 numbers on fsdp=16, expert=64 is split over fsdp alone.
       ffn: the feed-forward width.
       expert: experts.
       vocab: tokens of the vocabulary.
@@ -56,7 +57,7 @@ class ParameterAxes(_Axes):
     heads: tuple[str, ...] = ("tensor",)
     kv_heads: tuple[str, ...] = ("tensor",)
     head_dim: tuple[str, ...] = ()
-    rank: tuple[str, ...] = ()
+    rank: tuple[str, ...] = ("fsdp", "expert", "context")
     ffn: tuple[str, ...] = ("tensor",)
     expert: tuple[str, ...] = ("expert",)
     vocab: tuple[str, ...] = ("tensor",)
@@ -75,12 +76,12 @@ class ActivationAxes(_Axes):
       query_sequence: positions of queries, and inside recurrent mixers.
       key_sequence: positions of keys and values while their queries are split; slots of a cache. With `()` a device
         gathers the keys and values of the sequence, layer by layer; with the axes of `query_sequence` they travel in a
-        ring (model/kernels/ring.py). Let k be the bytes of the keys and values of a device's tokens, 2 K H numbers
+        ring (model/kernels/mesh/ring.py). Let k be the bytes of the keys and values of a device's tokens, 2 K H numbers
         each, and n the devices of the sequence. To gather sends (n - 1) k forward, and as much backward; the ring sends
         them forward, backward, and their gradients in float32. In return the ring holds 2 k in place of n k, sends
         while it computes, and sends only as far as a window reaches. With grouped queries k is small, so `()` is the
-        default, and the ring is for sequences whose keys do not fit. Both run the tiles of model/kernels/tiles.py,
-        because the kernels of libraries do not take queries whose index only the device knows.
+        default, and the ring is for sequences whose keys do not fit. On TPUs splash takes gathered keys; all else runs
+        the tiles of model/kernels/xla/tiles.py: no other library takes queries whose index only the device knows.
       ffn_sequence: positions inside feed-forward layers.
       vocab_sequence: positions where tokens are looked up, and of logits.
       embed: the model width.
@@ -140,6 +141,12 @@ def num_stages(mesh: Mesh, table: Sharding) -> int:
     return math.prod(getattr(mesh, name) or 1 for name in table.parameters.layer)
 
 
+def unused_axes(mesh: Mesh, table: Sharding) -> list[str]:
+    """The mesh axes of several devices that the table names nowhere: all of these devices would compute the same."""
+    rows = [*vars(table.parameters).values(), *vars(table.activations).values()]
+    return [name for name in MESH_AXES if (getattr(mesh, name) or 1) > 1 and not any(name in row for row in rows)]
+
+
 def mesh_axes(table: ParameterAxes | ActivationAxes, axes: Axes) -> list[tuple[str, ...]]:
     """The mesh axes that each axis of an array is split over; `axes` has the logical names."""
     used: set[str] = set()
@@ -152,8 +159,25 @@ def mesh_axes(table: ParameterAxes | ActivationAxes, axes: Axes) -> list[tuple[s
     return found
 
 
-def _spec(table: ParameterAxes | ActivationAxes, axes: Axes) -> PartitionSpec:
-    return PartitionSpec(*(names or None for names in mesh_axes(table, axes)))
+def parameter_mesh_axes(
+    table: ParameterAxes, sizes: Mapping[str, int], shape: Sequence[int], axes: Axes
+) -> list[tuple[str, ...]]:
+    """The mesh axes that each axis of a parameter is split over; `sizes` has the size of each mesh axis.
+
+    They need not divide it: only a latent takes just those that do.
+    """
+    known = list(axes)
+    for i, (axis, size) in enumerate(zip(axes, shape, strict=True)):
+        if axis == "rank":
+            over: tuple[str, ...] = ()
+            for name in table.rank:
+                over += (name,) if size % math.prod(sizes[each] for each in (*over, name)) == 0 else ()
+            known[i] = AxisSharding(over)
+    return mesh_axes(table, tuple(known))
+
+
+def _spec(mesh_axes: Sequence[tuple[str, ...]]) -> PartitionSpec:
+    return PartitionSpec(*(names or None for names in mesh_axes))
 
 
 AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh  # the second has sizes, and no devices
@@ -199,14 +223,9 @@ class MeshLayout(Layout):
         platform: str = self.mesh.devices.flat[0].platform
         return platform
 
-    @property
-    def devices(self) -> int:
-        """The number of devices of the mesh."""
-        return int(self.mesh.size)
-
     def placement(self, axes: Axes) -> NamedSharding:
         """The placement of an activation whose axes have these names."""
-        return NamedSharding(self.mesh, _spec(self.table, axes))
+        return NamedSharding(self.mesh, _spec(mesh_axes(self.table, axes)))
 
     def constrain(self, x: jax.Array, axes: Axes) -> jax.Array:
         """The same array, laid out by the names of its axes; an axis that the mesh does not divide stays whole."""
@@ -229,7 +248,7 @@ class MeshLayout(Layout):
 
     def parameter_axis_shardings(self, shape: tuple[int, ...], axes: Axes) -> tuple[AxisSharding, ...]:
         """How each axis of a parameter, and of its gradient, is split."""
-        return _axis_shardings(self.mesh, shape, mesh_axes(self.parameters, axes))
+        return _axis_shardings(self.mesh, shape, parameter_mesh_axes(self.parameters, self.mesh.shape, shape, axes))
 
     @property
     def pipeline(self) -> Pipeline | None:
@@ -260,8 +279,10 @@ class MeshLayout(Layout):
         checks_copies = checks_copies and not self.in_stage
         single = () if checks_copies else tuple(name for name, size in self.mesh.shape.items() if size == 1)
 
+        spec = lambda axes: _with_axes(_spec(mesh_axes(self.table, axes)), single)  # noqa: E731
+
         def specs(tree: Any) -> Any:
-            return jax.tree.map(lambda axes: _with_axes(_spec(self.table, axes), single), tree, is_leaf=_is_axes)
+            return jax.tree.map(spec, tree, is_leaf=_is_axes)
 
         into = tuple(map(specs, in_axes))
         return jax.shard_map(
@@ -322,7 +343,8 @@ def param_shardings(mesh: AnyMesh, table: Sharding, axes: Any, shapes: Any) -> A
     """
 
     def placement(path: Any, shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> NamedSharding:
-        for size, name, over in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
+        found = parameter_mesh_axes(table.parameters, mesh.shape, shape.shape, names)
+        for size, name, over in zip(shape.shape, names, found, strict=True):
             ways = _num_shards(mesh, over)
             if size % ways:
                 raise UserError(
@@ -330,7 +352,7 @@ def param_shardings(mesh: AnyMesh, table: Sharding, axes: Any, shapes: Any) -> A
                     f"mesh axis {' x '.join(over)}, but {_listed_divisors(size)}; change the mesh, or keep the axis "
                     f"whole with --set 'sharding.parameters.{name}=()'"
                 )
-        return NamedSharding(mesh, _spec(table.parameters, names))
+        return NamedSharding(mesh, _spec(found))
 
     has_experts = any("expert" in names for names in jax.tree.leaves(axes, is_leaf=_is_axes))
     if (ways := mesh.shape.get("expert", 1)) > 1 and not has_experts:
@@ -354,7 +376,8 @@ def uneven_axes(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any
     found: dict[str, set[int]] = {}
 
     def check(shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> None:
-        for size, name, over in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
+        over_axes = parameter_mesh_axes(table.parameters, mesh.shape, shape.shape, names)
+        for size, name, over in zip(shape.shape, names, over_axes, strict=True):
             if size % _num_shards(mesh, over):
                 found.setdefault(name, set()).add(size)
 

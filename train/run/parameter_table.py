@@ -14,7 +14,7 @@ from model.errors import UserError
 from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params
 from train.experiment import Experiment
-from train.parallel.table import mesh_axes
+from train.parallel.table import parameter_mesh_axes
 from train.run.environment import host_memory
 from train.state import StateConfig, abstract_state, state_shardings
 
@@ -34,10 +34,12 @@ class Row:
 
 def parameter_rows(experiment: Experiment) -> list[Row]:
     """A row for every parameter, in the order of the tree."""
+    table = experiment.sharding.parameters
+    sizes = {name: size or 1 for name, size in dataclasses.asdict(experiment.mesh).items()}
     shapes = jax.tree_util.tree_leaves_with_path(abstract_params(experiment.model))
     rows = []
     for (_, leaf), (name, spec) in zip(shapes, specs_by_name(StateConfig.of(experiment).specs).items(), strict=True):
-        parts = ["+".join(names) or "-" for names in mesh_axes(experiment.sharding.parameters, spec.axes)]
+        parts = ["+".join(names) or "-" for names in parameter_mesh_axes(table, sizes, leaf.shape, spec.axes)]
         moved_by = "optimizer" if spec.trained else "nothing" if spec.frozen else "step"
         rows.append(Row(name, spec.role, leaf.shape, spec.axes, " ".join(parts), math.prod(leaf.shape), moved_by))
     return rows
@@ -46,6 +48,23 @@ def parameter_rows(experiment: Experiment) -> list[Row]:
 def as_json(experiment: Experiment) -> list[dict[str, Any]]:
     """The rows as JSON values, for RUN/parameters.json."""
     return [dataclasses.asdict(row) for row in parameter_rows(experiment)]
+
+
+def whole_latents(experiment: Experiment) -> list[str]:
+    """A line for each mesh axis that does not divide a latent, so that each device holds more of its matrices."""
+    table, sizes = experiment.sharding.parameters, dataclasses.asdict(experiment.mesh)
+    missed: dict[str, set[int]] = {}
+    for row in parameter_rows(experiment):
+        split = {name for part in row.spec.split() for name in part.split("+")}
+        for size in (size for size, axis in zip(row.shape, row.axes, strict=True) if axis == "rank"):
+            for name in table.rank:
+                if (sizes[name] or 1) > 1 and name not in split:
+                    missed.setdefault(name, set()).add(size)
+    return [
+        f"{name}={sizes[name]} does not divide the latents of {' and '.join(map(str, sorted(widths)))} numbers: their "
+        f"matrices are not split over {name} (sharding.parameters.rank)"
+        for name, widths in missed.items()
+    ]
 
 
 def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[str, int]:

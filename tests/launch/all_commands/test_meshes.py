@@ -6,7 +6,9 @@ import shutil
 import pytest
 
 from model.options.json import to_json
+from tests.train.conversion.folders import contents, published
 from train import experiment as experiments
+from train.loop import train
 from train.parallel.mesh import Mesh
 
 EVALUATE, GENERATE, CONVERT = "launch.evaluate", "launch.generate", "launch.convert"
@@ -82,3 +84,34 @@ def test_training_takes_the_same_flag(command, tiny_experiment, write_config, tm
     status, said = command("launch.train", f"--config={config}", "--mesh=fsdp", "--print_config")
     assert status == 2
     assert "--mesh=fsdp: 'fsdp' is no size of an axis" in said
+
+
+@pytest.mark.sweep
+def test_experts_on_a_mesh_with_an_expert_axis(call, tiny_experiment, texts, tmp_path):
+    """Trained there, it is evaluated, generates and is converted there, and gives the same on one device."""
+    experts = "Experts(num_experts=8, top_k=2, expert=Gated(width=16))"
+    changes = {"model__ffn": experts, "training__num_steps": 4, "evaluation__every": 4, "checkpoints__every": 4}
+    run = tmp_path / "run"
+    train(tiny_experiment(**changes, mesh=Mesh(data=1, fsdp=2, expert=4)), run, say=lambda line: None)
+    meshes = {"own": (), "expert": ("--mesh=data=2,expert=4",), "tensor": ("--mesh=expert=4,tensor=2",)}
+
+    evaluated = (f"--run={run}", f"--text={texts}", "--json")
+    (one,) = call(EVALUATE, [(*evaluated, "--mesh=data=1")], devices=1)
+    calls = [(*evaluated, *mesh) for mesh in meshes.values()] + [
+        (*evaluated, "--mesh=expert=4,fsdp=2", "--batch_size=3")
+    ]
+    for answer in call(EVALUATE, calls):
+        assert json.loads(answer.out)["loss"] == pytest.approx(json.loads(one.out)["loss"], rel=1e-5), answer.err
+
+    prompts = ("--prompt=the cat", "--prompt=a", "--prompt=old grey")
+    generated = (f"--run={run}", *prompts, "--temperature=0", "--max_tokens=12", "--batch_size=3", "--json")
+    (one,) = call(GENERATE, [(*generated, "--mesh=data=1")], devices=1)
+    for answer in call(GENERATE, [(*generated, *mesh) for mesh in meshes.values()]):
+        assert json.loads(answer.out)["samples"] == json.loads(one.out)["samples"], answer.err
+
+    folder, back, to = published(tmp_path, "mixtral"), tmp_path / "back", tmp_path / "to"
+    there = call(CONVERT, [(f"--from={folder}", f"--run={back}", "--mesh=fsdp=2,expert=4")])
+    again = call(CONVERT, [(f"--run={back}", f"--to={to}", "--mesh=data=2,expert=4")])
+    assert [answer.status for answer in (*there, *again)] == [0, 0], (there, again)
+    assert experiments.load(back).mesh == Mesh(fsdp=2, expert=4)
+    assert contents(to) == contents(folder)

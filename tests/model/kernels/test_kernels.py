@@ -10,12 +10,13 @@ import pytest
 
 from model.attention.patterns import Chunked, Fixed, SlidingWindow
 from model.errors import UserError
-from model.kernels import KERNELS, Choice, attend, choose, new_request, tokamax
-from model.kernels.blocks import Blocks
-from model.kernels.plain import Plain
+from model.kernels import KERNELS, Choice, attend, choose, new_request
+from model.kernels.gpu import tokamax
 from model.kernels.scoring import Scoring
-from model.kernels.tiles import Tiles
 from model.kernels.visibility import Coordinates, bidirectional, causal
+from model.kernels.xla.blocks import Blocks
+from model.kernels.xla.plain import Plain
+from model.kernels.xla.tiles import Tiles
 from model.layout import Layout
 from model.positions.alibi import LinearBias
 from model.positions.relative import RelativeBias
@@ -290,7 +291,7 @@ def test_a_request_that_no_kernel_takes_is_refused_with_all_reasons():
     visibility = causal(Coordinates(8192)).with_pattern(Fixed(stride=4))
     request = new_request(*shapes(8192, 8192), visibility, Scoring(1.0), platform="gpu")
     message = (
-        "no attention kernel supports this request on a gpu: plain: Fixed(stride=4, summaries=1) is more "
+        "no kernel for attention supports this request on a gpu: plain: Fixed(stride=4, summaries=1) is more "
         "than it can do; blocks: its largest block would have 16,777,216 scores a head, more than 262,144"
     )
     with pytest.raises(UserError) as caught:
@@ -320,5 +321,5 @@ def test_the_request_has_the_platform_of_the_layout():
 def test_the_first_that_supports_a_request_is_taken():
     request = new_request(*shapes(64, 64), causal(Coordinates(64)), Scoring(1.0))
     assert request.platform == jax.default_backend()
-    assert choose(request, (Plain(), Blocks())) == Choice(Plain(), {}, request)
+    assert choose(request, (Plain(), Blocks())) == Choice(Plain(), {})
     assert [kernel.name for kernel in KERNELS] == [*"cudnn tokamax triton splash blocks tiles plain".split()]

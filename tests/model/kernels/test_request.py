@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from model.kernels import attend, new_request
-from model.kernels.plain import Plain
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Coordinates, causal
+from model.kernels.xla.plain import Plain
 from model.positions.alibi import LinearBias
 
 

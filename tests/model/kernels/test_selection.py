@@ -10,9 +10,10 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP
-from model.kernels.selection import Kernels, in_words, record_choice, recorded_choices
+from model.kernels import experts
+from model.kernels.selection import Choice, Kernels, record_choice, recorded_choices
+from model.kernels.xla.plain import Plain
 from model.options.tree import check
-from model.parameters import grouped_products
 from model.transformer import abstract_params, stream
 
 MODEL = dict(vocab_size=20, context_length=8, num_layers=1, width=8, mixer=GroupedQuery(num_heads=2))
@@ -33,9 +34,11 @@ def test_unknown_names(option, message):
 
 
 def test_names_are_kernels_in_that_order():
-    assert [kernel.name for kernel in kernels.named(("plain", "blocks"))] == ["plain", "blocks"]
-    assert kernels.named(()) == kernels.KERNELS
-    assert grouped_products.named(("ragged_dot",)) == (grouped_products.RAGGED_DOT,)
+    some = Kernels(attention=("plain", "blocks"), experts=("ragged_dot",))
+    assert [kernel.name for kernel in some.named("attention")] == ["plain", "blocks"]
+    assert some.named("experts") == experts.KERNELS[-1:]
+    assert Kernels().named("attention") == kernels.KERNELS
+    assert Kernels().named("experts") == experts.KERNELS
 
 
 def lines(option):
@@ -52,13 +55,15 @@ def test_a_record_of_what_a_program_uses():
 
 
 def test_a_forced_kernel_that_does_not_take_the_request():
-    with pytest.raises(UserError, match="no attention kernel supports this request on a cpu: cudnn: it runs on a gpu"):
+    with pytest.raises(
+        UserError, match="no kernel for attention supports this request on a cpu: cudnn: it runs on a gpu"
+    ):
         lines(Kernels(attention=("cudnn",)))
 
 
 def test_no_record_without_a_reader():
     record_choice("attention", "plain")
     with recorded_choices() as chosen:
-        record_choice("attention", in_words("plain", {"tiles": "too small"}))
-        record_choice("attention", in_words("plain", {"tiles": "too small"}))
+        for _ in range(2):
+            record_choice("attention", Choice(Plain(), {"splash": "on a tpu", "tiles": "too small"}, ("splash",)))
     assert chosen == ["attention: plain (not tiles: too small)"]

@@ -139,6 +139,16 @@ def test_on_a_mesh_each_device_has_its_shards_there_and_back(mesh, recorded, tmp
     assert contents(tmp_path / "back") == contents(folder)
 
 
+def test_on_an_expert_axis_each_device_has_its_experts_there_and_back(tmp_path):
+    folder, mesh = published(tmp_path, "mixtral"), Mesh(fsdp=2, expert=4)
+    read_published(folder, tmp_path / "run", mesh=mesh)
+    up = load_params(tmp_path / "run").params["blocks"]["ffn"]["up"]
+    (_, experts, width, _), (_, own, part, _) = up.shape, up.sharding.shard_shape(up.shape)
+    assert (own, part) == (experts // 4, width // 2)
+    write_published(tmp_path / "run", tmp_path / "back", mesh=Mesh(data=2, expert=4))
+    assert contents(tmp_path / "back") == contents(folder)
+
+
 def test_the_host_holds_the_shards_and_one_tensor(tmp_path, monkeypatch):
     """Weights of 37 MiB in tensors of at most 1 MiB, read and written on eight devices."""
     monkeypatch.setattr("train.conversion.folder.BLOCK_BYTES", 1 << 17)

@@ -19,10 +19,10 @@ from model.attention.patterns import Everything, SlidingWindow
 from model.config import ModelConfig
 from model.feedforward.mlp import Gated
 from model.kernels import attend
-from model.kernels.blocks import Blocks
 from model.kernels.scoring import Scoring
-from model.kernels.tiles import Tiles
 from model.kernels.visibility import Coordinates, causal
+from model.kernels.xla.blocks import Blocks
+from model.kernels.xla.tiles import Tiles
 from model.layout import ONE_DEVICE
 from model.parameters.precision import Precision
 from model.parameters.projections import project

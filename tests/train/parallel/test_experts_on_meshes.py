@@ -9,11 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.attention.grouped_query import GroupedQuery
+from model.config import ModelConfig
 from model.feedforward.dispatch import Capacity, dispatch_dropless, dispatch_with_capacity
 from model.feedforward.exchange import places
+from model.feedforward.experts import Experts
+from model.feedforward.mlp import MLP
 from model.feedforward.placement import EXPERT_AXES
+from model.kernels import experts as expert_kernels
+from model.kernels import recorded_choices
+from model.kernels.experts.grouped_products import RAGGED_DOT
+from model.kernels.experts.megablox import Megablox
 from model.layout import ONE_DEVICE
 from model.options.assignments import override
+from model.transformer import abstract_params, stream
 from tests.train.parallel.test_collectives import collectives, sizes_of
 from tests.train.parallel.test_sharded_steps import devices_of, on_one_device, train
 from train.parallel.mesh import Mesh, make_mesh
@@ -107,6 +116,30 @@ def test_outputs_and_gradients_on_all_meshes(name, way, routing, on_input):
     check_equal(way, on_input, routing, *MESHES[name])
 
 
+@pytest.mark.parametrize("name", ["expert", *(pytest.param(n, marks=pytest.mark.sweep) for n in ("fsdp", "all three"))])
+def test_bfloat16_rows_and_float32_parameters(name):
+    """Rows are rounded alike everywhere; the float32 sums of gradients differ in their order.
+
+    Only devices that share the width of an expert add up rounded outputs.
+    """
+    mesh, table = MESHES["expert, fsdp, tensor" if name == "all three" else name]
+    x, weight, params, chosen = alone("dropless", False, "random")[0]
+    given = jnp.asarray(x, jnp.bfloat16), jnp.asarray(weight, jnp.bfloat16), params, chosen
+    found, expected = (
+        jax.device_get(gradient("dropless", False, each)(*given))
+        for each in (layout_of(make_mesh(mesh), table), ONE_DEVICE)
+    )
+    rounding = 2.0**-6 if name == "all three" else 2.0**-22
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert (
+            one.dtype
+            == other.dtype
+            == (jnp.float32 if one.shape in {p.shape for p in params.values()} else jnp.bfloat16)
+        )
+        one, other = (np.asarray(each, np.float32) for each in (one, other))
+        np.testing.assert_allclose(one, other, rtol=0, atol=rounding * np.abs(other).max())
+
+
 def test_rows_that_the_mesh_does_not_divide_as_in_decoding():
     """Three rows of one token, four ways of experts: each device computes its experts for all rows."""
     layout = layout_of(make_mesh(Mesh(data=1, fsdp=2, expert=4)), Sharding())
@@ -132,6 +165,89 @@ def test_under_scan_and_rematerialisation():
         for each in (layout, ONE_DEVICE)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
+
+
+# --------------------------------------------------------------------------------------------- kernels of libraries
+
+# The kernel takes multiples of 128: a device has 512 rows for the experts, and 640 places in a round.
+WIDE = {
+    name: numbers(4, *shape, seed=i)
+    for i, (name, shape) in enumerate(
+        {"gate": (128, 256), "up": (128, 256), "down": (256, 128), "down_bias": (128,)}.items()
+    )
+}
+LONG = np.random.default_rng(0).permuted(np.tile(np.arange(4, dtype=np.int32), (4, 256, 1)), axis=2)[..., :2]
+MEGABLOX = (Megablox(interpret=True, rows=128), RAGGED_DOT)
+KERNEL_MESHES = {
+    "expert, tensor": Mesh(data=1, expert=2, tensor=2),
+    "expert": Mesh(data=1, expert=4),
+    "fsdp": Mesh(data=1, fsdp=4),
+    "expert, context": Mesh(data=1, expert=2, context=2),
+}
+
+
+def by_kernel(kernels, layout, stages=None):
+    """Output, gradients and the record of chosen kernels, of one layer or of one layer in each of some stages."""
+
+    def total(x, weight, params, chosen):
+        layer = lambda x, *rest: dispatch_dropless(x, rest[2], None, *rest[:2], gated, layout, kernels)  # noqa: E731
+        layer = layer if stages is None else jax.vmap(layer, spmd_axis_name="stage")
+        return jnp.sum(jnp.sin(layer(x, weight, params, chosen)))
+
+    given = numbers(4, 256, 128, seed=7), numbers(4, 256, 2, seed=8), WIDE, LONG
+    given = given if stages is None else jax.tree.map(lambda x: np.stack([x] * stages), given)
+    with recorded_choices() as chosen:
+        found = jax.device_get(jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(*given))
+    return found, chosen
+
+
+def assert_close(found, expected):
+    """Up to the order of sums of 256 products, which matters for small numbers beside large ones."""
+    check = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-6 * np.abs(b).max())  # noqa: E731
+    jax.tree.map(check, found, expected)
+
+
+@functools.cache
+def by_xla_alone():
+    return by_kernel((RAGGED_DOT,), ONE_DEVICE)[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["expert, tensor", *(pytest.param(name, marks=pytest.mark.sweep) for name in list(KERNEL_MESHES)[1:])]
+)
+def test_a_kernel_of_a_library_runs_on_every_device(name):
+    layout = layout_of(make_mesh(KERNEL_MESHES[name], jax.devices()[:4]), Sharding())
+    found, chosen = by_kernel(MEGABLOX, layout)
+    assert chosen == ["experts: megablox"]
+    assert_close(found, by_xla_alone())
+
+
+@pytest.mark.sweep
+def test_a_kernel_of_a_library_runs_in_the_stages_of_a_pipeline():
+    layout = layout_of(make_mesh(Mesh(data=1, stage=2, expert=2), jax.devices()[:4]), Sharding()).within_stage()
+    (total, slopes), chosen = by_kernel(MEGABLOX, layout, stages=2)
+    assert chosen == ["experts: megablox"]
+    expected_total, expected = by_xla_alone()
+    np.testing.assert_allclose(total, 2 * expected_total, rtol=1e-5)
+    for stage in range(2):
+        assert_close(jax.tree.map(lambda x, n=stage: x[n], slopes), expected)
+
+
+def test_a_model_chooses_the_same_kernel_on_a_mesh(monkeypatch):
+    monkeypatch.setattr(expert_kernels, "KERNELS", MEGABLOX)
+    experts = Experts(num_experts=4, top_k=2, expert=MLP(width=256))
+    config = ModelConfig(
+        vocab_size=16, context_length=256, num_layers=1, width=128, mixer=GroupedQuery(num_heads=4), ffn=experts
+    )
+
+    def chosen(layout):
+        with recorded_choices() as lines:
+            run = functools.partial(stream, config, layout=layout)
+            jax.eval_shape(lambda *x: run(*x).stream_BTD, abstract_params(config), jnp.zeros((4, 256), jnp.int32))
+        return [line for line in lines if line.startswith("experts")]
+
+    on_mesh = layout_of(make_mesh(Mesh(data=1, expert=2, fsdp=2), jax.devices()[:4]), Sharding())
+    assert chosen(ONE_DEVICE) == chosen(on_mesh) == ["experts: megablox"]
 
 
 # ----------------------------------------------------------------------------------------------------- collectives

@@ -15,7 +15,7 @@ from tests.train.parallel.test_sharded_steps import MEGATRON, devices_of, on_one
 from train import loop
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.mesh_choice import requested_mesh, run_mesh_or_fsdp
-from train.parallel.table import ActivationAxes, Sharding
+from train.parallel.table import ActivationAxes, ParameterAxes, Sharding
 from train.run.checks import check_mesh
 from train.run.loading import load_params
 
@@ -79,7 +79,7 @@ EXPERTS = """Experts(num_experts=4, top_k=2, expert=Gated(width=16, bias=True), 
     balance_loss=BalanceLoss(coefficient=0.1), router_z_loss=0.01, load_bias=LoadBias(rate=0.01))"""
 NORMAL = "model.initialization=Normal(std=0.2)"
 MECHANISMS = {
-    "dropout": ["model.dropout=Dropout(embedding=0.2, residual=0.2)"],
+    "dropout": ["model.dropout=Dropout(embedding=0.2, attention=0.2, residual=0.2)"],
     "dropless experts": [NORMAL, "model.ffn=" + EXPERTS.format("Dropless()")],
     "experts with capacity": [NORMAL, "model.ffn=" + EXPERTS.format("Capacity(factor=1.0)")],
     "a pattern of two layers": [
@@ -98,12 +98,6 @@ MECHANISMS = {
 @pytest.mark.parametrize("mesh", ["chunks", "data"])
 def test_mechanisms_in_stages_equal_one_device(mesh, name, experiment):
     compare(functools.reduce(override, MECHANISMS[name], experiment), *MESHES[mesh])
-
-
-@pytest.mark.sweep
-def test_attention_weights_are_dropped_as_on_one_device(experiment):
-    """Where a mesh splits the rows inside of a stage, each device draws its own, as on every mesh."""
-    compare(override(experiment, "model.dropout=Dropout(attention=0.2)"), *MESHES["chunks"])
 
 
 EXPERT_MESHES = {
@@ -140,6 +134,11 @@ def refused(experiment, *changes):
         (
             ["mesh.stage=1", "sharding.chunks=2"],
             "sharding.chunks: 2 are of the stages of a pipeline, and mesh.stage is 1",
+        ),
+        (
+            ["sharding.parameters.layer=()", "sharding.activations.batch=('data', 'fsdp')"],
+            "mesh.stage: the sharding table of this config, of an earlier version maybe, splits nothing over stage, so "
+            "that 2 devices would compute the same; take the table of today with --set 'sharding=Sharding()', or leave",
         ),
         (["sharding.chunks=0"], "sharding.chunks: must be at least 1, got 0"),
         (["samples.prompts=('a',)"], "samples.prompts: decoding does not run in stages"),
@@ -180,6 +179,14 @@ def test_commands_that_load_a_run_take_a_mesh_without_stages(experiment):
     assert requested_mesh(experiment.model, Mesh(stage=2), Sharding()).layout.pipeline.stages == 2
     with pytest.raises(UserError, match=r"mesh.stage: 8 stages do not divide the 4 layers; 1, 2, 4"):
         requested_mesh(experiment.model, Mesh(stage=8), Sharding())
+
+
+def test_the_table_of_an_earlier_run_does_not_know_every_axis(experiment):
+    before = Sharding(parameters=ParameterAxes(layer=()), activations=ActivationAxes(batch=("data", "fsdp")))
+    assert requested_mesh(experiment.model, Mesh(fsdp=2), before).table == before
+    assert requested_mesh(experiment.model, Mesh(stage=2), before).table == Sharding()
+    mended = functools.reduce(override, ["mesh.stage=2", "training.gradient_accumulation=4"], experiment)
+    check(override(dataclasses.replace(mended, sharding=before), "sharding=Sharding()"))
 
 
 @pytest.mark.sweep

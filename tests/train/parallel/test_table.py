@@ -1,8 +1,11 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.attention.latent import Latent
 from model.errors import UserError
 from model.layout import AxisSharding, Pipeline
 from model.options.assignments import override
@@ -19,6 +22,8 @@ from train.parallel.table import (
     num_stages,
     param_shardings,
     replicated,
+    uneven_axes,
+    unused_axes,
 )
 from train.state import StateConfig, state_shardings
 
@@ -83,6 +88,28 @@ def test_a_parameter_that_the_mesh_does_not_divide_is_named(tiny_experiment):
         abstract_params(model),
     )
     assert whole["embedding"]["table"].shard_shape((257, 32)) == (257, 32)
+
+
+def test_a_latent_takes_the_mesh_axes_that_divide_it(experiment):
+    """Eight ways divide a latent of 24 numbers; of one of 12 the first four do, of one of 6 only the last two."""
+    mesh = make_mesh(Mesh(data=1, fsdp=4, context=2))
+
+    def shards(rank, table=Sharding()):
+        mixer = Latent(num_heads=4, kv_rank=rank, query_rank=24, head_dim=10, rotary_head_dim=6, value_head_dim=14)
+        model = dataclasses.replace(experiment.model, mixer=mixer)
+        axes, shapes = logical_axes(model), abstract_params(model)
+        assert uneven_axes(mesh, table, axes, shapes) == {}
+        found, held = param_shardings(mesh, table, axes, shapes)["blocks"]["mixer"], shapes["blocks"]["mixer"]
+        split = {name: found[name].shard_shape(held[name].shape)[1:] for name in ("query", "key_up", "kv_down")}
+        layout = layout_of(mesh, table).parameter_axis_shardings((rank, 4, 10), ("rank", "heads", "head_dim"))
+        assert rank // layout[0].ways == split["key_up"][0]
+        return split
+
+    assert shards(24) == {"query": (3, 4, 16), "key_up": (3, 4, 10), "kv_down": (4, 24)}
+    assert shards(12) == {"query": (3, 4, 16), "key_up": (3, 4, 10), "kv_down": (4, 12)}
+    assert shards(6) == {"query": (3, 4, 16), "key_up": (3, 4, 10), "kv_down": (4, 6)}
+    assert shards(7)["key_up"] == (7, 4, 10)
+    assert shards(24, Sharding(parameters=ParameterAxes(rank=())))["query"] == (24, 4, 16)
 
 
 @pytest.mark.parametrize(
@@ -206,3 +233,10 @@ def test_the_stages_of_a_pipeline_are_the_mesh_axes_of_layers():
     assert (whole.ways("batch"), whole.pipeline) == (8, None)
     assert num_stages(Mesh(stage=2, fsdp=4), Sharding()) == 2
     assert num_stages(Mesh(stage=2), Sharding(parameters=ParameterAxes(layer=()))) == 1
+
+
+def test_mesh_axes_that_a_table_names_nowhere():
+    """As in the configs of runs from before an axis came."""
+    before = Sharding(parameters=ParameterAxes(layer=()), activations=ActivationAxes(batch=("data", "fsdp", "expert")))
+    assert unused_axes(Mesh(stage=2, fsdp=2), before) == ["stage"]
+    assert unused_axes(Mesh(data=2, fsdp=2), before) == unused_axes(Mesh(stage=2, expert=2), Sharding()) == []

@@ -1,9 +1,11 @@
 """The parameter table: its row for each parameter, and the bytes on a device."""
 
+import dataclasses
+
 import jax
 
 from train.parallel.mesh import Mesh, make_mesh
-from train.run.parameter_table import bytes_per_device, describe, parameter_rows
+from train.run.parameter_table import bytes_per_device, describe, parameter_rows, whole_latents
 
 
 def test_a_row_has_the_role_and_axes_without_a_name(tiny_experiment):
@@ -15,6 +17,21 @@ def test_a_row_has_the_role_and_axes_without_a_name(tiny_experiment):
     text = describe(experiment, make_mesh(Mesh(), jax.devices()[:1]))
     line = next(line for line in text.splitlines() if line.startswith("blocks.mixer.recurrent"))
     assert line.split()[1:8] == ["recurrent", "2x2x16x4x16", "layer", "heads", "head_dim", "-", "-"]
+
+
+def test_latents_that_a_mesh_axis_does_not_divide(tiny_experiment):
+    latent = "Latent(num_heads=2, kv_rank=12, query_rank=24, head_dim=4, rotary_head_dim=4, value_head_dim=4)"
+    option = Mesh(data=1, fsdp=4, context=2)
+    experiment = tiny_experiment(model__mixer=latent, mesh=option)
+    assert whole_latents(experiment) == [
+        "context=2 does not divide the latents of 12 numbers: their matrices are not split over context "
+        "(sharding.parameters.rank)"
+    ]
+    assert whole_latents(dataclasses.replace(experiment, mesh=Mesh(fsdp=4))) == []
+    text = describe(experiment, make_mesh(option))
+    of = {line.split()[0]: line.split()[7:] for line in text.splitlines() if line.startswith("blocks.mixer")}
+    assert of["blocks.mixer.key_up"][:4] == ["-", "fsdp", "-", "-"]
+    assert of["blocks.mixer.query"][:4] == ["-", "fsdp+context", "-", "-"]
 
 
 def test_what_is_not_trained_is_a_parameter_without_gradient_and_moments(tiny_experiment):

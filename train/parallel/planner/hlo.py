@@ -86,6 +86,12 @@ class Program:
         """Yields the instructions of a computation in their order."""
         yield from self.computations.get(computation, {}).values()
 
+    def fused(self, computation: str) -> Iterator[str]:
+        """Yields the computations that the fusions of a computation make of several instructions."""
+        for instruction in self.instructions(computation):
+            if instruction.opcode == "fusion":
+                yield from instruction.called
+
     @functools.cached_property
     def runs(self) -> dict[str, int]:
         """How often each computation runs in the program."""

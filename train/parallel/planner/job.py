@@ -76,6 +76,7 @@ class Job:
       number_format: of products with weights, except for logits.
       attention: "tiles" for the fastest kernel of the chip, "older tiles" for FlashAttention-2 on newer GPUs, "arrays"
         where scores are arrays of T x T in memory.
+      context_kernel: whether that kernel takes the queries of a part of a sequence; otherwise they run in loops of XLA.
       parameter_bytes, gradient_bytes, compute_bytes: bytes of a number.
       moments: numbers that the optimizer keeps for each parameter, in the format of parameters.
       logits_limit: the most logits that a chip makes at once.
@@ -92,6 +93,7 @@ class Job:
     kept: frozenset[str] = frozenset()
     number_format: Literal["bf16", "fp8", "int8"] = "bf16"
     attention: Literal["tiles", "older tiles", "arrays"] = "tiles"
+    context_kernel: bool = True
     parameter_bytes: int = 4
     gradient_bytes: int = 4
     compute_bytes: int = 2
@@ -102,6 +104,11 @@ class Job:
     def tokens(self) -> int:
         """The tokens of a step."""
         return self.batch * self.work.length
+
+    @property
+    def attention_loops(self) -> bool:
+        """Whether attention runs in loops of XLA over tiles of scores (model/kernels/xla/tiles.py)."""
+        return self.attention != "arrays" and self.ways.context > 1 and not self.context_kernel
 
     @property
     def chip_tokens(self) -> float:
@@ -195,6 +202,8 @@ def job_of(experiment: Experiment, cluster: Cluster) -> Job:
         virtual_stages=experiment.sharding.chunks,
         stream_split="tensor" in experiment.sharding.activations.sequence + experiment.sharding.activations.embed,
         kept=kept_by(experiment.model.remat),
+        # Splash takes parts of a sequence, if their keys are gathered; no kernel on GPUs does.
+        context_kernel=cluster.is_tpu and not experiment.sharding.activations.key_sequence,
         parameter_bytes=BYTES[precision.parameters],
         gradient_bytes=BYTES[precision.gradients],
         compute_bytes=BYTES[precision.compute],

@@ -16,8 +16,9 @@ from train.parallel.planner.work import Attention, LayerWork, Product
 LAST = "ffn_output"  # of a layer
 # Bytes that one score of T x T moves where scores are arrays: float32 is written and read three times by the softmax of
 # the forward pass (16), and its bfloat16 result written and read (4); the backward pass makes that again (16) and moves
-# the derivatives of both (12).
+# the derivatives of both (12). So do tiles of scores, which a loop of XLA makes one after the other.
 SCORE_BYTES = 48
+LOOP_TILE = 512  # the queries and the keys of such a tile
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,9 +64,9 @@ class Loads:
 
     Attributes:
       products: matrix products with weights.
-      attention: of each kind of layer; empty where attention is products of whole arrays.
+      attention: of each kind of layer; empty where attention is products of arrays of scores.
       elementwise: bytes that operations between products read and write.
-      scores: bytes of scores of T x T.
+      scores: bytes of scores, where they are arrays.
       dispatch: bytes of tokens that are brought to their experts and back, on the chip.
       optimizer: bytes that the update reads and writes.
       transfers: between chips.
@@ -95,7 +96,7 @@ def loads_of(job: Job) -> Loads:
         for product in layer.products:
             products.append(_product_load(job, product, count * passes(job, product.keeps)))
         if layer.attention is not None:
-            if job.attention != "arrays":
+            if job.attention != "arrays" and not job.attention_loops:
                 attention.append(_attention_load(job, layer.attention, count))
             else:
                 products.append(_whole_attention(job, layer.attention, count))
@@ -162,15 +163,22 @@ def _attention_load(job: Job, attention: Attention, count: float) -> AttentionLo
 
 
 def _whole_attention(job: Job, attention: Attention, count: float) -> ProductLoad:
-    """Attention over all pairs, visible or not, as products of whole arrays."""
-    flops = count * job.chip_tokens * attention.pair_flops * job.work.length / job.ways.tensor
+    """Attention as products of arrays of scores, of which queries do not see all."""
+    flops = count * job.chip_tokens * attention.pair_flops * _scores_of_query(job, attention) / job.ways.tensor
     times = 3 if "attention" in job.kept else 4
     return ProductLoad(flops=flops * times, moved=0.0, grouped=False, number_format="bf16")
 
 
 def _score_bytes(job: Job, attention: Attention, count: float) -> float:
-    scores = count * job.chip_tokens * attention.heads * job.work.length / job.ways.tensor
+    scores = count * job.chip_tokens * attention.heads * _scores_of_query(job, attention) / job.ways.tensor
     return scores * SCORE_BYTES
+
+
+def _scores_of_query(job: Job, attention: Attention) -> float:
+    """Returns the scores that are computed for a query: of all keys, or of the tiles with keys that it sees."""
+    if not job.attention_loops:
+        return job.work.length
+    return min(job.work.length, attention.pairs + (LOOP_TILE / 2 if attention.causal else LOOP_TILE))
 
 
 def _stream_bytes(job: Job, layer: LayerWork) -> float:

@@ -75,14 +75,15 @@ def _collectives(program: Program) -> Iterator[Instruction]:
     """Yields each collective that runs once.
 
     libtpu splits a collective that runs beside a computation into several fusions, each with a copy of the instruction:
-    copies have the number of the channel in common.
+    copies have the number of the channel in common. Outside of fusions, so have all collectives of JAX's `shard_map`.
     """
+    fused = {name for each in program.runs for name in program.fused(each)}
     seen = set()
     for computation in program.runs:
         for instruction in program.instructions(computation):
             if instruction.opcode.removesuffix("-start") not in KINDS:
                 continue
-            channel = _CHANNEL.search(instruction.rest)
+            channel = _CHANNEL.search(instruction.rest) if computation in fused else None
             if channel is None or channel[1] not in seen:
                 seen.add(channel and channel[1])
                 yield instruction

@@ -22,8 +22,8 @@ ASSUMPTIONS = (
     "(peaks of 11 compiled programs: up to 17% off)",
     "step time is an estimate from counted operations and bytes and 14 constants, fitted to 111 published speeds; for "
     "models without a part in the fit it is 9% off in the median, and for one of ten by more than 25%",
-    "attention and experts run in the fastest kernels known for the chip (splash, cuDNN, grouped products); loops in "
-    "XLA are slower",
+    "attention and experts run in the fastest kernels known for the chip (splash, cuDNN, grouped products); with a "
+    "context axis on GPUs, or keys in a ring, attention runs in loops of XLA, whose scores move through memory",
     "rates are those of data sheets; float32 products count as bf16; the mesh is split as the default sharding table "
     "does; experts have equal loads; reading data, evaluation, checkpoints and failures take no time",
 )

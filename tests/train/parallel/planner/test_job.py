@@ -65,6 +65,19 @@ def test_its_options_are_read(change, field, value):
     assert getattr(one, field) == value
 
 
+def test_parts_of_a_sequence_run_in_splash_where_keys_are_gathered():
+    ring = dataclasses.replace(EXPERIMENT, sharding=Sharding(activations=ActivationAxes(key_sequence=("context",))))
+    for experiment, cluster, has_kernel in (
+        (EXPERIMENT, "v5p:4x4x4", 1),
+        (ring, "v5p:4x4x4", 0),
+        (EXPERIMENT, "h100:8x8", 0),
+    ):
+        one = job_of(experiment, parse_cluster(cluster))
+        assert one.context_kernel == bool(has_kernel)
+        assert not one.attention_loops  # the sequence is whole
+        assert dataclasses.replace(one, ways=Ways(context=2, fsdp=32)).attention_loops != one.context_kernel
+
+
 def test_data_takes_the_devices_that_are_left():
     cluster = parse_cluster("v5p:4x4x4")
     assert ways_of({"data": None, "fsdp": 16}, cluster) == Ways(data=4, fsdp=16)

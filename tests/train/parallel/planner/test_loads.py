@@ -83,6 +83,19 @@ def test_attention_in_arrays_multiplies_all_pairs_and_moves_scores():
     assert more == 4 * 32 * 4096 * 4 * 4096 * 4096
 
 
+def test_parts_of_a_sequence_attend_in_loops_where_no_kernel_takes_them():
+    """All tiles of 512 keys that a query sees any of: on average half a tile more than the keys that it sees."""
+    split = {"ways": {"context": 4}, "context_kernel": False}
+    kernel = loads_of(job("h100:1x8", work("llama-2-7b"), 1, ways={"context": 4}))
+    loops = loads_of(job("h100:1x8", work("llama-2-7b"), 1, **split))
+    assert (len(kernel.attention), kernel.scores, loops.attention) == (1, 0, ())
+    layers, heads, tokens, seen = 32, 32, 8 * 4096 / 4, 4097 / 2 + 256
+    assert loops.scores == pytest.approx(48 * layers * heads * tokens * seen)
+    more = sum(p.flops for p in loops.products) - sum(p.flops for p in kernel.products)
+    assert more == pytest.approx(4 * layers * tokens * seen * 4 * heads * 128)
+    assert loads_of(job("h100:1x8", work("llama-2-7b"), 1, context_kernel=False)).attention  # whole sequences
+
+
 def test_narrow_formats_leave_logits_and_routers_alone():
     formats = [load.number_format for load in loads_of(job("v7x:2x2x1", experts(), number_format="fp8")).products]
     assert formats.count("bf16") == 2

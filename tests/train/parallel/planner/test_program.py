@@ -117,7 +117,6 @@ ENTRY %main (w: f32[16,8], g: f32[64,8]) -> f32[16,8] {
   %zeros = f32[64,8]{1,0} broadcast(%zero), dimensions={}
   %part = f32[64,8]{1,0} dynamic-update-slice(%zeros, %w, %at, %start)
   %all = f32[64,8]{1,0} all-reduce(%part), channel_id=1, replica_groups=[1,4]<=[4], to_apply=%add
-  %again = f32[64,8]{1,0} all-reduce(%part), channel_id=1, replica_groups=[1,4]<=[4], to_apply=%add
   %sums = (f32[64,8]{1,0}, f32[64,8]{1,0}, f32[8]{0}) all-reduce(%g, %g, %v), channel_id=2, replica_groups=[1,4]<=[4]
   %a = f32[64,8]{1,0} get-tuple-element(%sums), index=0
   %b = f32[64,8]{1,0} get-tuple-element(%sums), index=1
@@ -137,7 +136,35 @@ def test_all_reduces_count_as_what_they_move():
     # Its own part of both sums, and of the second also the part of a neighbour, which that one gathered.
     assert found["reduce-scatter"].received == pytest.approx((3 / 4 + 3 / 4 + 1 / 4) * whole)
     assert found["all-reduce"].received == 2 * 3 / 4 * 8 * 4
-    assert {one.runs for one in found.values()} == {1}  # copies of an instruction share its channel
+    assert {one.runs for one in found.values()} == {1}
+
+
+SHARED_CHANNEL = """HloModule step
+
+%first (p: f32[16,8]) -> f32[64,8] {
+  %p = f32[16,8]{1,0} parameter(0)
+  ROOT %gather.1 = f32[64,8]{1,0} all-gather(%p), channel_id=3, replica_groups=[1,4]<=[4], dimensions={0}
+}
+
+%second (q: f32[16,8]) -> f32[64,8] {
+  %q = f32[16,8]{1,0} parameter(0)
+  ROOT %gather.2 = f32[64,8]{1,0} all-gather(%q), channel_id=3, replica_groups=[1,4]<=[4], dimensions={0}
+}
+
+ENTRY %main (w: f32[16,8]) -> f32[64,8] {
+  %w = f32[16,8]{1,0} parameter(0)
+  %there = f32[16,8]{1,0} all-to-all(%w), channel_id=1, replica_groups=[1,4]<=[4], dimensions={0}
+  %back = f32[16,8]{1,0} all-to-all(%there), channel_id=1, replica_groups=[1,4]<=[4], dimensions={0}
+  %begin = f32[64,8]{1,0} fusion(%back), kind=kCustom, calls=%first
+  ROOT %end = f32[64,8]{1,0} fusion(%back), kind=kCustom, calls=%second
+}
+"""
+
+
+def test_copies_in_fusions_count_once_and_others_of_the_same_channel_each():
+    """JAX gives all collectives of `shard_map` one channel."""
+    found = {one.kind: (one.runs, one.received) for one in collectives_of(SHARED_CHANNEL, {"fsdp": 4})}
+    assert found == {"all-gather": (1, 3 / 4 * 64 * 8 * 4), "all-to-all": (2, 2 * 3 / 4 * 16 * 8 * 4)}
 
 
 def test_a_compiled_scan_gathers_the_weights_of_every_layer():

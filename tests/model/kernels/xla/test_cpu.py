@@ -4,10 +4,10 @@ import pytest
 
 from model.attention.patterns import SlidingWindow
 from model.kernels import new_request
-from model.kernels.blocks import Blocks
-from model.kernels.cpu import block_count
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Coordinates, bidirectional, causal
+from model.kernels.xla.blocks import Blocks
+from model.kernels.xla.cpu import block_count
 from tests.model.kernels.reference import heads
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from model.attention.patterns import Chunked, SlidingWindow
 from model.kernels import attend, choose, new_request
-from model.kernels.cudnn import CuDNN, max_head_dim
+from model.kernels.gpu.cudnn import CuDNN, max_head_dim
 from model.kernels.request import compute_capability
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Coordinates, bidirectional, causal
@@ -32,7 +32,6 @@ def reason(visibility=None, width=64, values=64, scoring=None, dtype=jnp.bfloat1
     [
         ({}, None),
         ({"platform": "tpu"}, "it runs on a gpu, not on a tpu"),
-        ({"devices": 8}, "its arrays are split over 8 devices, and the compiler cannot split this kernel"),
         ({"dtype": jnp.float32}, "it takes bfloat16 and float16, not float32"),
         (
             {"visibility": causal(PACKED)},

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from model.attention.patterns import Chunked, Fixed, SlidingWindow, Strided
-from model.kernels import attend, tokamax
+from model.kernels import attend
+from model.kernels.gpu import tokamax
+from model.kernels.gpu.tokamax import Tokamax, keys_before
 from model.kernels.request import Request
 from model.kernels.scoring import Scoring
-from model.kernels.tokamax import Tokamax, keys_before
 from model.kernels.visibility import Coordinates, bidirectional, causal
 from model.positions.alibi import LinearBias
 from tests.model.kernels import matrix

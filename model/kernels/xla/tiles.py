@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from model.dropout import drop
-from model.kernels.blocks import sink_gradient
 from model.kernels.request import Request
 from model.kernels.scoring import Bias, Scoring
 from model.kernels.visibility import Visibility
+from model.kernels.xla.blocks import sink_gradient
+from model.kernels.xla.dropped import drop_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Tiles:
         k_BSKH: jax.Array,
         v_BSKH: jax.Array,
         sink_N: jax.Array | None,
-        dropout_key: jax.Array | None,
+        dropout_keys: jax.Array | None,
     ) -> jax.Array:
         """See `Kernel`."""
         (b, t, n, _), s = q_BTNH.shape, k_BSKH.shape[1]
@@ -56,7 +56,7 @@ class Tiles:
         k_BKSH, v_BKSH = (pad(x.swapaxes(1, 2), pad_s) for x in (k_BSKH, v_BSKH))
         visibility = request.visibility.padded(t + pad_t, s + pad_s)
         sink_KG = None if sink_N is None else sink_N.reshape(q_BKGTH.shape[1:3])
-        arrays = (q_BKGTH, k_BKSH, v_BKSH, visibility, request.bias, sink_KG, dropout_key)
+        arrays = (q_BKGTH, k_BKSH, v_BKSH, visibility, request.bias, sink_KG, dropout_keys)
         y_BKGTH = _attend(request.scoring, request.dropout, sizes, *arrays)[..., :t, :]
         return y_BKGTH.reshape(b, n, t, v_BSKH.shape[-1]).swapaxes(1, 2)
 
@@ -95,7 +95,7 @@ class Tiling:
     k_BKSH: jax.Array
     v_BKSH: jax.Array
     visibility: Visibility
-    key: jax.Array | None
+    dropout_keys: jax.Array | None
 
     def key_tiles(self, i: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the first and the end of the key tiles that the queries of tile i may see."""
@@ -177,9 +177,8 @@ class Tiling:
 
     def drop(self, x: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
         """Drops entries of the weights of tile (i, j), or of their gradients; drops the same entries each time."""
-        if self.key is None:
-            return x
-        return drop(x, self.rate, jax.random.fold_in(jax.random.fold_in(self.key, i), j))
+        t, s = self.sizes.queries, self.sizes.keys
+        return drop_weights(x, self.rate, self.dropout_keys, self.visibility.sliced(i * t, t, j * s, s))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -193,9 +192,9 @@ def _attend(
     visibility: Visibility,
     bias: Bias | None,
     sink: jax.Array | None,
-    key: jax.Array | None,
+    dropout_keys: jax.Array | None,
 ) -> jax.Array:
-    return _forward(scoring, rate, sizes, q_BKGTH, k_BKSH, v_BKSH, visibility, bias, sink, key)[0]
+    return _forward(scoring, rate, sizes, q_BKGTH, k_BKSH, v_BKSH, visibility, bias, sink, dropout_keys)[0]
 
 
 def _forward(
@@ -208,9 +207,9 @@ def _forward(
     visibility: Visibility,
     bias: Bias | None,
     sink: jax.Array | None,
-    key: jax.Array | None,
+    dropout_keys: jax.Array | None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    tiling = Tiling(scoring, rate, sizes, k, v, visibility, key)
+    tiling = Tiling(scoring, rate, sizes, k, v, visibility, dropout_keys)
     rows = (*q.shape[:3], sizes.queries)
 
     def query_tile(i: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -221,14 +220,14 @@ def _forward(
         jnp.moveaxis(x, 0, 3).reshape(*q.shape[:4], x.shape[-1])
         for x in jax.lax.map(query_tile, jnp.arange(q.shape[3] // sizes.queries))
     )
-    return y, (q, k, v, visibility, bias, sink, key, y, row_max, row_sum)
+    return y, (q, k, v, visibility, bias, sink, dropout_keys, y, row_max, row_sum)
 
 
 def _backward(
     scoring: Scoring, rate: float, sizes: TileSizes, residuals: tuple[Any, ...], dy: jax.Array
 ) -> tuple[Any, ...]:
-    q, k, v, visibility, bias, sink, key, y, row_max, row_sum = residuals
-    tiling, dtype = Tiling(scoring, rate, sizes, k, v, visibility, key), sum_dtype(scoring)
+    q, k, v, visibility, bias, sink, dropout_keys, y, row_max, row_sum = residuals
+    tiling, dtype = Tiling(scoring, rate, sizes, k, v, visibility, dropout_keys), sum_dtype(scoring)
     dy, delta = gradient_of_sums(y, row_sum, dy)
     zeros = jnp.zeros(k.shape, dtype), jnp.zeros(v.shape, dtype), jax.tree.map(jnp.zeros_like, bias)
     dq, (dk, dv, dbias) = tiling.gradients(q, bias, row_max, delta, dy, zeros, q.dtype)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from model.kernels.plain import attention_weights
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Coordinates, causal
+from model.kernels.xla.plain import attention_weights
 from tests.model.kernels.reference import heads, naive
 
 

@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from model.dropout import drop
 from model.kernels.request import Request
 from model.kernels.scoring import Bias, Scoring
 from model.kernels.visibility import Visibility
+from model.kernels.xla.dropped import drop_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Plain:
         k_BSKH: jax.Array,
         v_BSKH: jax.Array,
         sink_N: jax.Array | None,
-        dropout_key: jax.Array | None,
+        dropout_keys: jax.Array | None,
     ) -> jax.Array:
         """See `Kernel`."""
         weights_BKGTS = _weights(q_BTNH, k_BSKH, request.visibility, request.scoring, request.bias, sink_N)
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, 0)
-        weights_BKGTS = drop(weights_BKGTS, request.dropout, key).astype(v_BSKH.dtype)
+        weights_BKGTS = drop_weights(weights_BKGTS, request.dropout, dropout_keys, request.visibility)
+        weights_BKGTS = weights_BKGTS.astype(v_BSKH.dtype)
         y_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH)
         return y_BTKGH.reshape(*q_BTNH.shape[:3], v_BSKH.shape[-1])
 

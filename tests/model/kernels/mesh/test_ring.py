@@ -9,11 +9,11 @@ import pytest
 
 from model.attention.patterns import SlidingWindow
 from model.kernels import attend
-from model.kernels.ring import Ring, _Plan, from_chunks, steps_of, to_chunks
+from model.kernels.mesh.ring import Ring, _Plan, from_chunks, steps_of, to_chunks
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Coordinates, bidirectional, causal
 from model.layout import ONE_DEVICE
-from tests.model.kernels.test_shards import CASES, PACKED, ROW, B, H, N, T, arrays, assert_same, both
+from tests.model.kernels.mesh.test_shards import CASES, PACKED, ROW, B, H, N, T, arrays, assert_same, both
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import ActivationAxes, Sharding, layout_of
 

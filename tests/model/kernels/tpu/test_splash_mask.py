@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.attention.patterns import BlockSparse, Chunked, Fixed, SlidingWindow, Strided
-from model.kernels.splash_mask import StaticMask
+from model.kernels.tpu.splash_mask import StaticMask
 from model.kernels.visibility import Coordinates, bidirectional, causal
 
 PATTERNS = [

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from model.errors import UserError
-from model.kernels.ring import Ring, attend_in_ring, from_chunks, steps_of, to_chunks
+from model.kernels.mesh.ring import Ring, attend_in_ring, from_chunks, steps_of, to_chunks
 from model.kernels.scoring import Bias, Scoring
 from model.kernels.selection import record_choice
 from model.kernels.visibility import Coordinates, Visibility
@@ -35,7 +35,7 @@ class Arrays:
       visibility: which keys each query sees.
       bias: a bias added to scores, or None.
       sink_N: the sinks, or None.
-      dropout_key: a random key, or None.
+      dropout_keys: (B, N, 2), a random key of each row and query head, or None.
     """
 
     q_BTNH: Any
@@ -44,7 +44,7 @@ class Arrays:
     visibility: Visibility
     bias: Bias | None = None
     sink_N: Any = None
-    dropout_key: Any = None
+    dropout_keys: Any = None
 
 
 jax.tree_util.register_dataclass(Arrays)
@@ -115,7 +115,7 @@ class Split:
             visibility=self._visibility_axes(arrays.visibility, arrays.q_BTNH.shape[0]),
             bias=None if arrays.bias is None else arrays.bias.axes(self.heads),
             sink_N=None if arrays.sink_N is None else (self.heads,),
-            dropout_key=None if arrays.dropout_key is None else (),
+            dropout_keys=None if arrays.dropout_keys is None else (self.batch, self.heads, None),
         )
 
     @property
@@ -158,10 +158,6 @@ class Split:
         visibility = arrays.visibility
         if not self.in_ring and self.chunks == 1:
             visibility = dataclasses.replace(visibility, queries=visibility.queries.of_device(self.queries))
-        names = (*self.batch.mesh_axes, *self.queries.mesh_axes, *self.heads.mesh_axes)
-        key = arrays.dropout_key
-        if key is not None and names:  # each device drops other weights
-            key = jax.random.fold_in(key, jax.lax.axis_index(names))
         return Arrays(
             q_BTNH=arrays.q_BTNH,
             k_BSKH=k_BSKH,
@@ -169,7 +165,7 @@ class Split:
             visibility=visibility,
             bias=None if arrays.bias is None else arrays.bias.of_device(self.heads),
             sink_N=arrays.sink_N,
-            dropout_key=key,
+            dropout_keys=arrays.dropout_keys,
         )
 
     def _key_heads_of_device(self, x_BSKH: jax.Array) -> jax.Array:
@@ -210,8 +206,8 @@ def attend_on_shards(
     if split.in_ring:
         if "tiles" not in allowed:
             raise UserError(
-                "keys that travel in a ring meet the tiles of model/kernels/tiles.py, and model.kernels.attention has "
-                f"{', '.join(allowed)}; add 'tiles', or set sharding.activations.key_sequence=()"
+                "keys that travel in a ring meet the tiles of model/kernels/xla/tiles.py, and model.kernels.attention "
+                f"has {', '.join(allowed)}; add 'tiles', or set sharding.activations.key_sequence=()"
             )
         record_choice("attention", "tiles, in a ring")
 
@@ -220,7 +216,7 @@ def attend_on_shards(
         if split.in_ring:
             ring = split.ring(own.visibility, own.k_BSKH.shape[1])
             tokens = own.q_BTNH, own.k_BSKH, own.v_BSKH, own.visibility
-            return attend_in_ring(ring, scoring, rate, *tokens, own.bias, own.sink_N, own.dropout_key)
+            return attend_in_ring(ring, scoring, rate, *tokens, own.bias, own.sink_N, own.dropout_keys)
         return kernel(own) if split.chunks == 1 else _in_chunks(split, kernel, own)
 
     y_BTNH: jax.Array = layout.shard_map(on_device, (split.axes(arrays),), split.output, checks_copies=False)(arrays)
@@ -233,7 +229,9 @@ def _in_chunks(split: Split, kernel: Callable[[Arrays], jax.Array], own: Arrays)
     ring = split.ring(own.visibility, t)
     device, parts = jax.lax.axis_index(ring.mesh_axes), []
     for number, q_BTNH in enumerate(jnp.split(to_chunks(ring, own.q_BTNH), 2, axis=1)):
-        seen = own.visibility.sliced(ring.start(device, number, t // 2), t // 2, 0, keys)
-        key = None if own.dropout_key is None else jax.random.fold_in(own.dropout_key, number)
-        parts.append(kernel(dataclasses.replace(own, q_BTNH=q_BTNH, visibility=seen, dropout_key=key)))
+        start = ring.start(device, number, t // 2)
+        seen = own.visibility.sliced(start, t // 2, 0, keys)
+        if own.visibility.queries.offset is None:
+            seen = dataclasses.replace(seen, queries=dataclasses.replace(seen.queries, parts=2 * ring.ways))
+        parts.append(kernel(dataclasses.replace(own, q_BTNH=q_BTNH, visibility=seen)))
     return from_chunks(ring, jnp.concatenate(parts, axis=1))

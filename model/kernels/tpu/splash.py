@@ -51,9 +51,9 @@ class Splash:
         return refusals.first(self._refusals(request))
 
     def _refusals(self, request: Request) -> Iterator[str]:
-        visibility, (t, s) = request.visibility, (request.q.shape[1], request.k.shape[1])
-        yield from refusals.of_devices(request, self.platforms)
-        yield from refusals.of_every_library(request)
+        visibility, (t, s) = request.visibility.of_whole_row, (request.q.shape[1], request.k.shape[1])
+        yield from refusals.of_platform(request, self.platforms)
+        yield from refusals.of_every_library(request, visibility)
         yield from refusals.of_dtypes(request, ("bfloat16", "float32"))
         if request.bias is not None:
             yield "it adds no bias to scores"
@@ -64,8 +64,10 @@ class Splash:
                 yield f"{pattern} divides positions, which it is not compiled for"
             elif not (_is_static(visibility, pattern) or pattern.has_groups):
                 yield f"{pattern} is about positions that only arrays know"
+        if request.visibility.queries.parts > 1 and visibility.patterns and not visibility.is_causal:
+            yield "its tables for parts of a row need a causal order, or no pattern"
         queries, keys = visibility.queries, visibility.keys
-        if queries.start < keys.start or queries.start + t > keys.start + s:
+        if queries.start < keys.start or queries.start + queries.count > keys.start + s:
             yield "some query has no key at its own index, and a query that sees no key makes it return NaN"
 
     def attend(
@@ -75,13 +77,19 @@ class Splash:
         k_BSKH: jax.Array,
         v_BSKH: jax.Array,
         sink_N: jax.Array | None,
-        dropout_key: jax.Array | None,
+        dropout_keys: jax.Array | None,
     ) -> jax.Array:
         """See `Kernel`."""
         from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_kernel import SegmentIds
 
-        visibility, batch = request.visibility, q_BTNH.shape[0]
-        kernel = _kernel(_static_part(visibility), request.scoring.softcap, self.max_block, self.interpret)
+        visibility, (batch, t) = request.visibility, q_BTNH.shape[:2]
+        mask, parts = _static_part(visibility.of_whole_row), visibility.queries.parts
+        if not visibility.is_causal:  # then all parts see the same keys
+            mask, parts = ((t, k_BSKH.shape[1]), *mask[1:]), 1
+        kernel = _kernel(mask, parts, request.scoring.softcap, self.max_block, self.interpret)
+        if parts > 1:
+            assert visibility.queries.offset is not None
+            kernel = _of_part(kernel, parts, visibility.queries.offset // t)
         q_BNTH = (q_BTNH * jnp.asarray(request.scoring.scale, q_BTNH.dtype)).swapaxes(1, 2)
         k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
         ids = [
@@ -132,15 +140,18 @@ def _group(pattern: Pattern, side: Coordinates) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=64)
-def _kernel(mask_fields: tuple[Any, ...], softcap: float | None, max_block: int, interpret: bool) -> Any:
-    """Returns the kernel for a mask; its tables of blocks are numpy arrays, which every trace may share."""
+def _kernel(mask_fields: tuple[Any, ...], parts: int, softcap: float | None, max_block: int, interpret: bool) -> Any:
+    """Returns the kernel for a mask; its tables of blocks are numpy arrays, which every trace may share.
+
+    They are those of `parts` equal parts of the queries, side by side.
+    """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask import MultiHeadMask
 
-    from model.kernels.splash_mask import StaticMask
+    from model.kernels.tpu.splash_mask import StaticMask
 
     mask = StaticMask(*mask_fields)
-    block_q, block_kv = (block_size(length, max_block) for length in mask.size)
+    block_q, block_kv = (block_size(length, max_block) for length in (mask.size[0] // parts, mask.size[1]))
     compute = block_size(block_kv, MAX_COMPUTE_BLOCK)
     sizes = splash.BlockSizes(
         block_q=block_q,
@@ -158,10 +169,25 @@ def _kernel(mask_fields: tuple[Any, ...], softcap: float | None, max_block: int,
             block_sizes=sizes,
             attn_logits_soft_cap=softcap,
             head_shards=1,
-            q_seq_shards=1,
+            q_seq_shards=parts,
             interpret=interpret,
         )
         return jax.tree.map(np.asarray, kernel)
+
+
+def _of_part(kernel: Any, parts: int, number: jax.Array) -> Any:
+    """Returns the kernel with the tables of one part of the queries.
+
+    Tables of blocks are (heads, queries, keys), and the numbers of queries are (queries,).
+    """
+
+    def cut(table: np.ndarray) -> jax.Array:
+        axis = 1 if table.ndim == 3 else 0
+        count = table.shape[axis] // parts
+        return jax.lax.dynamic_slice_in_dim(jnp.asarray(table), number * count, count, axis)
+
+    assert kernel.fwd_mask_info.partial_mask_blocks is None, "masks are made inside"
+    return jax.tree.map(cut, kernel)
 
 
 def block_size(length: int, largest: int) -> int:

@@ -10,8 +10,8 @@ import pytest
 from model.attention.patterns import SlidingWindow
 from model.kernels import attend
 from model.kernels.scoring import Scoring
-from model.kernels.tiles import Tiles
 from model.kernels.visibility import Coordinates, bidirectional, causal
+from model.kernels.xla.tiles import Tiles
 from tests.model.kernels.reference import heads
 from tests.train.test_whole_arrays import arrays
 

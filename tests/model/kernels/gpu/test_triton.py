@@ -5,8 +5,8 @@ import pytest
 
 from model.attention.patterns import SlidingWindow
 from model.kernels import new_request
+from model.kernels.gpu.triton import Triton
 from model.kernels.scoring import Scoring
-from model.kernels.triton import Triton
 from model.kernels.visibility import Coordinates, bidirectional, causal
 from model.positions.alibi import LinearBias
 from tests.model.kernels import matrix

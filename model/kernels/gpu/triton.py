@@ -42,7 +42,7 @@ class Triton:
 
     def _refusals(self, request: Request) -> Iterator[str]:
         visibility, (t, head_dim) = request.visibility, request.q.shape[1::2]
-        yield from refusals.of_devices(request, self.platforms)
+        yield from refusals.of_platform(request, self.platforms)
         yield from refusals.of_every_library(request)
         yield from refusals.of_dtypes(
             request, ("bfloat16", "float16", "float32") if self.interpret else ("bfloat16", "float16")
@@ -67,7 +67,7 @@ class Triton:
         k_BSKH: jax.Array,
         v_BSKH: jax.Array,
         sink_N: jax.Array | None,
-        dropout_key: jax.Array | None,
+        dropout_keys: jax.Array | None,
     ) -> jax.Array:
         """See `Kernel`. Keys and values are repeated for each query head of their group."""
         from jax.experimental.pallas.ops.gpu.attention import mha

@@ -32,7 +32,7 @@ class CuDNN:
         k_BSKH: jax.Array,
         v_BSKH: jax.Array,
         sink_N: jax.Array | None,
-        dropout_key: jax.Array | None,
+        dropout_keys: jax.Array | None,
     ) -> jax.Array:
         """See `Kernel`."""
         visibility = request.visibility
@@ -50,7 +50,7 @@ class CuDNN:
 
 def _refusals(request: Request) -> Iterator[str]:
     visibility, head_dim = request.visibility, request.q.shape[-1]
-    yield from refusals.of_devices(request, ("gpu",))
+    yield from refusals.of_platform(request, ("gpu",))
     yield from refusals.of_every_library(request)
     yield from refusals.of_dtypes(request, ("bfloat16", "float16"))
     if visibility.has_documents:

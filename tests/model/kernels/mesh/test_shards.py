@@ -9,10 +9,10 @@ import pytest
 
 from model.attention.patterns import SlidingWindow
 from model.kernels import attend
-from model.kernels.plain import Plain
 from model.kernels.scoring import Scoring
-from model.kernels.tiles import Tiles
 from model.kernels.visibility import Coordinates, bidirectional, causal
+from model.kernels.xla.plain import Plain
+from model.kernels.xla.tiles import Tiles
 from model.layout import ONE_DEVICE
 from model.positions.alibi import LinearBias, slopes
 from model.positions.relative import RelativeBias

@@ -44,7 +44,7 @@ class Tokamax:
         k_BSKH: jax.Array,
         v_BSKH: jax.Array,
         sink_N: jax.Array | None,
-        dropout_key: jax.Array | None,
+        dropout_keys: jax.Array | None,
     ) -> jax.Array:
         """See `Kernel`."""
         import tokamax
@@ -67,7 +67,7 @@ class Tokamax:
 
 def _refusals(request: Request) -> Iterator[str]:
     visibility, capability = request.visibility, request.compute_capability
-    yield from refusals.of_devices(request, ("gpu",))
+    yield from refusals.of_platform(request, ("gpu",))
     if not is_installed():
         yield f"it is not installed: {INSTALL}"
     if capability not in ((9, 0), (10, 0)):

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from model.parameters.grouped_products import KERNELS, GroupedRequest, Megablox, RaggedDot, TokamaxRaggedDot, choose
+from model.kernels import choose
+from model.kernels.experts import KERNELS
+from model.kernels.experts.grouped_products import GroupedRequest, RaggedDot
+from model.kernels.experts.megablox import Megablox
 from model.parameters.mixed_precision import grouped_matmul
 
 SIZES = np.array([200, 0, 130, 70], np.int32)  # ends inside tiles of 128 rows; the last 112 rows are in no group
@@ -50,37 +53,11 @@ def request(rows=512, dtype=jnp.bfloat16, width=256, **asked):
     return GroupedRequest(x=x, w=w, **asked)
 
 
-@pytest.mark.parametrize(
-    ("asked", "expected"),
-    [
-        ({"platform": "tpu"}, None),
-        ({"platform": "cpu"}, "it runs on a tpu, not on a cpu"),
-        (
-            {"platform": "tpu", "devices": 4},
-            "its arrays are split over 4 devices, and the compiler cannot split this kernel",
-        ),
-        ({"platform": "tpu", "rows": 100}, "100 rows are no multiple of 128"),
-        ({"platform": "tpu", "width": 100}, "matrices of 128 x 100 are no multiples of 128"),
-        ({"platform": "tpu", "dtype": jnp.float16}, "it takes bfloat16 and float32, not float16"),
-    ],
-)
-def test_what_megablox_refuses(asked, expected):
-    assert Megablox().supports(request(**asked)) == expected
-
-
-def test_what_tokamax_refuses(monkeypatch):
-    monkeypatch.setattr("model.parameters.grouped_products.is_installed", lambda: False)
-    assert TokamaxRaggedDot().supports(request(platform="gpu")) == "it is not installed: pip install -e '.[tokamax]'"
-    monkeypatch.setattr("model.parameters.grouped_products.is_installed", lambda: True)
-    assert TokamaxRaggedDot().supports(request(platform="gpu")) is None
-    assert "9.0 or 10.0" in TokamaxRaggedDot().supports(request(platform="gpu", compute_capability=(8, 0)))
-
-
 def test_the_choice():
-    assert choose(request(platform="tpu"))[0] == Megablox()
-    assert choose(request(platform="cpu")) == (RaggedDot(), {})
-    kernel, refused = choose(request(platform="tpu", rows=100))
-    assert (kernel, refused) == (RaggedDot(), {"megablox": "100 rows are no multiple of 128"})
-    with pytest.raises(UserError, match="no kernel for grouped products supports this request on a cpu: megablox: "):
+    assert choose(request(platform="tpu")).kernel == Megablox()
+    assert str(choose(request(platform="cpu"))) == "ragged_dot"
+    choice = choose(request(platform="tpu", rows=100))
+    assert (choice.kernel, str(choice)) == (RaggedDot(), "ragged_dot (not megablox: 100 rows are no multiple of 128)")
+    with pytest.raises(UserError, match="no kernel for experts supports this request on a cpu: megablox: "):
         choose(request(), (Megablox(),))
     assert [kernel.name for kernel in KERNELS] == ["tokamax", "megablox", "ragged_dot"]

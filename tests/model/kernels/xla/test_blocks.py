@@ -7,11 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.dropout import drop
 from model.kernels import attend, attention_weights
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Coordinates, causal
+from model.kernels.xla.dropped import drop_weights, keys_of_heads
 from tests.model.kernels.reference import heads, naive, random_mask, visible_where
+
+
+def dropped(weights, rate, key):
+    """Weights (B, N, T, S) with dropout, which tests/model/kernels/xla/test_dropped.py tests."""
+    b, n, t, s = weights.shape
+    seen = causal(Coordinates(t), Coordinates(s))
+    return drop_weights(weights[:, :, None], rate, keys_of_heads(key, b, n), seen).reshape(weights.shape)
 
 
 @pytest.mark.parametrize(("n", "kv"), [(4, 4), (4, 2), (6, 2), (4, 1)])
@@ -42,8 +49,7 @@ def test_the_derivative_is_that_of_the_equation(softcap, rate):
     def plain(q, k, v):
         weights = attention_weights(q, k, visible_where(mask), scoring)
         if rate:
-            grouped = drop(weights.reshape(2, 2, 3, 4, 5), rate, jax.random.fold_in(key, 0))
-            weights = grouped.reshape(weights.shape)
+            weights = dropped(weights, rate, key)
         return jnp.einsum("bnts,bsnh->btnh", weights, jnp.repeat(v, 3, axis=2))
 
     ours = lambda q, k, v: attend(q, k, v, visible_where(mask), scoring, dropout=rate, dropout_key=key)  # noqa: E731
@@ -67,8 +73,7 @@ def test_a_sink_takes_part_in_the_softmax_and_has_no_value(rate):
         scores = jnp.concatenate([scores, jnp.broadcast_to(sink[None, :, None, None], (2, 6, 4, 1))], axis=-1)
         weights = jax.nn.softmax(scores, axis=-1)[..., :-1]
         if rate:
-            dropped = drop(weights.reshape(2, 2, 3, 4, 5), rate, jax.random.fold_in(key, 0))
-            weights = dropped.reshape(weights.shape)
+            weights = dropped(weights, rate, key)
         return jnp.einsum("bnts,bsnh->btnh", weights, jnp.repeat(v, 3, axis=2))
 
     def ours(q, k, v, sink):

@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from model.dropout import drop
-from model.kernels import cpu
 from model.kernels.request import Request
 from model.kernels.scoring import Bias, Scoring
 from model.kernels.visibility import Visibility
+from model.kernels.xla import cpu
+from model.kernels.xla.dropped import drop_weights
 
 # For platforms without a file of their own: the queries of a block, the maximum number of unrolled blocks, and the
 # maximum number of scores of a block for each row and head. A compiler may hold the scores of several blocks at once,
@@ -59,7 +59,7 @@ class Blocks:
         k_BSKH: jax.Array,
         v_BSKH: jax.Array,
         sink_N: jax.Array | None,
-        dropout_key: jax.Array | None,
+        dropout_keys: jax.Array | None,
     ) -> jax.Array:
         """See `Kernel`."""
         scoring, visibility = request.scoring, request.visibility
@@ -68,10 +68,9 @@ class Blocks:
         sink_KG = None if sink_N is None else sink_N.reshape(q_BKGTH.shape[1:3])
         parts = []
         for (start, stop), (first, last) in self.plan(request):
-            key = None if dropout_key is None else jax.random.fold_in(dropout_key, start)
             q, k, v = q_BKGTH[..., start:stop, :], k_BKSH[..., first:last, :], v_BKSH[..., first:last, :]
-            block_visibility = visibility.sliced(start, stop - start, first, last - first)
-            parts.append(_attend(scoring, request.dropout, q, k, v, block_visibility, request.bias, sink_KG, key))
+            arrays = (q, k, v, visibility.sliced(start, stop - start, first, last - first))
+            parts.append(_attend(scoring, request.dropout, *arrays, request.bias, sink_KG, dropout_keys))
         y_BKGTH = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=3)
         return y_BKGTH.reshape(q_BTNH.shape[0], -1, q_BTNH.shape[1], v_BSKH.shape[-1]).swapaxes(1, 2)
 
@@ -86,7 +85,7 @@ def _attend(
     visibility: Visibility,
     bias: Bias | None,
     sink: jax.Array | None,
-    key: jax.Array | None,
+    dropout_keys: jax.Array | None,
 ) -> jax.Array:
     """Computes one block of queries. Its derivative keeps no T x S array: it recomputes weights from queries and keys.
 
@@ -95,7 +94,7 @@ def _attend(
     scanned, a compiler may find the scores of the forward pass and keep them; preventing this cost a fifth of a step on
     a CPU and saved no memory there (tests/benchmarks/README.md).
     """
-    return _forward(scoring, rate, q_BKGTH, k_BKSH, v_BKSH, visibility, bias, sink, key)[0]
+    return _forward(scoring, rate, q_BKGTH, k_BKSH, v_BKSH, visibility, bias, sink, dropout_keys)[0]
 
 
 def _forward(
@@ -107,7 +106,7 @@ def _forward(
     visibility: Visibility,
     bias: Bias | None,
     sink: jax.Array | None,
-    key: jax.Array | None,
+    dropout_keys: jax.Array | None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
     scores_BKGTS = scoring.scores(scoring.products(q, k), visibility, bias)
     row_max_BKGT1 = jnp.max(scores_BKGTS, axis=-1, keepdims=True)
@@ -118,24 +117,24 @@ def _forward(
     row_sum_BKGT1 = jnp.sum(weights_BKGTS, axis=-1, keepdims=True)
     if sink is not None:
         row_sum_BKGT1 = row_sum_BKGT1 + jnp.exp(sink_KG11 - row_max_BKGT1)
-    kept_BKGTS = drop(weights_BKGTS, rate, key).astype(v.dtype)
+    kept_BKGTS = drop_weights(weights_BKGTS, rate, dropout_keys, visibility).astype(v.dtype)
     y_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", kept_BKGTS, v, preferred_element_type=row_sum_BKGT1.dtype)
     y_BKGTH = (y_BKGTH / row_sum_BKGT1).astype(v.dtype)
-    return y_BKGTH, (q, k, v, visibility, bias, sink, key, y_BKGTH, row_max_BKGT1, row_sum_BKGT1)
+    return y_BKGTH, (q, k, v, visibility, bias, sink, dropout_keys, y_BKGTH, row_max_BKGT1, row_sum_BKGT1)
 
 
 def _backward(scoring: Scoring, rate: float, residuals: tuple[Any, ...], dy_BKGTH: jax.Array) -> tuple[Any, ...]:
-    q, k, v, visibility, bias, sink, key, y_BKGTH, row_max_BKGT1, row_sum_BKGT1 = residuals
+    q, k, v, visibility, bias, sink, dropout_keys, y_BKGTH, row_max_BKGT1, row_sum_BKGT1 = residuals
     to_scores = lambda s, bias: scoring.scores(s, visibility, bias)  # noqa: E731
     scores_BKGTS, pullback = jax.vjp(to_scores, scoring.products(q, k), bias)
     weights_BKGTS = jnp.exp(scores_BKGTS - row_max_BKGT1)
     dy_BKGTH = dy_BKGTH / row_sum_BKGT1  # the gradient of the output before normalisation
     delta_BKGT1 = jnp.sum(dy_BKGTH * y_BKGTH, axis=-1, keepdims=True)
     dy_BKGTH = dy_BKGTH.astype(v.dtype)
-    kept_BKGTS = drop(weights_BKGTS, rate, key).astype(v.dtype)
+    kept_BKGTS = drop_weights(weights_BKGTS, rate, dropout_keys, visibility).astype(v.dtype)
     dv = jnp.einsum("BKGTS,BKGTH->BKSH", kept_BKGTS, dy_BKGTH)
     dweights_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", dy_BKGTH, v, preferred_element_type=weights_BKGTS.dtype)
-    dscores_BKGTS = weights_BKGTS * (drop(dweights_BKGTS, rate, key) - delta_BKGT1)
+    dscores_BKGTS = weights_BKGTS * (drop_weights(dweights_BKGTS, rate, dropout_keys, visibility) - delta_BKGT1)
     dproducts_BKGTS, dbias = pullback(dscores_BKGTS.astype(scores_BKGTS.dtype))
     dproducts_BKGTS = dproducts_BKGTS.astype(q.dtype)
     dq = jnp.einsum("BKGTS,BKSH->BKGTH", dproducts_BKGTS, k)

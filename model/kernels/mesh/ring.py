@@ -20,10 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from model.kernels.blocks import sink_gradient
 from model.kernels.scoring import Bias, Scoring
-from model.kernels.tiles import Sums, TileSizes, Tiling, empty_sums, gradient_of_sums, normalised, sum_dtype
 from model.kernels.visibility import Visibility
+from model.kernels.xla.blocks import sink_gradient
+from model.kernels.xla.tiles import Sums, TileSizes, Tiling, empty_sums, gradient_of_sums, normalised, sum_dtype
 
 MAX_TILE, MIN_TILE = 512, 64
 
@@ -87,7 +87,7 @@ def attend_in_ring(
     visibility: Visibility,
     bias: Bias | None,
     sink_N: jax.Array | None,
-    key: jax.Array | None,
+    dropout_keys: jax.Array | None,
 ) -> jax.Array:
     """Returns the outputs (B, T, N, H) of this device's queries, inside `shard_map`.
 
@@ -97,13 +97,13 @@ def attend_in_ring(
       rate: the share of weights that is dropped if there is a key.
       q_BTNH, k_BSKH, v_BSKH: queries, keys and values of this device.
       visibility: of the whole sequence.
-      bias, sink_N, key: the bias, the sinks and the dropout key of this device.
+      bias, sink_N, dropout_keys: the bias, the sinks and the dropout keys of this device.
     """
     q_BTNH, k_BSKH, v_BSKH = (to_chunks(ring, x) for x in (q_BTNH, k_BSKH, v_BSKH))
     q_BKGTH = scoring.scale_and_group(q_BTNH, k_BSKH.shape[2])
     k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
     sink_KG = None if sink_N is None else sink_N.reshape(q_BKGTH.shape[1:3])
-    y_BKGTH = _attend(_Plan(ring, scoring, rate), q_BKGTH, k_BKSH, v_BKSH, visibility, bias, sink_KG, key)
+    y_BKGTH = _attend(_Plan(ring, scoring, rate), q_BKGTH, k_BKSH, v_BKSH, visibility, bias, sink_KG, dropout_keys)
     (b, t, n, _), width = q_BTNH.shape, v_BSKH.shape[-1]
     return from_chunks(ring, y_BKGTH.reshape(b, n, t, width).swapaxes(1, 2))
 
@@ -123,7 +123,7 @@ class _Plan:
         q: jax.Array,
         keys: Any,
         visibility: Visibility,
-        key: jax.Array | None,
+        dropout_keys: jax.Array | None,
         source: jax.Array,
     ) -> Any:
         """Runs `function` on each pair of a chunk of queries and a chunk of the keys of device `source`.
@@ -137,10 +137,9 @@ class _Plan:
         def pair(carry: Any, number: jax.Array) -> tuple[Any, None]:
             of_query, of_key = number // chunks, number % chunks
             first_query, first_key = self.ring.start(index, of_query, t), self.ring.start(source, of_key, s)
-            own = None if key is None else jax.random.fold_in(jax.random.fold_in(key, source), number)
             k_b, v_b = (_part(x, of_key * s, s) for x in (k, v))
             seen = visibility.sliced(first_query, t, first_key, s)
-            tiling = Tiling(self.scoring, self.rate, sizes, k_b, v_b, seen, own)
+            tiling = Tiling(self.scoring, self.rate, sizes, k_b, v_b, seen, dropout_keys)
             return function(carry, of_query * t, of_key * s, tiling), None
 
         if chunks == 1:
@@ -173,9 +172,9 @@ def _attend(
     visibility: Visibility,
     bias: Bias | None,
     sink_KG: jax.Array | None,
-    key: jax.Array | None,
+    dropout_keys: jax.Array | None,
 ) -> jax.Array:
-    return _forward(plan, q_BKGTH, k_BKSH, v_BKSH, visibility, bias, sink_KG, key)[0]
+    return _forward(plan, q_BKGTH, k_BKSH, v_BKSH, visibility, bias, sink_KG, dropout_keys)[0]
 
 
 def _forward(
@@ -186,7 +185,7 @@ def _forward(
     visibility: Visibility,
     bias: Bias | None,
     sink: jax.Array | None,
-    key: jax.Array | None,
+    dropout_keys: jax.Array | None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
     ring = plan.ring
 
@@ -197,7 +196,7 @@ def _forward(
             after = _add_keys(tiling, _part(q, query, count), bias, before)
             return jax.tree.map(lambda x, part: _put(x, part, query), sums, after)
 
-        return plan.for_each_pair(add_pair, sums, q, keys, visibility, key, ring.source(number))
+        return plan.for_each_pair(add_pair, sums, q, keys, visibility, dropout_keys, ring.source(number))
 
     def step(carry: Any, number: jax.Array) -> tuple[Any, None]:
         keys, sums = carry
@@ -208,11 +207,11 @@ def _forward(
         (keys, sums), _ = jax.lax.scan(step, (keys, sums), jnp.arange(ring.steps - 1))
     sums = add_keys(keys, sums, ring.steps - 1)
     y = normalised(sums, v.dtype)
-    return y, (q, k, v, visibility, bias, sink, key, y, sums.row_max, sums.row_sum)
+    return y, (q, k, v, visibility, bias, sink, dropout_keys, y, sums.row_max, sums.row_sum)
 
 
 def _backward(plan: _Plan, residuals: tuple[Any, ...], dy: jax.Array) -> tuple[Any, ...]:
-    q, k, v, visibility, bias, sink, key, y, row_max, row_sum = residuals
+    q, k, v, visibility, bias, sink, dropout_keys, y, row_max, row_sum = residuals
     ring, dtype = plan.ring, sum_dtype(plan.scoring)
     dy, delta = gradient_of_sums(y, row_sum, dy)
 
@@ -229,7 +228,7 @@ def _backward(plan: _Plan, residuals: tuple[Any, ...], dy: jax.Array) -> tuple[A
             return dkeys, (_put(dq, _part(dq, query, queries) + dq_a, query), dbias)
 
         carry = tuple(jnp.zeros(x.shape, dtype) for x in keys), sums
-        return plan.for_each_pair(add_pair, carry, q, keys, visibility, key, ring.source(number))
+        return plan.for_each_pair(add_pair, carry, q, keys, visibility, dropout_keys, ring.source(number))
 
     def step(carry: Any, number: jax.Array) -> tuple[Any, None]:
         keys, dkeys, sums = carry
