@@ -94,7 +94,7 @@ class Analysis:
             if flops <= largest and not sizes.min() <= best <= sizes.max():
                 yield f"the optimum at {flops:.3g} FLOPs, {format_count(best)} parameters, is beyond all trained sizes"
             if flops > _FAR * largest:
-                yield f"{flops:.3g} FLOPs are {flops / largest:,.0f} times the largest run; the law may not reach so far"
+                yield f"{flops:.3g} FLOPs are {flops / largest:,.0f} times the largest run: the law may not hold there"
         if self.epochs is not None and self.epochs > _MANY_EPOCHS:
             yield (
                 f"a run read its text {self.epochs:.1f} times; repeated text is worth less than new text beyond about "

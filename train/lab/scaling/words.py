@@ -36,7 +36,7 @@ def describe(analysis: Analysis) -> str:
     for flops, ratio in zip(analysis.at, analysis.biases, strict=True):
         if ratio is not None:
             lines.append(
-                f"  With this surface and these runs, but no noise, its D* at {flops:.3g} is {ratio:.3f} of the true one."
+                f"  On this surface, with these runs but no noise, its D* at {flops:.3g} is {ratio:.3f} of the true one"
             )
     if analysis.held_out:
         lines += ["", "held out, predicted before it was trained:"]

@@ -1,10 +1,11 @@
 """The shapes of a model at other sizes: width, layers and heads, from those of a base.
 
 The rule. A shape keeps the base's aspect, width / layers, to a factor of 1.3: sizes differ in both. The width is a
-multiple of 8; feed-forward layers, experts included, keep their width over that of the model, rounded to 8. Heads keep
-their width as far as it divides: of the numbers of heads that leave whole, even heads, with as many query heads a key
-head as in the base, the one whose heads are nearest to the base's in width. A single head stays single, and so does a
-single key head. For a requested number of parameters it is the shape whose exact count (model/cost.py) is nearest.
+multiple of 8, from 256 on of a sixteenth of it, rounded down to a power of two, up to 128. Feed-forward layers, experts
+included, keep their width over that of the model, rounded to 8. Heads keep their width as far as it divides: of the
+numbers of heads that leave whole, even heads, with as many query heads a key head as in the base, the one whose heads
+are nearest to the base's in width, to a factor of 1.5 where there are several. A single head stays single, and so does
+a single key head. For a requested number of parameters it is the shape whose exact count (model/cost.py) is nearest.
 """
 
 import dataclasses
@@ -21,7 +22,8 @@ from model.options.assignments import override
 from model.options.tree import find_problems
 
 ASPECT = 1.3  # the largest factor between the aspect of a shape and that of the base
-_STEP = 8  # of widths
+_STEP, _LARGEST_STEP = 8, 128  # of widths
+_HEADS = 1.5  # the largest factor between the width of heads and that of the base
 _EXACT = 6  # shapes of about the right size that are counted exactly
 _KEY_HEADS = ("num_kv_heads", "num_key_heads")
 
@@ -49,7 +51,9 @@ class Shape:
 
     def describe(self) -> str:
         """The shape in words."""
-        return f"{self.layers} x {self.width}" + ("" if self.heads is None else f", {self.heads} heads")
+        return f"{self.layers} x {self.width}" + (
+            "" if self.heads is None else f", {self.heads} head" + "s" * (self.heads > 1)
+        )
 
 
 class Shapes:
@@ -97,8 +101,8 @@ class Shapes:
         """Layers and widths with about the aspect of the base and up to about the number of parameters."""
         aspect = self._base.width / self._base.num_layers
         for layers in range(1, 10 * self._base.num_layers + 200):
-            low, high = (math.ceil(aspect * layers / ASPECT / _STEP), math.floor(aspect * layers * ASPECT / _STEP))
-            widths = [_STEP * i for i in range(max(low, 1), high + 1)]
+            low, high = aspect * layers / ASPECT, aspect * layers * ASPECT
+            widths = [width for width in range(_STEP, math.floor(high) + 1, _STEP) if width >= low and _is_round(width)]
             if widths and self._estimate(layers, widths[0]) > 4 * parameters:
                 return
             yield from ((layers, width) for width in widths)
@@ -137,7 +141,15 @@ def _num_heads(mixer: Any, base_width: int, width: int) -> int:
         return max(group, group * round(mixer.num_heads * width / base_width / group))
     wanted = base_width / mixer.num_heads
     fits = [n for n in range(group, width + 1, group) if width % n == 0 and width // n % 2 == 0 and width // n >= 4]
+    fits = [n for n in fits if n == 1 or abs(math.log(width / n / wanted)) <= math.log(_HEADS)]
     return min(fits, key=lambda n: abs(math.log(width / n / wanted)), default=0)
+
+
+def _is_round(width: int) -> bool:
+    step = _STEP
+    while 2 * step <= min(width / 16, _LARGEST_STEP):
+        step *= 2
+    return width % step == 0
 
 
 def _feed_forwards(base: ModelConfig) -> Iterator[tuple[str, Any]]:
