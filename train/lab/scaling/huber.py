@@ -111,7 +111,7 @@ class _Law:
         self._n, self._d = log_n - self._mean_n, log_d - self._mean_d
 
     def __call__(self, x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See `minimizer.Objective`. The values are in units of delta, so that they are near the number of runs."""
+        """See `minimizer.Objective`. The values are Huber losses over delta, which are absolute values far from 0."""
         e, a, b, alpha, beta = (x[:, i, None] for i in range(5))
         weights = self.weights if len(self.weights) == 1 else self.weights[rows]
         target = self.log_loss if len(self.log_loss) == 1 else self.log_loss[rows]
@@ -120,7 +120,7 @@ class _Law:
             total = constant + of_n + of_d
             residual = (np.log(total) - target) / self.delta
             slope = np.clip(residual, -1.0, 1.0)
-            value = np.sum(weights * slope * (residual - slope / 2), axis=1)
+            value = self.delta * np.sum(weights * slope * (residual - slope / 2), axis=1)
             slope = weights * slope / total
             by_n, by_d = slope * of_n, slope * of_d
             gradient = np.stack(

@@ -71,7 +71,7 @@ def counts_between(interval: Interval) -> str:
 def _number_row(analysis: Analysis, name: str) -> tuple[str, ...]:
     interval = analysis.law.interval(name, analysis.level)
     error, other = analysis.law.standard_error(name), analysis.projection.as_dict().get(name)
-    return name, f"{interval.value:.4g}", between(interval), f"{error:.2g}", "" if other is None else f"{other:.4g}"
+    return name, f"{interval.value:.4g}", between(interval), f"{error:.3g}", "" if other is None else f"{other:.4g}"
 
 
 def _optima(analysis: Analysis) -> Iterator[tuple[str, ...]]:

@@ -78,7 +78,7 @@ def _tiles(analysis: Analysis) -> list[tuple[str, str, str]]:
 def _number_row(analysis: Analysis, name: str) -> tuple[str, ...]:
     interval, projection = analysis.law.interval(name, analysis.level), analysis.projection.as_dict()
     other = f"{projection[name]:.4g}" if name in projection else "\u2013"
-    return name, f"{interval.value:.4g}", between(interval), f"{analysis.law.standard_error(name):.2g}", other
+    return name, f"{interval.value:.4g}", between(interval), f"{analysis.law.standard_error(name):.3g}", other
 
 
 def _optima(analysis: Analysis) -> list[tuple[str, ...]]:
