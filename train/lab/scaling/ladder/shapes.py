@@ -103,7 +103,7 @@ class Shapes:
         for layers in range(1, 10 * self._base.num_layers + 200):
             low, high = aspect * layers / ASPECT, aspect * layers * ASPECT
             widths = [width for width in range(_STEP, math.floor(high) + 1, _STEP) if width >= low and _is_round(width)]
-            if widths and self._estimate(layers, widths[0]) > 4 * parameters:
+            if layers > 1 and widths and self._estimate(layers, widths[0]) > 4 * parameters:
                 return
             yield from ((layers, width) for width in widths)
 

@@ -120,10 +120,9 @@ def optimum_chart(analysis: Analysis, which: int) -> Chart:
         law, points = analysis.law, analysis.law.points
         flops = _budgets(analysis)
         _band(analysis, axes, colors, flops, lambda surface: surface.optimum(flops[:, None], law.compute)[which])
-        for (label, *laws), style in zip(
-            analysis.approaches(), ("-.", ":")[-len(list(analysis.approaches())) :], strict=True
-        ):
-            axes.plot(flops, laws[which](flops), style, color=colors.muted, linewidth=1.2, label=f"approach {label}")
+        for label, *laws in analysis.approaches():
+            dashes = "-." if label.startswith("1") else ":"
+            axes.plot(flops, laws[which](flops), dashes, color=colors.muted, linewidth=1.2, label=f"approach {label}")
         used = [one for one in analysis.isoflop.parabolas if one.is_inside(points)]
         vertices = np.array([one.best_parameters for one in used])
         budgets = np.array([one.flops for one in used])
