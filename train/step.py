@@ -14,7 +14,7 @@ from model.layout import Layout
 from model.parameters.specs import specs_by_name
 from model.stages.micro_batches import order_rows
 from train import noise_scale, schedules
-from train.experiment import Experiment
+from train.experiment import Experiment, num_micro_batches
 from train.objectives.interface import Batch, Objective, Sums
 from train.optimizers.guard import accept_step
 from train.optimizers.options import set_learning_rate
@@ -102,7 +102,7 @@ def _sums_and_grads(
 
     `with_noise` adds the squared norms of the gradients of micro-batches.
     """
-    parts = experiment.training.gradient_accumulation
+    parts = num_micro_batches(experiment, next(iter(batch.values())).shape[0])
     weight = jnp.maximum(objective.weight(batch), 1.0)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 

@@ -68,6 +68,9 @@ class Planner:
     """
 
     def __init__(self, base: Experiment, rate_exponent: float = 0.0) -> None:
+        """Raises UserError for a model that cannot be resized, and for batches that grow."""
+        if base.data.ramp is not None:
+            raise UserError("data.ramp: the tokens of a run would not be proportional to its steps; set it to None")
         self.base, self._rate_exponent, self._shapes = base, rate_exponent, Shapes(base.model)
 
     def isoflop(self, budgets: Sequence[float], sizes: int, spread: float, ratio: float) -> list[Rung]:
