@@ -16,6 +16,7 @@ from train.lab.scaling.surface import Surface
 
 DELTA = 1e-3
 MIN_POINTS = 6  # one more than the law has numbers
+_LEAST_SHARE = 1e-3  # of the loss, that each term has where resamples start
 _CHUNK = 256  # resamples at a time, whose arrays stay in a processor's cache
 _KEPT_STARTS = 64  # of the grid, those of the lowest loss
 # The grid of Hoffmann et al.: a = log A, b = log B, e = log E, alpha, beta.
@@ -50,7 +51,10 @@ def refit(points: Points, start: Surface, weights: np.ndarray, loss: np.ndarray,
       delta: of the Huber loss.
     """
     count, log_loss = max(len(weights), len(loss)), np.log(loss)
-    e, a, b = (np.log(value) for value in (start.E, start.A, start.B))
+    least = _LEAST_SHARE * points.loss.min()  # a number that is 0 has no slope from which to come back
+    e = np.log(max(start.E, least))
+    a = np.log(max(start.A, least * np.exp(start.alpha * np.log(points.parameters).mean())))
+    b = np.log(max(start.B, least * np.exp(start.beta * np.log(points.tokens).mean())))
     found = []
     for first in range(0, count, _CHUNK):
         own = range(count)[first : first + _CHUNK]
