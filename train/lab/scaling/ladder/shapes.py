@@ -1,6 +1,6 @@
 """The shapes of a model at other sizes: width, layers and heads, from those of a base.
 
-The rule. A shape keeps the base's aspect, width / layers, to a factor of 1.3: sizes differ in both. The width is a
+The rule. A shape keeps the base's aspect, width / layers, to a factor of 1.5: sizes differ in both. The width is a
 multiple of 8, from 256 on of a sixteenth of it, rounded down to a power of two, up to 128. Feed-forward layers, experts
 included, keep their width over that of the model, rounded to 8. Heads keep their width as far as it divides: of the
 numbers of heads that leave whole, even heads, with as many query heads a key head as in the base, the one whose heads
@@ -21,7 +21,7 @@ from model.feedforward.experts import Experts
 from model.options.assignments import override
 from model.options.tree import find_problems
 
-ASPECT = 1.3  # the largest factor between the aspect of a shape and that of the base
+ASPECT = 1.5  # the largest factor between the aspect of a shape and that of the base
 _STEP, _LARGEST_STEP = 8, 128  # of widths
 _HEADS = 1.5  # the largest factor between the width of heads and that of the base
 _EXACT = 6  # shapes of about the right size that are counted exactly
