@@ -21,6 +21,7 @@ Exit status: 0 when all runs are done, 1 when some failed, 75 when a signal ende
 """
 
 import pathlib
+import signal
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -60,6 +61,9 @@ REPORT = cli.define_path("report", None, "Where the page is written with --point
 DRAWS = flags.DEFINE_integer("draws", 1000, "Resamples behind every interval.", lower_bound=20)
 LEVEL = flags.DEFINE_float("level", 0.95, "Of all intervals.", lower_bound=0.5, upper_bound=0.999)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prints the plan, and trains nothing.")
+
+
+_KILLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # of a run that a signal reached before it could save
 
 
 class _InterruptedError(Exception):
@@ -123,7 +127,7 @@ def _train(folder: pathlib.Path, rung: "Rung") -> int:
 
     settings = (*SET.value, *rung.settings)
     status = Local().submit(Job(config=CONFIG.value, run=str(folder / rung.name), settings=settings, mesh=MESH.value))
-    if status == EXIT_PREEMPTED:
+    if status in (EXIT_PREEMPTED, *_KILLED):  # these come from a signal that was meant for the ladder
         raise _InterruptedError
     return status
 

@@ -92,6 +92,10 @@ def test_a_ladder_goes_on_after_failures_and_interrupts(command, submitted, tmp_
     run = tmp_path / "ladder"
     flags = [CONFIG, "--set=data.path=text.txt", f"--run={run}", "--flops=3e10,1e11", "--sizes=4", "--spread=2"]
     flags += ["--tokens_per_parameter=2", "--draws=30", "--held_out=1e12"]
+    submitted.statuses = {1: 143}
+    assert command(MODULE, *flags)[0] == 75  # a signal ended the run before it could save
+    submitted.jobs.clear()
+
     submitted.statuses = {2: 2, 5: 75}
     status, said = command(MODULE, *flags)
     assert status == 75
@@ -126,12 +130,12 @@ def test_a_ladder_goes_on_after_failures_and_interrupts(command, submitted, tmp_
 
 @pytest.mark.sweep
 def test_a_ladder_that_is_trained(call, tiny_experiment, write_config, tmp_path):
-    """Seven runs of 20 steps and more, and an eighth that they predict; then all of it again, which trains nothing."""
+    """Six runs of 20 steps and more, and a seventh that they predict; then all of it again, which trains nothing."""
     experiment = tiny_experiment(samples__prompts=(), checkpoints__keep_best=0)
     config = write_config(experiment, tmp_path / "tiny.py")
     flags = [f"--config={config}", f"--run={tmp_path / 'ladder'}", "--parameters=1.2e4,2e4,4e4", "--draws=20"]
-    flags += ["--tokens_per_parameter=0.5,1,2", "--held_out=6e10"]
-    first, second = call(MODULE, [flags, flags])
+    flags += ["--tokens_per_parameter=0.5,1.5", "--held_out=3e10"]
+    first, second = call(MODULE, [flags, flags], devices=1)
     assert first.status == 0, first.err
     assert second.status == 0
     assert "runs are finished already" in second.out
