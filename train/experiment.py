@@ -20,10 +20,10 @@ from train.evaluation.named_evaluations import NamedEvaluation, changed_texts, p
 from train.files.files import read_json, write_json
 from train.files.paths import IS_PATH, AnyPath, expand_paths
 from train.files.remote import convert_read_errors
-from train.noise_scale import SPLIT
 from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen, mark_frozen
 from train.optimizers.guard import Guard
+from train.optimizers.noise_scale import SPLIT
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.mesh import Mesh
 from train.parallel.table import Sharding, num_stages

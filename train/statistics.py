@@ -17,7 +17,7 @@ from model.config import ModelConfig
 from model.layers import group_layers
 from model.parameters.names import flatten
 from model.parameters.specs import Spec
-from train import noise_scale
+from train.optimizers import noise_scale
 
 STREAM = "stream_squares"  # the tap: the mean square of the residual stream at each token
 QUANTITIES = ("parameters", "gradients", "updates")
@@ -32,8 +32,8 @@ class Statistics:
     Attributes:
       every: steps between statistics; the last step always has them.
       stream: whether to measure the residual stream too.
-      noise_scale: whether to measure the gradient noise scale (train/noise_scale.py); without gradient accumulation
-        these steps compute the gradient twice.
+      noise_scale: whether to measure the gradient noise scale (train/optimizers/noise_scale.py); without gradient
+        accumulation these steps compute the gradient twice.
     """
 
     every: int = 100

@@ -13,9 +13,10 @@ from model.feedforward.loads import load_statistics, update_load_biases
 from model.layout import Layout
 from model.parameters.specs import specs_by_name
 from model.stages.micro_batches import order_rows
-from train import noise_scale, schedules
+from train import schedules
 from train.experiment import Experiment, num_micro_batches
 from train.objectives.interface import Batch, Objective, Sums
+from train.optimizers import noise_scale
 from train.optimizers.guard import accept_step
 from train.optimizers.options import set_learning_rate
 from train.optimizers.rounding import lost_updates

@@ -1,7 +1,8 @@
 """A batch that grows: its size at step n, and the rows of all batches before n, in closed form.
 
 Small batches early spend fewer tokens on the same loss, because the gradient noise scale grows during training
-(McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", section 2.4; train/noise_scale.py measures it).
+(McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", section 2.4).
+Statistics(noise_scale=True) measures it (train/optimizers/noise_scale.py).
 Sizes are powers of two times the first, so that the step is compiled once for each doubling.
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from train import noise_scale
+from train.optimizers import noise_scale
 from train.report.run import HeadlineNumber, RunData, Series
 from train.terminal.formatting import format_count, format_number
 

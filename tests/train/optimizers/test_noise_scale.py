@@ -12,10 +12,14 @@ import pytest
 from model.errors import UserError
 from model.layout import ONE_DEVICE
 from model.options.tree import check
-from train import noise_scale
-from train.noise_scale import estimate
 from train.objectives.interface import Sums
+from train.optimizers import noise_scale
+from train.optimizers.noise_scale import estimate
 from train.parallel.mesh import Mesh
+from train.report import summary, write_report
+from train.report.optional_parts import noise_headline, noise_scales
+from train.report.run import load
+from train.run.metrics import MetricsWriter
 from train.state import StateConfig, abstract_state
 from train.statistics import Statistics, statistics_rows
 from train.step import train_step
@@ -131,3 +135,26 @@ def test_a_batch_that_cannot_be_halved_is_refused(tiny_experiment):
     tiny_experiment(statistics=asked, data__batch_size=9, training__gradient_accumulation=3)
     with pytest.raises(UserError, match=r"statistics\.noise_scale: a pipeline adds up"):
         tiny_experiment(statistics=asked, mesh=Mesh(stage=2), training__gradient_accumulation=2, samples__prompts=())
+
+
+def test_the_report_shows_it(tmp_path):
+    """The headline is that of the second half of the lines; the curve forgets early ones."""
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.train(40, {"loss": 2.0, "grad_norm": 1.0, "learning_rate": 1e-3, "tokens": 64})
+        for step in range(1, 41):
+            signal = 4.0 if step <= 20 else 0.5 + (-1) ** step * 0.75
+            numbers = {"noise": 2000.0, "signal": signal, "tokens": 1024.0}
+            writer.statistics(step, {"part": "model", "layer": None, "role": noise_scale.ROLE} | numbers)
+    run = load(tmp_path)
+    (number,) = noise_headline(run)
+    assert (number.label, number.value) == ("Gradient noise scale", "4.00k")
+    assert number.note.startswith("tokens [")
+    assert number.note.endswith("; a batch has 1.02k")
+    curve = noise_scales(run)
+    assert curve.steps.tolist() == list(range(1, 41))
+    assert curve.values[0] == 500.0
+    assert 1500 < curve.values[-1] < 4000
+    assert "gradient noise scale" in summary(tmp_path)
+    write_report(tmp_path)
+    assert "Gradient noise scale, tokens" in (tmp_path / "report.html").read_text()
+    assert list(noise_headline(dataclasses.replace(run, statistics=[]))) == []
