@@ -7,6 +7,7 @@ import pytest
 from configs.shakespeare_char import experiment as shakespeare
 from model.errors import UserError
 from tests.train.lab.scaling.ladder.ladders import TRUTH, finish
+from train.lab.scaling.ladder import held_out
 from train.lab.scaling.ladder.held_out import fit_ladder, predict_once
 from train.lab.scaling.ladder.plan import Planner
 from train.lab.scaling.ladder.runs import record_plan
@@ -24,8 +25,9 @@ def ladder(tmp_path_factory):
     return planner, folder
 
 
-def test_a_prediction_is_written_once_and_then_compared(ladder):
+def test_a_prediction_is_written_once_and_then_compared(ladder, monkeypatch):
     planner, folder = ladder
+    monkeypatch.setattr(held_out, "render", lambda analysis, title, about: f"{about}: {analysis.held_out[0].verdict}")
     said = []
     rung = predict_once(folder, planner, 3e12, 50, 0.9, said.append)
     written = json.loads((folder / "held_out-3e12.json").read_text())

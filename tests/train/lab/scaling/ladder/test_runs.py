@@ -74,7 +74,7 @@ def test_points_curves_and_rows(rungs, tmp_path):
     assert points.flops.tolist() == [rung.flops for rung in rungs[:3]]
     assert points.loss == pytest.approx(TRUTH.loss(points.parameters, points.tokens))
     assert done[0].curve.flops[-1] == rungs[0].flops
-    assert len(done[0].curve.loss) == rungs[0].steps
+    assert len(done[0].curve.loss) == min(50, rungs[0].steps)
     assert done[0].epochs is None  # these folders have no dataset
     assert [row["name"] for row in rows_of(done)] == [rung.name for rung in rungs[:3]]
 
