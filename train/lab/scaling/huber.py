@@ -16,7 +16,7 @@ from train.lab.scaling.surface import Surface
 
 DELTA = 1e-3
 MIN_POINTS = 6  # one more than the law has numbers
-_LEAST_SHARE = 1e-3  # of the loss, that each term has where resamples start
+_TINY = 1e-12
 _CHUNK = 256  # resamples at a time, whose arrays stay in a processor's cache
 _KEPT_STARTS = 64  # of the grid, those of the lowest loss
 # The grid of Hoffmann et al.: a = log A, b = log B, e = log E, alpha, beta.
@@ -41,27 +41,40 @@ def fit_huber(points: Points, delta: float = DELTA) -> Surface:
 
 
 def refit(points: Points, start: Surface, weights: np.ndarray, loss: np.ndarray, delta: float = DELTA) -> Surface:
-    """The surfaces of S resamples, fitted at once from one start.
+    """The surfaces of S resamples, fitted at once, each from two starts, of which the lower minimum counts.
 
     Args:
       points: the runs.
-      start: where all fits start: the fit of the points themselves.
+      start: the first start: the fit of the points themselves. Where its E is about 0, the loss hardly depends on
+        log E, so that no resample would leave it: the second start has an E of half the lowest loss.
       weights: how often each run counts, [S, n] or [1, n].
       loss: the losses of the runs, [S, n] or [1, n].
       delta: of the Huber loss.
     """
     count, log_loss = max(len(weights), len(loss)), np.log(loss)
-    least = _LEAST_SHARE * points.loss.min()  # a number that is 0 has no slope from which to come back
-    e = np.log(max(start.E, least))
-    a = np.log(max(start.A, least * np.exp(start.alpha * np.log(points.parameters).mean())))
-    b = np.log(max(start.B, least * np.exp(start.beta * np.log(points.tokens).mean())))
+    starts = np.array([_logarithms(one) for one in (start, _half_way(points))])
     found = []
     for first in range(0, count, _CHUNK):
         own = range(count)[first : first + _CHUNK]
         law = _Law(points, delta, *(x if len(x) == 1 else x[own] for x in (weights, log_loss)))
-        begin = law.centred(np.array([[e, a, b, start.alpha, start.beta]]))
-        found.append(minimize(law, np.repeat(begin, len(own), axis=0))[0])
+        both = [minimize(law, np.repeat(begin[None], len(own), axis=0)) for begin in law.centred(starts)]
+        (one, low), (other, high) = both
+        found.append(np.where((low <= high)[:, None], one, other))
     return law.surface(np.concatenate(found))
+
+
+def _logarithms(surface: Surface) -> list[float]:
+    """(log E, log A, log B, alpha, beta); a number that is 0 counts as tiny."""
+    e, a, b = (float(np.log(max(value, _TINY))) for value in (surface.E, surface.A, surface.B))
+    return [e, a, b, surface.alpha, surface.beta]
+
+
+def _half_way(points: Points) -> Surface:
+    """A surface whose E is half the lowest loss, and whose other terms have equal parts of the rest on average."""
+    half, power = points.loss.min() / 2, 0.3
+    rest = (points.loss - half).mean() / 2
+    a, b = (rest * np.exp(power * np.log(x).mean()) for x in (points.parameters, points.tokens))
+    return Surface(float(half), float(a), float(b), power, power)
 
 
 def check_points(points: Points) -> None:

@@ -1,5 +1,7 @@
 """Approach 3 against the truth, against scipy, and against its own gradient."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.optimize import check_grad, minimize
@@ -74,6 +76,16 @@ def test_resamples_are_fitted_as_one_by_one():
     assert (
         direct_at(alone, 1, points.with_loss(losses[1])) <= direct_at(again, None, points.with_loss(losses[1])) * 1.001
     )
+
+
+def test_resamples_leave_an_e_of_0():
+    """There the loss has no slope in log E: without the second start all resamples would have that E."""
+    points = isoflop_points(noise=1e-3)
+    start = dataclasses.replace(fit_huber(points), E=0.0)
+    drawn = refit(points, start, np.ones((1, 15)), np.stack([points.loss] * 2))
+    np.testing.assert_allclose(drawn.E, TRUTH.E, rtol=0.1)
+    best = fit_huber(points)
+    assert direct_at(drawn, 0, points) <= direct_at(best, None, points) * 1.01
 
 
 def direct_at(surface, i, points):

@@ -41,13 +41,18 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(
-    ("resampling", "budgets", "sizes", "most"), [("noise", 3, 5, 0.97), ("noise", 5, 7, 0.97), ("points", 9, 9, 1)]
-)
-def test_coverage_over_1000_draws(resampling, budgets, sizes, most):
-    """Within 2% of nominal for planned ladders; resampled runs, which few designs suit, may cover more."""
-    for name, count in hits(200, 1000, resampling, budgets, sizes).items():
-        assert 930 <= count <= 1000 * most, (name, count)
+def test_coverage_over_1000_draws():
+    """Within 2% of nominal for the smallest design, in which nothing is left to large numbers."""
+    for name, count in hits(200, 1000, "noise", 3, 5).items():
+        assert 930 <= count <= 970, (name, count)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(("resampling", "budgets", "sizes"), [("noise", 5, 7), ("points", 9, 9)])
+def test_coverage_of_larger_designs(resampling, budgets, sizes):
+    """Fewer than 270 of 300 hits have a probability below 1e-3; resampled runs may cover more than they say."""
+    for name, count in hits(200, 300, resampling, budgets, sizes).items():
+        assert count >= 270, (name, count)
 
 
 @pytest.fixture(scope="module")
