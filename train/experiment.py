@@ -23,6 +23,7 @@ from train.files.remote import convert_read_errors
 from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen, mark_frozen
 from train.optimizers.guard import Guard
+from train.optimizers.noise_scale import SPLIT
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.mesh import Mesh
 from train.parallel.table import Sharding, num_stages, unused_axes
@@ -202,6 +203,18 @@ class Experiment:
         yield from self._problems_of_parameters()
         yield from self._problems_of_stages()
         yield from self._problems_of_moments()
+        yield from self._problems_of_noise_scale()
+
+    def _problems_of_noise_scale(self) -> Iterator[tuple[str, str]]:
+        if self.statistics is None or not self.statistics.noise_scale:
+            return
+        if num_stages(self.mesh, self.sharding) > 1:
+            yield "statistics.noise_scale", "a pipeline adds up the gradients of its micro-batches; set it False"
+        elif min(self.data.batch_size, self.training.gradient_accumulation) < 1 or find_problems(self.data):
+            return
+        elif odd := [n for n in self.data.batch_sizes() if n % SPLIT and num_micro_batches(self, n) == 1]:
+            where = "data.batch_size" if self.data.ramp is None else "data.ramp.start"
+            yield "statistics.noise_scale", f"halves the batch, and {where}={odd[0]} is odd; make it even"
 
     def _problems_of_moments(self) -> Iterator[tuple[str, str]]:
         if self.sharding.moments == "host" and isinstance(self.optimizer, ScheduleFreeAdamW):
@@ -260,8 +273,21 @@ class Experiment:
                 "training.gradient_accumulation",
                 f"{parts} micro-batches cannot be split over the {stages} stages that they flow through; {use}",
             )
+        if self.data.ramp is not None:
+            yield "data.ramp", "a pipeline has the same micro-batches in all steps; set it to None, or mesh.stage to 1"
         if self.samples.prompts:
             yield "samples.prompts", "decoding does not run in stages; set it to (), or mesh.stage to 1"
+
+
+def num_micro_batches(experiment: Experiment, rows: int) -> int:
+    """The number of micro-batches of a batch of so many rows; a batch that a ramp has not yet grown has fewer.
+
+    They are the fewest of equal size that are no larger than those of a whole batch.
+    """
+    parts = experiment.training.gradient_accumulation
+    if rows >= experiment.data.batch_size:
+        return parts
+    return next(n for n in divisors(rows) if rows * parts <= n * experiment.data.batch_size)
 
 
 def save(experiment: Experiment, run: pathlib.Path) -> None:

@@ -207,8 +207,7 @@ class _Trainer:
                 self.folder, session=number, tensorboard=logging.tensorboard, wandb_project=logging.wandb_project
             )
             self.metrics = stack.enter_context(metrics)
-            folder = self.folder if hosts.is_writer() else None
-            self.spent = stack.enter_context(TimeSpent(folder, number, self.began))
+            self.spent = stack.enter_context(TimeSpent(self.folder if hosts.is_writer() else None, number, self.began))
             self.watchdog = stack.enter_context(self._watchdog(stall_seconds))
             session = self._session()
             self.log = Log(session, self.batches, self.clock, self.spent)
@@ -316,7 +315,7 @@ class _Trainer:
     def _steps(self, state: TrainState, step: int, stop: StopAgreement) -> Outcome:
         """The loop itself."""
         num_steps = self.experiment.training.num_steps
-        batches = self._batches(step)
+        batches = feed.batches_on_devices(self.batches, self.rows, step, with_segments=self.with_segments)
         for hook in self.hooks:
             hook.begin(step)
         self.spent.begin_steps(step)
@@ -329,6 +328,8 @@ class _Trainer:
             step += 1
             if info is None and hosts.joined():
                 self._compile_together(state, batch)
+            elif info is not None and self.experiment.data.grows_at(step - 1):
+                self._grow_batch(state, batch)
             with self.watchdog.doing(f"step {step}", patient=self.clock.compiling):
                 step_fn = self._step_fn(step, state, batch)
                 with self.clock.dispatching():
@@ -352,11 +353,12 @@ class _Trainer:
             return Outcome("stopped", step, f"--hard_stop={self.last_step}")
         return Outcome("interrupted", step, f"{reason}; the same command continues from step {step}")
 
-    def _batches(self, start: int) -> Iterator[dict[str, jax.Array]]:
-        """Batches start, start + 1, ... on the mesh."""
-        size = self.experiment.data.batch_size
-        for batch in self.batches.iterator(start, feed.local_rows(self.rows, size)):
-            yield feed.to_devices(batch, self.rows, size, with_segments=self.with_segments)
+    def _grow_batch(self, state: TrainState, batch: dict[str, jax.Array]) -> None:
+        """Compiles the step for a larger batch, which the clock does not count."""
+        self.log.catch_up()
+        self.statistics_step_fn = None
+        with self.spent.on("other"), self.clock.paused(), self.progress.paused():
+            self._compile_together(state, batch)
 
     def _compile_together(self, state: TrainState, batch: dict[str, jax.Array]) -> None:
         """Compiles the step in all processes before one runs it: gloo's collectives wait 30 s for a late one."""

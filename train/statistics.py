@@ -2,7 +2,7 @@
 
 For the parameters of a role in a layer: the root mean square of their values, of their gradients (before clipping) and
 of their updates (also of updates that the guard skips), and the ratio of update to parameter. For a layer: the root
-mean square of the residual stream after it, over the counted tokens.
+mean square of the residual stream after it, over the counted tokens. For the model: the gradient noise scale.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from model.config import ModelConfig
 from model.layers import group_layers
 from model.parameters.names import flatten
 from model.parameters.specs import Spec
+from train.optimizers import noise_scale
 
 STREAM = "stream_squares"  # the tap: the mean square of the residual stream at each token
 QUANTITIES = ("parameters", "gradients", "updates")
@@ -31,10 +32,13 @@ class Statistics:
     Attributes:
       every: steps between statistics; the last step always has them.
       stream: whether to measure the residual stream too.
+      noise_scale: whether to measure the gradient noise scale (train/optimizers/noise_scale.py); without gradient
+        accumulation these steps compute the gradient twice.
     """
 
     every: int = 100
     stream: bool = True
+    noise_scale: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -112,6 +116,8 @@ def statistics_rows(
     for squares in sums["stream"].values():
         for layer, square in zip(range(config.num_layers), squares, strict=True):  # every layer has one
             yield Key("blocks", layer, "stream")._asdict() | {"stream": math.sqrt(float(square))}
+    if noise_scale.ROLE in sums:
+        yield Key("model", None, noise_scale.ROLE)._asdict() | {k: float(x) for k, x in sums[noise_scale.ROLE].items()}
 
 
 def _layer_numbers(config: ModelConfig, path: str, count: int) -> Sequence[int | None]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from model.options.field_marks import EXECUTION_ONLY
+from train.data.ramp import Batched, Ramp
 from train.files.paths import IS_PATH
 
 # ------------------------------------------------------------------------------------------------------ tokenizers
@@ -191,12 +192,13 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Data:
+class Data(Batched):
     """The training data. Batch n is a pure function of this option, of the text, and of n.
 
     `path` is one source or a mixture of sources (see Source). `tokenizer` and `validation` say how raw text is
     prepared; for a dataset folder, which is already prepared, each must be None or the value that the folder was made
-    with. `batch_size` counts the sequences of all hosts together; `prefetch` is the number of batches read ahead.
+    with. `batch_size` counts the sequences of all hosts together; with a `ramp` batches grow to it. `prefetch` is the
+    number of batches read ahead.
     """
 
     path: str | tuple[Source, ...] = dataclasses.field(default="stdlib", metadata=IS_PATH)
@@ -206,6 +208,7 @@ class Data:
     validation: HeldOutDocuments | Tail | SeparateText | None = HeldOutDocuments()
     packing: Concatenate | BestFit = Concatenate()
     batch_size: int = 16
+    ramp: Ramp | None = None
     sequence_length: int = 256
     cross_document_attention: bool = False
     seed: int = 0
@@ -223,6 +226,8 @@ class Data:
             yield "prefetch", f"expected at most {MAX_PREFETCH:,}, got {self.prefetch:,}"
         if not self.path:
             yield "path", "expected a path or at least one Source, got nothing"
+        if self.ramp is not None and self.batch_size >= 1:
+            yield from ((f"ramp.{name}", message) for name, message in self.ramp.problems_with(self.batch_size))
 
     def sources(self) -> tuple[Source, ...]:
         """The sources of the mixture; a single path is one source of weight 1."""

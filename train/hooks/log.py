@@ -42,7 +42,7 @@ class Log:
         experiment = session.experiment
         self.every, self._last = experiment.logging.every, experiment.training.num_steps
         self._max_skipped = experiment.training.guard.max_consecutive
-        self._positions_per_step = experiment.data.batch_size * experiment.data.sequence_length
+        self._data = experiment.data
         self._session, self._batches, self._clock, self._spent = session, batches, clock, spent
         self._progress: Progress | None = None
         self._waiting: collections.deque[_Dispatched] = collections.deque()
@@ -124,7 +124,7 @@ class Log:
         assert self._progress is not None
         self._progress.update(step, loss=float(scalars["loss"]))
         if self._has_line(step):
-            padding = 1 - tokens / self._positions_per_step
+            padding = 1 - tokens / (self._data.batch_size_at(step - 1) * self._data.sequence_length)
             self._session.metrics.train(step, scalars | {"tokens": self.tokens, "padding": padding})
         if self._has_line(step) or self._clock.compiling:
             self.time(step)

@@ -1,5 +1,8 @@
 """Moves batches from the host to the mesh: selects the rows that this process needs, and puts them on its devices."""
 
+import functools
+from collections.abc import Iterator
+
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
@@ -7,6 +10,7 @@ from jax.sharding import NamedSharding
 from model.attention.heads import divisors
 from model.config import ModelConfig
 from model.errors import UserError
+from train.data.batches.pipeline import Batches
 from train.data.config import Data
 
 HostBatch = dict[str, np.ndarray]
@@ -29,13 +33,18 @@ def batch_fields(objective_fields: tuple[str, ...], data: Data, model: ModelConf
     return objective_fields + (DOCUMENT_FIELDS if needs_segments(data, model) else ())
 
 
-def check_batch_size(batch_size: int, parts: int, rows: NamedSharding, stages: int = 1) -> None:
-    """Raises UserError when the mesh does not divide the (micro-)batch; stages have whole micro-batches."""
+def check_batch_size(
+    batch_size: int, parts: int, rows: NamedSharding, stages: int = 1, name: str = "data.batch_size"
+) -> None:
+    """Raises UserError when the mesh does not divide the (micro-)batch; stages have whole micro-batches.
+
+    `name` is the field that the batch size comes from.
+    """
     ways = _ways(rows, 0) // stages
     if (batch_size // parts) % ways:
         micro = f" in {parts} micro-batches" if parts > 1 else ""
         raise UserError(
-            f"data.batch_size: {batch_size} sequences{micro} cannot be split {ways} ways over the mesh's batch axes; "
+            f"{name}: {batch_size} sequences{micro} cannot be split {ways} ways over the mesh's batch axes; "
             f"use a multiple of {ways * parts}, or change mesh.data, mesh.fsdp and mesh.expert"
         )
 
@@ -81,3 +90,11 @@ def to_devices(batch: HostBatch, rows: NamedSharding, batch_size: int, with_segm
         return jax.device_put(wanted, rows)
     length = next(iter(wanted.values())).shape[1]
     return {n: jax.make_array_from_process_local_data(rows, x, (batch_size, length)) for n, x in wanted.items()}
+
+
+def batches_on_devices(
+    batches: Batches, rows: NamedSharding, start: int, with_segments: bool
+) -> Iterator[dict[str, jax.Array]]:
+    """Batches start, start + 1, ... on the mesh; see `to_devices`."""
+    for n, batch in enumerate(batches.iterator(start, functools.partial(local_rows, rows)), start):
+        yield to_devices(batch, rows, batches.data.batch_size_at(n), with_segments)

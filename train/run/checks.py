@@ -12,7 +12,7 @@ from train.checkpoints.faults import UnreadableError
 from train.checkpoints.store import CheckpointStore
 from train.data.config import HuggingFace, SentencePieceFile
 from train.data.tokenizers.interface import Tokenizer
-from train.experiment import Experiment
+from train.experiment import Experiment, num_micro_batches
 from train.files.paths import AnyPath
 from train.parallel import feed
 from train.parallel.mesh import make_mesh
@@ -30,7 +30,9 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh | None = None) ->
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
     layout = layout_of(mesh, experiment.sharding)
     rows, stages = layout.placement(("batch", "sequence")), layout.ways("batch") // layout.within_stage().ways("batch")
-    feed.check_batch_size(experiment.data.batch_size, experiment.training.gradient_accumulation, rows, stages)
+    for size in experiment.data.batch_sizes():
+        name = "data.batch_size" if size == experiment.data.batch_size else "data.ramp.start"
+        feed.check_batch_size(size, num_micro_batches(experiment, size), rows, stages, name)
     feed.check_sequence_length(experiment.data.sequence_length, rows)
     shapes, axes = abstract_params(experiment.model), logical_axes(experiment.model)
     param_shardings(mesh, experiment.sharding, axes, shapes)

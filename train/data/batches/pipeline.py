@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -55,27 +55,37 @@ class Batches:
 
     def rows(self, n: int, rows: Sequence[int] | None = None) -> Batch:
         """The given rows of global batch n, all of them by default."""
-        wanted = range(self.data.batch_size) if rows is None else rows
+        wanted = range(self.data.batch_size_at(n)) if rows is None else rows
         spans = [self._spans(n, row) for row in wanted]
         return _fill_batch(self._sources, spans, self.data.sequence_length, self.fields)
 
-    def iterator(self, start: int = 0, rows: Sequence[int] | None = None, stop: int | None = None) -> Iterator[Batch]:
-        """Batches start, start + 1, ...; a thread reads `data.prefetch` of them ahead until the iterator is closed."""
-        wanted = range(self.data.batch_size) if rows is None else rows
+    def iterator(
+        self,
+        start: int = 0,
+        rows: Sequence[int] | Callable[[int], Sequence[int]] = range,
+        stop: int | None = None,
+    ) -> Iterator[Batch]:
+        """Batches start, start + 1, ...; a thread reads `data.prefetch` of them ahead until the iterator is closed.
+
+        `rows` are the wanted rows, or a function that returns them for a batch of so many rows; all by default.
+        """
+        wanted = {size: rows(size) if callable(rows) else rows for size in self.data.batch_sizes()}
         numbers = range(start, ENDLESS if stop is None else stop)
-        tokens = max(1, len(wanted)) * self.data.sequence_length
-        return read_ahead(lambda n: self.rows(n, wanted), numbers, tokens, self.data.prefetch)
+        tokens = max(1, *map(len, wanted.values())) * self.data.sequence_length
+        return read_ahead(
+            lambda n: self.rows(n, wanted[self.data.batch_size_at(n)]), numbers, tokens, self.data.prefetch
+        )
 
     def num_targets(self, n: int) -> int:
         """The number of counted targets in global batch n, over the rows of all hosts; reads no token."""
-        located = (self._spans(n, row) for row in range(self.data.batch_size))
+        located = (self._spans(n, row) for row in range(self.data.batch_size_at(n)))
         return sum(self._sources[source].num_targets(spans) for source, spans in located)
 
     def documents(self, n: int, rows: Sequence[int] | None = None, characters: int = 60) -> list[DocumentSpan]:
         """The spans of documents in batch n, each with the beginning of its text."""
         found = []
         tokenizer = self.dataset.tokenizer
-        for row in range(self.data.batch_size) if rows is None else rows:
+        for row in range(self.data.batch_size_at(n)) if rows is None else rows:
             source, spans = self._spans(n, row)
             for document_span, tokens in self._sources[source].document_spans(spans, row, source):
                 text = tokenizer.decode(tokens[: characters + 8])[:characters]
@@ -90,9 +100,9 @@ class Batches:
         return source, self._sources[source].index.spans(packed_row, offset)
 
     def _locate(self, n: int, row: int) -> tuple[int, int, int]:
-        if not 0 <= row < self.data.batch_size:
-            raise ValueError(f"row {row} of a batch of {self.data.batch_size}")
-        source, epoch, packed_row = self._order[n * self.data.batch_size + row]
+        if not 0 <= row < self.data.batch_size_at(n):
+            raise ValueError(f"row {row} of a batch of {self.data.batch_size_at(n)}")
+        source, epoch, packed_row = self._order[self.data.rows_before(n) + row]
         return source, packed_row, self._offset(source, epoch)
 
 
