@@ -202,6 +202,8 @@ class Experiment:
         yield from self._problems_of_parameters()
         yield from self._problems_of_stages()
         yield from self._problems_of_moments()
+        for field, message in self.optimizer.clashes(self.model.parametrization):
+            yield (f"optimizer.{field}" if field else "optimizer"), message
 
     def _problems_of_moments(self) -> Iterator[tuple[str, str]]:
         if self.sharding.moments == "host" and isinstance(self.optimizer, ScheduleFreeAdamW):

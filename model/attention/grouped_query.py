@@ -23,6 +23,7 @@ from model.interfaces import AttentionOption, CrossLayerShape
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Visibility
 from model.norms import LayerNorm, Norm, RMSNorm, has_weights
+from model.options.field_marks import IN_PROPORTION
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import round_to_dtype
 from model.parameters.projections import project
@@ -88,8 +89,8 @@ class GroupedQuery(AttentionOption):
       pattern: which keys a query sees.
     """
 
-    num_heads: int
-    num_kv_heads: int | None = None
+    num_heads: int = dataclasses.field(metadata=IN_PROPORTION)
+    num_kv_heads: int | None = dataclasses.field(default=None, metadata=IN_PROPORTION)
     head_dim: int | None = None
     qkv_bias: bool = False
     output_bias: bool = False
@@ -160,6 +161,12 @@ class GroupedQuery(AttentionOption):
             if width is not None and self.head_width(width) == other.head_width(width):
                 fields["head_dim"] = other.head_dim
         return dataclasses.replace(self, **fields)
+
+    def with_scale(self, width: int, growth: float) -> Self:
+        """Returns the same attention with the scale of heads that are so many times wider, unless it has one."""
+        if self.scale is not None or self.num_heads < 1 or self.head_width(width) < 1:
+            return self
+        return dataclasses.replace(self, scale=(self.head_width(width) * growth) ** -0.5)
 
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition

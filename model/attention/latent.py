@@ -9,6 +9,7 @@ as in multi-query attention with one wide key.
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from model.kernels.scoring import Scoring
 from model.kernels.visibility import Visibility
 from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
+from model.options.field_marks import IN_PROPORTION
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import weight_einsum
 from model.parameters.projections import project
@@ -47,9 +49,9 @@ class Latent(AttentionOption):
       pattern: which keys a query sees.
     """
 
-    num_heads: int
-    kv_rank: int
-    query_rank: int | None = None
+    num_heads: int = dataclasses.field(metadata=IN_PROPORTION)
+    kv_rank: int = dataclasses.field(metadata=IN_PROPORTION)
+    query_rank: int | None = dataclasses.field(default=None, metadata=IN_PROPORTION)
     head_dim: int
     rotary_head_dim: int
     value_head_dim: int
@@ -71,6 +73,15 @@ class Latent(AttentionOption):
         """Yields each field that clashes with the model width or with the positions, by its path, with the problem."""
         if self.rotary_head_dim >= 1:
             yield from position.problems_with(self.rotary_head_dim, position_path)
+
+    def with_scale(self, width: int, growth: float) -> Self:
+        """Returns the same attention with the scale of heads that are so many times wider, unless it has one."""
+        head_dim = self.head_dim + self.rotary_head_dim
+        return (
+            self
+            if self.scale is not None or head_dim < 1
+            else dataclasses.replace(self, scale=(head_dim * growth) ** -0.5)
+        )
 
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition

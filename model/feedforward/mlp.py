@@ -16,6 +16,7 @@ from flax import nnx
 
 from model.context import Context
 from model.interfaces import FeedForwardOption
+from model.options.field_marks import IN_PROPORTION
 from model.parameters.maker import ParameterMaker
 from model.parameters.projections import project
 from model.recompute import recomputed
@@ -50,7 +51,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class MLP(FeedForwardOption):
     """down(activation(up(x)))."""
 
-    width: int
+    width: int = dataclasses.field(metadata=IN_PROPORTION)
     activation: Activation = "gelu"
     bias: bool = False
 
@@ -80,7 +81,7 @@ class Gated(FeedForwardOption):
       up_offset: a constant added to up(x).
     """
 
-    width: int
+    width: int = dataclasses.field(metadata=IN_PROPORTION)
     activation: Activation = "silu"
     bias: bool = False
     clamp: float | None = None

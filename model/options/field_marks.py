@@ -8,8 +8,10 @@ checkpoint or to take the parameters of another model, ignores differences in ma
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import Any, Literal
 
+from model.errors import UserError
 from model.options.tree import walk
 
 Change = Literal["execution", "training"]
@@ -17,6 +19,9 @@ Change = Literal["execution", "training"]
 EXECUTION_ONLY: dict[str, Change] = {"changes": "execution"}
 # The field changes how parameters are drawn and trained, not the function that they are parameters of.
 TRAINING_ONLY: dict[str, Change] = {"changes": "training"}
+# The field is a number that is in proportion to the model's width: in a model of twice the width it is twice as large.
+# A mark of an option's value 1 or None changes nothing: there is one, or none, at every width.
+IN_PROPORTION: dict[str, bool] = {"in_proportion": True}
 
 
 def marked_fields(option: Any, *changes: Change, path: str = "") -> Iterator[str]:
@@ -25,6 +30,29 @@ def marked_fields(option: Any, *changes: Change, path: str = "") -> Iterator[str
         for field in dataclasses.fields(node):
             if field.metadata.get("changes") in changes:
                 yield f"{below}.{field.name}" if below else field.name
+
+
+def resized(option: Any, ratio: Fraction) -> Any:
+    """Returns a tree of options for a model `ratio` times as wide: all numbers with the mark `IN_PROPORTION` grow.
+
+    Raises UserError for a number that would be no whole number.
+    """
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(option):
+        value = getattr(option, field.name)
+        if field.metadata.get("in_proportion") and value not in (None, 1):
+            grown = value * ratio
+            if grown.denominator != 1 or grown < 1:
+                raise UserError(
+                    f"{type(option).__name__}.{field.name}={value} cannot be {float(ratio):g} times as large: that is "
+                    f"{float(grown):g}; choose widths for which it is a whole number"
+                )
+            changes[field.name] = int(grown)
+        elif isinstance(value, tuple):
+            changes[field.name] = tuple(resized(x, ratio) if dataclasses.is_dataclass(x) else x for x in value)
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = resized(value, ratio)
+    return dataclasses.replace(option, **changes)
 
 
 def exclude_paths(lines: Iterable[str], paths: Iterable[str]) -> list[str]:

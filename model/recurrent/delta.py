@@ -24,6 +24,7 @@ from model.attention.heads import divisors
 from model.context import Context
 from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
+from model.options.field_marks import IN_PROPORTION
 from model.parameters.maker import ParameterMaker
 from model.parameters.projections import project
 from model.positions.absolute import LayerPosition
@@ -60,8 +61,8 @@ class GatedDelta(RecurrentOption):
         result only by rounding.
     """
 
-    num_heads: int
-    num_key_heads: int | None = None
+    num_heads: int = dataclasses.field(metadata=IN_PROPORTION)
+    num_key_heads: int | None = dataclasses.field(default=None, metadata=IN_PROPORTION)
     head_dim: int | None = None
     value_head_dim: int | None = None
     decay: bool = True

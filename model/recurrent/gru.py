@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.context import Context
+from model.options.field_marks import IN_PROPORTION
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import cast_like, weight_einsum
 from model.parameters.projections import project
@@ -36,7 +37,7 @@ class GRU(RecurrentOption):
       reset: whether the reset gate acts before the recurrent product (the paper) or after it.
     """
 
-    num_heads: int = 1
+    num_heads: int = dataclasses.field(default=1, metadata=IN_PROPORTION)
     head_dim: int | None = None
     reset: Literal["before", "after"] = "after"
 

@@ -13,6 +13,7 @@ from flax import nnx
 
 from model.context import Context
 from model.kernels.visibility import Coordinates, causal
+from model.options.field_marks import IN_PROPORTION
 from model.parameters.maker import ParameterMaker
 from model.parameters.projections import project
 from model.positions.absolute import LayerPosition
@@ -41,7 +42,7 @@ class LinearAttention(RecurrentOption):
         result only by rounding.
     """
 
-    num_heads: int
+    num_heads: int = dataclasses.field(metadata=IN_PROPORTION)
     head_dim: int | None = None
     chunk: int = 64
 

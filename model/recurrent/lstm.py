@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.context import Context
+from model.options.field_marks import IN_PROPORTION
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import cast_like, weight_einsum
 from model.parameters.projections import project
@@ -35,7 +36,7 @@ class LSTM(RecurrentOption):
         Network Architectures": 1); None for the cells of 1997, which have no forget gates.
     """
 
-    num_heads: int = 1
+    num_heads: int = dataclasses.field(default=1, metadata=IN_PROPORTION)
     head_dim: int | None = None
     forget_bias: float | None = 1.0
 

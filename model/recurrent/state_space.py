@@ -27,6 +27,7 @@ from flax import nnx
 from model.context import Context
 from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
+from model.options.field_marks import IN_PROPORTION
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import cast_like
 from model.parameters.projections import project
@@ -61,7 +62,7 @@ class StateSpace(RecurrentOption):
         result only by rounding.
     """
 
-    num_heads: int
+    num_heads: int = dataclasses.field(metadata=IN_PROPORTION)
     num_groups: int = 1
     head_dim: int | None = None
     state_dim: int = 128

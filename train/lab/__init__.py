@@ -1,0 +1,1 @@
+"""The laboratory: sweeps, their statistics and reports, scaling, and the checks of parametrisations."""
