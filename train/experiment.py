@@ -202,6 +202,9 @@ class Experiment:
         yield from self._problems_of_parameters()
         yield from self._problems_of_stages()
         yield from self._problems_of_moments()
+        if self.statistics is not None and not find_problems(self.model):
+            found = self.statistics.problems_with(self.model)
+            yield from ((f"statistics.{field}", message) for field, message in found)
         for field, message in self.optimizer.clashes(self.model.parametrization):
             yield (f"optimizer.{field}" if field else "optimizer"), message
 

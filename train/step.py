@@ -72,7 +72,8 @@ def train_step(
     if statistics is not None:
         trees = {"parameters": state.params, "gradients": grads, "updates": updates}
         weight = jnp.maximum(objective.weight(batch), 1.0)
-        metrics["statistics"] = sums_of_squares(specs_by_name(state_config.specs), trees, sums.taps, weight)
+        measured = sums_of_squares(specs_by_name(state_config.specs), trees, sums.taps, weight)
+        metrics["statistics"] = measured | {"maxima": sums.maxima}
     next_state = TrainState(
         step=state.step + 1,
         params=params,
@@ -126,6 +127,7 @@ def _sums_and_grads(
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
     grads, of_parts = jax.lax.scan(accumulate, zeros, (micro_batches, jnp.arange(parts)))
     sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), of_parts)
+    sums = sums._replace(maxima=jax.tree.map(lambda x: jnp.max(x, axis=0), of_parts.maxima))
     return sums, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
 
 

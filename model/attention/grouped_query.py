@@ -337,6 +337,10 @@ class GroupedQueryAttention(nnx.Module):
             "attention_weights",
             lambda: kernels.attention_weights(q_BTNH, k_BSKH, visibility, scoring, bias=bias, sink_N=sink_N),
         )
+        context.offer(
+            "score_sizes",
+            lambda: kernels.score_sizes(q_BTNH, k_BSKH, visibility, scoring, context.weights_BT, bias),
+        )
         return kernels.attend(
             q_BTNH,
             k_BSKH,

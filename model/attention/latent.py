@@ -181,6 +181,10 @@ class LatentAttention(nnx.Module):
         context.offer(
             "attention_weights", lambda: kernels.attention_weights(q_BTNH, k_BSKH, visibility, scoring, bias=bias)
         )
+        context.offer(
+            "score_sizes",
+            lambda: kernels.score_sizes(q_BTNH, k_BSKH, visibility, scoring, context.weights_BT, bias),
+        )
         return kernels.attend(
             q_BTNH,
             k_BSKH,
