@@ -2,7 +2,7 @@
 
 For the parameters of a role in a layer: the root mean square of their values, of their gradients (before clipping) and
 of their updates (also of updates that the guard skips), and the ratio of update to parameter. For a layer: the root
-mean square of the residual stream after it, over the counted tokens.
+mean square of the residual stream after it, over the counted tokens. For the model: the gradient noise scale.
 
 Further ones are signs of instability that show at small scale already (Wortsman et al. 2023, "Small-scale proxies for
 large-scale Transformer training instabilities"): growing attention scores, a drift of the log-normaliser of logits, and
@@ -25,6 +25,7 @@ from model.interfaces import AttentionOption
 from model.layers import group_layers
 from model.parameters.names import flatten
 from model.parameters.specs import Spec
+from train import noise_scale
 from train.objectives.tap_sums import LOG_Z
 
 # The taps: the mean square of the residual stream at each token; sizes of attention scores and of hidden units.
@@ -48,6 +49,8 @@ class Statistics:
       logits: whether to measure the mean log-normaliser of the logits, log Z. It computes the logits a second time.
       dead_units: whether to count the units of feed-forward layers, and of shared experts, that are silent for all
         counted tokens of a batch: no absolute value reaches 1% of the root mean square of all units of the layer.
+      noise_scale: whether to measure the gradient noise scale (train/noise_scale.py); without gradient accumulation
+        these steps compute the gradient twice.
     """
 
     every: int = 100
@@ -55,6 +58,7 @@ class Statistics:
     attention: bool = False
     logits: bool = False
     dead_units: bool = False
+    noise_scale: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -144,6 +148,8 @@ def statistics_rows(
         rms = {name: math.sqrt(total[name] / total["count"]) for name in QUANTITIES}
         yield key._asdict() | rms | {"ratio": rms["updates"] / rms["parameters"] if rms["parameters"] else None}
     yield from _tap_rows(config, sums["taps"], sums["maxima"])
+    if noise_scale.ROLE in sums:
+        yield Key("model", None, noise_scale.ROLE)._asdict() | {k: float(x) for k, x in sums[noise_scale.ROLE].items()}
 
 
 def _tap_rows(

@@ -1,1 +1,1 @@
-"""The laboratory: sweeps, their statistics and reports, scaling, and the checks of parametrisations."""
+"""The ablation lab: runs that differ in one thing, and what their differences show."""
