@@ -14,7 +14,7 @@ from model.layers import Except, Layer
 from model.mixers import Mixer
 from model.norms import LayerNorm, RMSNorm
 from model.options.difference import differences
-from model.options.field_marks import EXECUTION_ONLY, IN_PROPORTION, TRAINING_ONLY, marked_fields
+from model.options.field_marks import EXECUTION_ONLY, TRAINING_ONLY, WIDTH, marked_fields
 from model.options.json import to_json
 from model.parameters.maker import FanIn, Normal
 from model.parameters.parametrization import NO_GROWTH, CompleteP, ModelGrowth, MuP, Standard
@@ -74,14 +74,14 @@ class ModelConfig:
     vocab_size: int
     context_length: int
     num_layers: int
-    width: int = dataclasses.field(metadata=IN_PROPORTION)
+    width: int = dataclasses.field(metadata=WIDTH)
     mixer: Mixer | None
     ffn: MLP | Gated | Experts | None
     position: Position = Rotary()
     exceptions: tuple[Except, ...] = ()
     norm: LayerNorm | RMSNorm = RMSNorm()
     embedding_norm: LayerNorm | RMSNorm | None = None
-    embedding_width: int | None = dataclasses.field(default=None, metadata=IN_PROPORTION)
+    embedding_width: int | None = dataclasses.field(default=None, metadata=WIDTH)
     per_layer_embedding: PerLayerEmbedding | None = None
     residual: Residual = PreNorm()
     multipliers: Multipliers = Multipliers()

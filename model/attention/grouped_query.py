@@ -17,13 +17,14 @@ from model import kernels
 from model.attention.cache import AttentionCache, ContiguousCache, RingCache, make_cache
 from model.attention.heads import divisors
 from model.attention.patterns import Everything, Pattern
+from model.attention.score_sizes import score_sizes
 from model.attention.value_residual import ValueResidual
 from model.context import Context
 from model.interfaces import AttentionOption, CrossLayerShape
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Visibility
 from model.norms import LayerNorm, Norm, RMSNorm, has_weights
-from model.options.field_marks import IN_PROPORTION
+from model.options.field_marks import HEAD_DIM, HEADS
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import round_to_dtype
 from model.parameters.projections import project
@@ -89,9 +90,9 @@ class GroupedQuery(AttentionOption):
       pattern: which keys a query sees.
     """
 
-    num_heads: int = dataclasses.field(metadata=IN_PROPORTION)
-    num_kv_heads: int | None = dataclasses.field(default=None, metadata=IN_PROPORTION)
-    head_dim: int | None = None
+    num_heads: int = dataclasses.field(metadata=HEADS)
+    num_kv_heads: int | None = dataclasses.field(default=None, metadata=HEADS)
+    head_dim: int | None = dataclasses.field(default=None, metadata=HEAD_DIM)
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: QKNorm | None = None
@@ -339,7 +340,7 @@ class GroupedQueryAttention(nnx.Module):
         )
         context.offer(
             "score_sizes",
-            lambda: kernels.score_sizes(q_BTNH, k_BSKH, visibility, scoring, context.weights_BT, bias),
+            lambda: score_sizes(q_BTNH, k_BSKH, visibility, scoring, context.weights_BT, bias),
         )
         return kernels.attend(
             q_BTNH,

@@ -18,13 +18,14 @@ from flax import nnx
 from model import kernels
 from model.attention.cache import AttentionCache, ContiguousCache, RingCache, make_cache
 from model.attention.patterns import Everything, Pattern
+from model.attention.score_sizes import score_sizes
 from model.context import Context
 from model.interfaces import AttentionOption
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Visibility
 from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
-from model.options.field_marks import IN_PROPORTION
+from model.options.field_marks import HEAD_DIM, HEADS, WIDTH
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import weight_einsum
 from model.parameters.projections import project
@@ -49,12 +50,12 @@ class Latent(AttentionOption):
       pattern: which keys a query sees.
     """
 
-    num_heads: int = dataclasses.field(metadata=IN_PROPORTION)
-    kv_rank: int = dataclasses.field(metadata=IN_PROPORTION)
-    query_rank: int | None = dataclasses.field(default=None, metadata=IN_PROPORTION)
-    head_dim: int
-    rotary_head_dim: int
-    value_head_dim: int
+    num_heads: int = dataclasses.field(metadata=HEADS)
+    kv_rank: int = dataclasses.field(metadata=WIDTH)
+    query_rank: int | None = dataclasses.field(default=None, metadata=WIDTH)
+    head_dim: int = dataclasses.field(metadata=HEAD_DIM)
+    rotary_head_dim: int = dataclasses.field(metadata=HEAD_DIM)
+    value_head_dim: int = dataclasses.field(metadata=HEAD_DIM)
     norm: LayerNorm | RMSNorm = RMSNorm()
     scale: float | None = None
     pattern: Pattern = Everything()
@@ -183,7 +184,7 @@ class LatentAttention(nnx.Module):
         )
         context.offer(
             "score_sizes",
-            lambda: kernels.score_sizes(q_BTNH, k_BSKH, visibility, scoring, context.weights_BT, bias),
+            lambda: score_sizes(q_BTNH, k_BSKH, visibility, scoring, context.weights_BT, bias),
         )
         return kernels.attend(
             q_BTNH,

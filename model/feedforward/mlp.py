@@ -16,7 +16,7 @@ from flax import nnx
 
 from model.context import Context
 from model.interfaces import FeedForwardOption
-from model.options.field_marks import IN_PROPORTION
+from model.options.field_marks import WIDTH
 from model.parameters.maker import ParameterMaker
 from model.parameters.projections import project
 from model.recompute import recomputed
@@ -51,7 +51,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class MLP(FeedForwardOption):
     """down(activation(up(x)))."""
 
-    width: int = dataclasses.field(metadata=IN_PROPORTION)
+    width: int = dataclasses.field(metadata=WIDTH)
     activation: Activation = "gelu"
     bias: bool = False
 
@@ -81,7 +81,7 @@ class Gated(FeedForwardOption):
       up_offset: a constant added to up(x).
     """
 
-    width: int = dataclasses.field(metadata=IN_PROPORTION)
+    width: int = dataclasses.field(metadata=WIDTH)
     activation: Activation = "silu"
     bias: bool = False
     clamp: float | None = None

@@ -18,7 +18,6 @@ from model.kernels.blocks import Blocks
 from model.kernels.cudnn import CuDNN
 from model.kernels.plain import Plain, attention_weights
 from model.kernels.request import Kernel, Request, compute_capability
-from model.kernels.score_sizes import score_sizes
 from model.kernels.scoring import Bias, Scoring
 from model.kernels.selection import in_words, record_choice, recorded_choices
 from model.kernels.shards import Arrays, attend_on_shards
@@ -29,16 +28,7 @@ from model.kernels.triton import Triton
 from model.kernels.visibility import Visibility
 from model.layout import ONE_DEVICE, Layout
 
-__all__ = [
-    "KERNELS",
-    "Choice",
-    "attend",
-    "attention_weights",
-    "choose",
-    "new_request",
-    "recorded_choices",
-    "score_sizes",
-]
+__all__ = ["KERNELS", "Choice", "attend", "attention_weights", "choose", "new_request", "recorded_choices"]
 
 # In the order in which `choose` asks them: kernels of one GPU or TPU first, the fastest before the others.
 KERNELS: tuple[Kernel, ...] = (CuDNN(), Tokamax(), Triton(), Splash(), Blocks(), Tiles(), Plain())

@@ -19,9 +19,12 @@ Change = Literal["execution", "training"]
 EXECUTION_ONLY: dict[str, Change] = {"changes": "execution"}
 # The field changes how parameters are drawn and trained, not the function that they are parameters of.
 TRAINING_ONLY: dict[str, Change] = {"changes": "training"}
-# The field is a number that is in proportion to the model's width: in a model of twice the width it is twice as large.
-# A mark of an option's value 1 or None changes nothing: there is one, or none, at every width.
-IN_PROPORTION: dict[str, bool] = {"in_proportion": True}
+# The field is a width, a number of heads, or the width of a head: a wider model has more of it, in proportion. The
+# widths of a model grow, and either its heads or their width. A single head and None stay as they are.
+Grows = Literal["width", "heads", "head_dim"]
+WIDTH: dict[str, Grows] = {"grows": "width"}
+HEADS: dict[str, Grows] = {"grows": "heads"}
+HEAD_DIM: dict[str, Grows] = {"grows": "head_dim"}
 
 
 def marked_fields(option: Any, *changes: Change, path: str = "") -> Iterator[str]:
@@ -32,15 +35,16 @@ def marked_fields(option: Any, *changes: Change, path: str = "") -> Iterator[str
                 yield f"{below}.{field.name}" if below else field.name
 
 
-def resized(option: Any, ratio: Fraction) -> Any:
-    """Returns a tree of options for a model `ratio` times as wide: all numbers with the mark `IN_PROPORTION` grow.
+def resized(option: Any, ratio: Fraction, wider: Literal["heads", "head_dim"] = "heads") -> Any:
+    """Returns a tree of options for a model `ratio` times as wide, with as many times the heads, or wider heads.
 
     Raises UserError for a number that would be no whole number.
     """
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(option):
         value = getattr(option, field.name)
-        if field.metadata.get("in_proportion") and value not in (None, 1):
+        grows = field.metadata.get("grows")
+        if grows in ("width", wider) and value is not None and (grows, value) != ("heads", 1):
             grown = value * ratio
             if grown.denominator != 1 or grown < 1:
                 raise UserError(
@@ -49,9 +53,9 @@ def resized(option: Any, ratio: Fraction) -> Any:
                 )
             changes[field.name] = int(grown)
         elif isinstance(value, tuple):
-            changes[field.name] = tuple(resized(x, ratio) if dataclasses.is_dataclass(x) else x for x in value)
+            changes[field.name] = tuple(resized(x, ratio, wider) if dataclasses.is_dataclass(x) else x for x in value)
         elif dataclasses.is_dataclass(value):
-            changes[field.name] = resized(value, ratio)
+            changes[field.name] = resized(value, ratio, wider)
     return dataclasses.replace(option, **changes)
 
 
