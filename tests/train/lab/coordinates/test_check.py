@@ -9,6 +9,7 @@ import pytest
 from model.errors import UserError
 from model.options.assignments import override
 from model.parameters.parametrization import CompleteP, MuP, Standard
+from tests.benchmarks.mup_transfer import best, final_losses, model_of
 from train.lab.coordinates.check import check
 
 MUP, COMPLETE = MuP(base_width=32), CompleteP(base_width=32, base_layers=2)
@@ -115,4 +116,16 @@ def test_wider_heads_are_flat_in_width_and_more_layers_in_depth(experiment):
     own, _ = check(of(experiment, wider), widths=(32, 64, 128, 256), seeds=(0, 1))
     assert own.flat, own.verdict
     own, other = check(of(experiment, COMPLETE), depths=(2, 4, 8, 16), seeds=(0, 1))
-    assert own.flat and not other.flat, (own.verdict, other.verdict)
+    assert own.flat, own.verdict
+    assert not other.flat, other.verdict
+
+
+@pytest.mark.sweep
+def test_the_best_rate_of_a_narrow_model_is_that_of_a_wide_one_within_a_step_of_the_grid():
+    """A small form of tests/benchmarks/mup_transfer.py: widths 64 and 256, rates in steps of 2, 60 steps."""
+    rates = [2.0**x for x in range(-10, -4)]
+    narrow, wide = (
+        best(final_losses(model_of(width, MuP(base_width=64), layers=1), rates, (0,), steps=60)) for width in (64, 256)
+    )
+    assert 0 < narrow < len(rates) - 1
+    assert abs(narrow - wide) <= 1
