@@ -20,7 +20,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.options.field_marks import resized
 from model.options.tree import find_problems
-from model.parameters.parametrization import CompleteP, MuP, Standard
+from model.parameters.parametrization import NO_GROWTH, CompleteP, MuP, Standard
 from train.experiment import Experiment
 from train.lab.coordinates.measure import LOGITS, Measured, measure
 
@@ -143,11 +143,13 @@ def check(
     rate = experiment.schedule.peak if rate is None else rate
     length = min(experiment.model.context_length, 64) if length is None else length
     settings: dict[str, Any] = {"steps": steps, "rate": rate, "seeds": seeds, "rows": rows, "length": length}
-    found = []
+    found, known = [], {}
     for axis, parametrization, experiments in planned:
         name, points = type(parametrization).__name__, []
         for size, one in zip(axes[axis], experiments, strict=True):
-            points.append(list(measure(one, **settings)))
+            if (model := _standard_if_base(one.model)) not in known:
+                known[model] = list(measure(_with_model(one, model), **settings))
+            points.append(known[model])
             say(f"{name}, {axis} {size}: loss {points[-1][0].losses[0]:.3f} to {points[-1][0].losses[1]:.3f}")
         found.append(_sweep(axis, name, axes[axis], points))
     return found
@@ -182,6 +184,11 @@ def _sized(experiment: Experiment, parametrization: Standard, axis: Axis, size: 
     if problems := find_problems(sized):
         raise UserError(f"{axis} {size}: this model cannot be built:\n  " + "\n  ".join(problems))
     return sized
+
+
+def _standard_if_base(model: ModelConfig) -> ModelConfig:
+    """A base model with the standard parametrisation, which is the same model; any other as it is."""
+    return dataclasses.replace(model, parametrization=Standard()) if model.growth == NO_GROWTH else model
 
 
 def _with_model(experiment: Experiment, model: ModelConfig) -> Experiment:
