@@ -30,7 +30,7 @@ class Sums(NamedTuple):
     losses: dict[str, jax.Array]
     measurements: dict[str, dict[str, jax.Array]]
     taps: dict[str, jax.Array]
-    maxima: dict[str, jax.Array]
+    maxima: dict[str, jax.Array] = {}  # noqa: RUF012 - a field of a tuple, which nothing changes
 
 
 class Objective(Protocol):
