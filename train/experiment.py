@@ -204,6 +204,11 @@ class Experiment:
         yield from self._problems_of_stages()
         yield from self._problems_of_moments()
         yield from self._problems_of_noise_scale()
+        if self.statistics is not None and not find_problems(self.model):
+            found = self.statistics.problems_with(self.model)
+            yield from ((f"statistics.{field}", message) for field, message in found)
+        for field, message in self.optimizer.clashes(self.model.parametrization):
+            yield (f"optimizer.{field}" if field else "optimizer"), message
 
     def _problems_of_noise_scale(self) -> Iterator[tuple[str, str]]:
         if self.statistics is None or not self.statistics.noise_scale:

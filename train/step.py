@@ -74,7 +74,8 @@ def train_step(
     if statistics is not None:
         trees = {"parameters": state.params, "gradients": grads, "updates": updates}
         weight = jnp.maximum(objective.weight(batch), 1.0)
-        metrics["statistics"] = sums_of_squares(specs_by_name(state_config.specs), trees, sums.taps, weight)
+        measured = sums_of_squares(specs_by_name(state_config.specs), trees, sums.taps, weight)
+        metrics["statistics"] = measured | {"maxima": sums.maxima}
     if parts is not None:
         noise = noise_scale.noise_and_signal(parts, objective.weight(batch), jnp.square(grad_norm))
         metrics["statistics"][noise_scale.ROLE] = noise
@@ -140,6 +141,7 @@ def _sums_and_grads(
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
     grads, (of_parts, squares) = jax.lax.scan(accumulate, zeros, (_micro_batches(batch, parts), jnp.arange(parts)))
     sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), of_parts)
+    sums = sums._replace(maxima=jax.tree.map(lambda x: jnp.max(x, axis=0), of_parts.maxima))
     return sums, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params), squares
 
 

@@ -50,6 +50,29 @@ def update_ratios(run: RunData) -> Iterator[tuple[str, Series]]:
         yield str(role), Series(steps=means.steps, values=np.exp(means.values))
 
 
+def layer_curves(run: RunData) -> Iterator[tuple[str, str, Series]]:
+    """The name, title and values over the steps of each statistic of layers, in its first and in its last layer."""
+    for name, title in _OF_LAYERS.items():
+        lines = [line for line in run.statistics if _is_number(line.get(name)) and isinstance(line.get("layer"), int)]
+        layers = sorted({line["layer"] for line in lines})
+        for layer in dict.fromkeys(itertools.chain(layers[:1], layers[-1:])):
+            values = {line["step"]: [line[name]] for line in lines if line["layer"] == layer}
+            yield f"{name}-{layer}", f"{title} layer {layer}", _series(values)
+
+
+_OF_LAYERS = {
+    "stream": "Residual stream, RMS after",
+    "score_max": "Attention score, largest in",
+    "score_rms": "Attention scores, RMS in",
+    "dead_units": "Dead units, share of",
+}
+
+
+def log_normaliser(run: RunData) -> Series:
+    """The mean log-normaliser of the logits over the steps."""
+    return _series({line["step"]: [line["log_z"]] for line in run.statistics if _is_number(line.get("log_z"))})
+
+
 def noise_scales(run: RunData) -> Series:
     """The gradient noise scale over the steps, in tokens: of the lines so far, of which the last tenth weigh most."""
     lines = [line for line in run.statistics if line.get("role") == noise_scale.ROLE]
@@ -73,14 +96,6 @@ def noise_headline(run: RunData) -> Iterator[HeadlineNumber]:
         bounds = ", ".join(format_count(x) if math.isfinite(x) else "more" for x in (found.low, found.high))
         note = f"tokens [{bounds}]{share}"
         yield HeadlineNumber(label="Gradient noise scale", value=format_count(found.tokens), note=note)
-
-
-def stream_norms(run: RunData) -> Iterator[tuple[str, Series]]:
-    """The root mean square of the residual stream over the steps, after the first and after the last layer."""
-    lines = [line for line in run.statistics if _is_number(line.get("stream")) and isinstance(line.get("layer"), int)]
-    layers = sorted({line["layer"] for line in lines})
-    for layer in dict.fromkeys(itertools.chain(layers[:1], layers[-1:])):
-        yield f"layer {layer}", _series({line["step"]: [line["stream"]] for line in lines if line["layer"] == layer})
 
 
 def _series(steps: dict[int, list[float]]) -> Series:

@@ -1,6 +1,7 @@
 """Hugging Face folders to run folders and back, on the recorded models of tests/fixtures/families."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from model.errors import UserError
+from model.parameters.parametrization import MuP
 from model.parameters.precision import Precision
 from tests.tiers import representatives
 from tests.train.conversion.folders import FIXTURES, contents, published
@@ -72,3 +74,21 @@ def test_fine_tuning_starts_from_the_weights_and_can_be_published(tmp_path, tiny
     other = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, final_logit_softcap=9.0))
     with pytest.raises(UserError, match=r"model.final_logit_softcap: None -> 9.0"):
         train(other, tmp_path / "another", say=lambda _: None)
+
+
+def test_factors_of_a_parametrisation_are_written_as_the_multipliers_that_they_are(tmp_path, monkeypatch):
+    """A run under muP is the published model if its multipliers times the parametrisation's are the published ones."""
+    folder = FIXTURES / "granite" / "0"
+    read_published(folder, tmp_path / "run")
+    load = experiments.load
+
+    def under_mup(run):
+        experiment = load(run)
+        model = experiment.model
+        multipliers = dataclasses.replace(model.multipliers, logits=4 * model.multipliers.logits)
+        changed = dataclasses.replace(model, parametrization=MuP(base_width=model.width // 4), multipliers=multipliers)
+        return dataclasses.replace(experiment, model=changed)
+
+    monkeypatch.setattr("train.conversion.writing.experiments", types.SimpleNamespace(load=under_mup))
+    write_published(tmp_path / "run", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(folder)

@@ -100,7 +100,7 @@ def test_the_mean_over_steps_is_the_true_noise_scale(measured):
 
 def test_a_line_of_statistics(measured, tiny_experiment):
     values = measured[2][0]
-    sums = {"parameters": {}, "gradients": {}, "updates": {}, "stream": {}, noise_scale.ROLE: values}
+    sums = {"parameters": {}, "gradients": {}, "updates": {}, "taps": {}, "maxima": {}, noise_scale.ROLE: values}
     (line,) = statistics_rows(tiny_experiment().model, {}, {}, sums)
     assert (line["part"], line["layer"], line["role"]) == ("model", None, "noise_scale")
     assert [line[name] for name in ("noise", "signal", "tokens")] == [
