@@ -27,6 +27,7 @@ from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, Schedule
 from train.parallel.mesh import Mesh
 from train.parallel.table import Sharding, num_stages
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
+from train.spikes import Spikes
 from train.statistics import Statistics
 
 
@@ -172,6 +173,7 @@ class Experiment:
     evaluation: Evaluation = Evaluation()
     evaluations: tuple[NamedEvaluation, ...] = dataclasses.field(default=(), metadata=EXECUTION_ONLY)
     statistics: Statistics | None = dataclasses.field(default=None, metadata=EXECUTION_ONLY)
+    spikes: Spikes | None = dataclasses.field(default=Spikes(), metadata=EXECUTION_ONLY)
     samples: Samples = dataclasses.field(default=Samples(), metadata=EXECUTION_ONLY)
     checkpoints: Checkpoints = dataclasses.field(default=Checkpoints(), metadata=EXECUTION_ONLY)
     logging: Logging = dataclasses.field(default=Logging(), metadata=EXECUTION_ONLY)

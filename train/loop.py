@@ -25,12 +25,10 @@ from train.files.files import write_json
 from train.files.paths import AnyPath, absolute, expand_paths
 from train.files.spool import open_spool
 from train.generation.texts import check_prompts
-from train.hooks.evaluations import evaluation_hooks
 from train.hooks.interface import Hook, HookMaker, Say, Session, StepInfo, make_hook
 from train.hooks.log import Log
-from train.hooks.samples import SamplesHook
+from train.hooks.of_experiment import hooks_of
 from train.hooks.saves import SavesHook
-from train.hooks.statistics import StatisticsHook
 from train.optimizers import rounding
 from train.parallel import feed
 from train.parallel.mesh import make_mesh
@@ -212,14 +210,12 @@ class _Trainer:
             self.watchdog = stack.enter_context(self._watchdog(stall_seconds))
             session = self._session()
             self.log = Log(session, self.batches, self.clock, self.spent)
-            self.hooks = [
-                *evaluation_hooks(session),
-                *self._optional_hooks(session),
-                *(make_hook(make, session) for make in makers),
-            ]
+            replayed: list[int] = []
+            self.hooks = [*hooks_of(session, self.batches, replayed), *(make_hook(make, session) for make in makers)]
             for hook in self.hooks:
                 stack.callback(hook.close)
-            self.store = stack.enter_context(CheckpointStore(self.folder, self.experiment.checkpoints, self.say))
+            store = CheckpointStore(self.folder, self.experiment.checkpoints, self.say, replayed=replayed)
+            self.store = stack.enter_context(store)
             with self.watchdog.doing("the start of the run", patient=True):
                 state = self._start()
             step = int(state.step)
@@ -277,13 +273,6 @@ class _Trainer:
         done, total = getattr(getattr(self, "progress", None), "done", 0), self.experiment.training.num_steps
         self.metrics.status("failed", done, total_steps=total, reason=reason)
 
-    def _optional_hooks(self, session: Session) -> Iterator[SamplesHook | StatisticsHook]:
-        """The optional hooks of an experiment."""
-        if self.experiment.samples.prompts:
-            yield SamplesHook(session)
-        if self.experiment.statistics is not None:
-            yield StatisticsHook(session, self.experiment.statistics.every)
-
     def _require_saved(self, step: int) -> None:
         """Raises UserError when the session ends at a step whose checkpoint could not be written."""
         if step and step not in (steps := self.store.steps()):
@@ -319,7 +308,7 @@ class _Trainer:
         for hook in self.hooks:
             hook.begin(step)
         self.spent.begin_steps(step)
-        self.log.start(step, self.progress)
+        self.log.start(step, self.progress, self.hooks)
         stop.start(step)
         info = None
         while step < self.last_step and not stop.reached(step):
