@@ -37,7 +37,7 @@ def train_step(
     training, state_config = experiment.training, StateConfig.of(experiment)
     objective: Objective = experiment.objective
     taps = () if statistics is None else statistics.taps
-    sums, grads = _sums_and_grads(experiment, objective, layout, state, batch, taps)
+    sums, grads = sums_and_grads(experiment, objective, layout, state, batch, taps)
     tokens = objective.tokens(batch)
     # A batch in which no token counts has no loss: the guard skips its step.
     loss = jnp.where(tokens > 0, sums.loss, jnp.nan)
@@ -85,7 +85,7 @@ def train_step(
     return next_state, metrics
 
 
-def _sums_and_grads(
+def sums_and_grads(
     experiment: Experiment,
     objective: Objective,
     layout: Layout,

@@ -110,6 +110,16 @@ def describe(heights: Mapping[str, Height]) -> str:
     return f"{words} {format_number(height.value)}, {times} deviations above its median {median}"
 
 
+def describe_note(note: Mapping[str, Any]) -> str:
+    """`describe`, of a note."""
+    values = {name: float(note["scalars"].get(name, "nan")) for name in note["heights"]}
+    numbers = {
+        name: [None if height.get(key) is None else float(height[key]) for key in ("median", "deviation")]
+        for name, height in note["heights"].items()
+    }
+    return describe({name: Height(values[name], *numbers[name]) for name in values})
+
+
 def noted_steps(run: AnyPath) -> list[int]:
     """The steps of the spikes that a run folder describes, in order."""
     folder = run / FOLDER

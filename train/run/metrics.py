@@ -238,6 +238,13 @@ class NoMetrics(MetricsWriter):
         pass
 
 
+def with_words(value: Any) -> Any:
+    """A tree of JSON values with `finite_or_word` of every float."""
+    if isinstance(value, Mapping):
+        return {name: with_words(item) for name, item in value.items()}
+    return [with_words(item) for item in value] if isinstance(value, list | tuple) else finite_or_word(value)
+
+
 # ------------------------------------------------------------------------------------------------------ reading
 
 

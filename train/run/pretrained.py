@@ -30,18 +30,28 @@ def check_init_from(experiment: Experiment) -> AnyPath:
 
 
 def initial_params(experiment: Experiment, run: pathlib.Path) -> Any:
+    """`read_initial_params` of a run that begins.
+
+    RUN/origin, the record of published weights, is copied too, so that launch.convert can write this run.
+    """
+    params = read_initial_params(experiment)
+    if params is not None and hosts.is_writer():
+        source = literal_path(experiment.training.init_from or "")
+        if (source / ORIGIN).is_dir():
+            shutil.copytree(local_copy(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)
+    return params
+
+
+def read_initial_params(experiment: Experiment) -> Any:
     """The parameters that `training.init_from` names, in the run's own format and placement; None if it is None.
 
-    They are read straight onto these devices, and converted to the format one by one. RUN/origin, the record of
-    published weights, is copied too, so that launch.convert can write this run. Raises UserError when there is no such
-    run, or when it has another model.
+    They are read straight onto these devices, and converted to the format one by one. Raises UserError when there is no
+    such run, or when it has another model.
     """
     if experiment.training.init_from is None:
         return None
     source = check_init_from(experiment)
     arrays = flatten(load_params(source, mesh=experiment.mesh, sharding=experiment.sharding).params)
-    if hosts.is_writer() and (source / ORIGIN).is_dir():
-        shutil.copytree(local_copy(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)
     shapes = abstract_params(experiment.model)
     for name, like in flatten(shapes).items():
         # Always a copy, which the first step may take over; the array that was read is freed.

@@ -1,0 +1,56 @@
+"""The arrays of parameters, or of their gradients, layer by layer: some parameters stack many layers in one array."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from model.config import ModelConfig
+from model.layers import group_layers
+from model.parameters.specs import Spec
+
+
+class Part(NamedTuple):
+    """A parameter in one layer, or one outside of the layers.
+
+    Attributes:
+      name: the dotted name of the parameter.
+      layer: the number of the layer; None outside of the layers.
+      values: its part of the array.
+    """
+
+    name: str
+    layer: int | None
+    values: Any
+
+    @property
+    def place(self) -> str:
+        """The layer in words; the part of the model outside of the layers."""
+        head = self.name.partition(".")[0]
+        if self.layer is None:
+            return head
+        return f"layer {self.layer}" if head == "blocks" else f"{head} {self.layer}"
+
+
+def by_layer(model: ModelConfig, specs: Mapping[str, Spec], arrays: Mapping[str, Any]) -> Iterator[Part]:
+    """Yields every parameter of every layer.
+
+    Args:
+      model: the options of the model.
+      specs: the specs of its parameters, by dotted name.
+      arrays: one for each parameter, by dotted name; of a stacked parameter the first axis counts layers.
+    """
+    for name, values in arrays.items():
+        if specs[name].axes[:1] != ("layer",):
+            yield Part(name, None, values)
+            continue
+        for layer, row in zip(stacked_layers(model, name, len(values)), values, strict=True):
+            yield Part(name, layer, row)
+
+
+def stacked_layers(model: ModelConfig, name: str, count: int) -> Sequence[int]:
+    """The numbers of the `count` layers, or depths of multi-token prediction, that a parameter stacks."""
+    part, stack = name.split(".")[:2]
+    if part != "blocks":
+        return range(count)
+    groups = group_layers(model.layers)
+    known = {stack: group.layer_numbers(index) for group in groups for index, stack in enumerate(group.stack_names)}
+    return known[stack] if len(known) > 1 else next(iter(known.values()))
