@@ -61,7 +61,7 @@ def loss_chart(run: RunData) -> Chart | None:
     def draw(axes: "Axes", colors: Palette) -> None:
         caption.append(_draw_losses(axes, colors, run))
 
-    svg = _svg("loss", draw, width=8.6, height=3.7, label="training and validation loss over the steps")
+    svg = draw_svg("loss", draw, width=8.6, height=3.7, label="training and validation loss over the steps")
     return Chart(title="Loss", caption=caption[0], svg=svg)
 
 
@@ -185,7 +185,7 @@ def _curve(name: str, title: str, series: Series, last_step: int, baseline: bool
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
         caption.extend(_mark_not_finite(axes, series, colors))
 
-    svg = _svg(name, draw, width=4.2, height=2.1, label=f"{title} over the steps")
+    svg = draw_svg(name, draw, width=4.2, height=2.1, label=f"{title} over the steps")
     return Chart(title=title, caption=" ".join(caption), svg=svg)
 
 
@@ -317,7 +317,7 @@ def _format_tick(value: float) -> str:
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-def _svg(name: str, draw: "Callable[[Axes, Palette], None]", *, width: float, height: float, label: str) -> str:
+def draw_svg(name: str, draw: "Callable[[Axes, Palette], None]", *, width: float, height: float, label: str) -> str:
     """Draws a chart (sizes in inches) as SVG that scales with the page and takes its colours and its font."""
     import matplotlib
 

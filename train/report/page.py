@@ -29,20 +29,25 @@ _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "
 
 def render(run: RunData) -> str:
     """The report as one HTML document that refers to nothing outside itself."""
-    import jinja2
 
     def source(name: str) -> str:
         return importlib.resources.files("train.report").joinpath(name).read_text(encoding="utf-8")
+
+    return new_environment().from_string(source("page.html")).render(style=source("style.css"), **_content(run))
+
+
+def new_environment() -> Any:
+    """The `jinja2` environment of a page: values are escaped, names without a value are errors."""
+    import jinja2
 
     def escape_control(value: Any) -> Any:
         value = str(value) if isinstance(value, pathlib.PurePath) else value
         return value.translate(_CONTROL) if type(value) is str else value  # not the Markup of our style and our SVG
 
     # Control characters, which HTML may not hold, are shown as symbols: a sample may hold any text.
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         autoescape=True, finalize=escape_control, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    return environment.from_string(source("page.html")).render(style=source("style.css"), **_content(run))
 
 
 def _content(run: RunData) -> dict[str, Any]:
