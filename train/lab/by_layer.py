@@ -15,11 +15,13 @@ class Part(NamedTuple):
       name: the dotted name of the parameter.
       layer: the number of the layer; None outside of the layers.
       values: its part of the array.
+      plain_name: its name without that of its stack of layers: the same for any grouping of the layers.
     """
 
     name: str
     layer: int | None
     values: Any
+    plain_name: str
 
     @property
     def place(self) -> str:
@@ -40,10 +42,18 @@ def by_layer(model: ModelConfig, specs: Mapping[str, Spec], arrays: Mapping[str,
     """
     for name, values in arrays.items():
         if specs[name].axes[:1] != ("layer",):
-            yield Part(name, None, values)
+            yield Part(name, None, values, name)
             continue
+        plain = plain_name(model, name)
         for layer, row in zip(stacked_layers(model, name, len(values)), values, strict=True):
-            yield Part(name, layer, row)
+            yield Part(name, layer, row, plain)
+
+
+def plain_name(model: ModelConfig, name: str) -> str:
+    """The dotted name of a parameter without that of its stack: `blocks.mixer.query` for `blocks.0.mixer.query`."""
+    part, _, below = name.partition(".")
+    has_stacks = sum(len(group.pattern) for group in group_layers(model.layers)) > 1
+    return f"blocks.{below.partition('.')[2]}" if part == "blocks" and has_stacks else name
 
 
 def stacked_layers(model: ModelConfig, name: str, count: int) -> Sequence[int]:

@@ -64,7 +64,7 @@ def divergence_sentences(found: Divergence) -> Iterator[str]:
     if not found.common_steps:
         yield "they have no logged step in common"
     elif not found.first:
-        yield f"nowhere: all {found.common_steps:,} common logged steps are equal, the last is {found.last_common_step:,}"
+        yield f"nowhere: all {found.common_steps:,} common logged steps are equal, up to {found.last_common_step:,}"
     if found.first:
         before = "; it is the first that both logged"
         if found.last_equal_step is not None:
