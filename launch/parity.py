@@ -5,13 +5,14 @@
     python -m launch.parity --a=configs/quickstart.py --b=configs/quickstart.py --set_b model.precision.compute=bfloat16
 
 For two configs that differ in a kernel, the mesh, scanned layers, a number format or rematerialisation. Without --b it
-is the config of --a, with --set_b and --mesh_b. No text is read: the batch is random tokens. Every parameter gets noise
-(--noise), so that none is 0 and hides its layer; dropout is left out.
+is the config of --a, with --set_b and --mesh_b. No text is read: the batch is random tokens. Parameters are initial
+values and noise (--noise), because initial values hide mistakes: small queries and keys hide the positions, and a
+matrix that begins at 0 hides its layer. Dropout is left out.
 
 It prints the largest difference of the residual stream after each layer, of the logits, and of the gradient of each
-layer, in units of the deviation of the numbers of --a, and the first layer beyond the bound. The bound is stated: 1,024
-units in the last place for float32, 64 for formats of 16 bits, or --tolerance. Configs with different parameters are
-refused.
+layer, in units of the deviation of the numbers of --a, and the first layer beyond the bound: 1,024 units in the last
+place for float32, 64 for formats of 16 bits, or --tolerance; a quarter of it for the root mean square of the
+differences. Formats of 16 bits hide small mistakes, so compare in float32 first. Different parameters are refused.
 
 Exit status: 0 if no difference is beyond the bound, 3 if one is.
 """
@@ -38,7 +39,7 @@ DOCUMENTS = flags.DEFINE_integer(
     "documents", 1, "Documents packed into each row; with padding from 2 on.", lower_bound=1
 )
 SEED = flags.DEFINE_integer("seed", 0, "The seed of parameters and tokens.", lower_bound=0)
-NOISE = flags.DEFINE_float("noise", 0.02, "The deviation of the noise on every parameter.", lower_bound=0.0)
+NOISE = flags.DEFINE_float("noise", 1.0, "The noise on every matrix, in 1 / sqrt(inputs).", lower_bound=0.0)
 TOLERANCE = flags.DEFINE_float("tolerance", None, "The bound in deviations, instead of that of the format.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of tables.")
 

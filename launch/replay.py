@@ -12,6 +12,8 @@ packages, the loss is the recorded one to the bit; elsewhere the command says at
 Exit status: 0 if the step is the recorded one, or the run has recorded nothing of it; 3 if it is not.
 """
 
+import contextlib
+import sys
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -43,7 +45,8 @@ def main(argv: list[str]) -> int:
     run = user_path(RUN.value)
     if STEP.value is None:
         return _list_spikes(run)
-    cli.prepare_jax(xla_flags=not JSON.value)
+    with contextlib.redirect_stdout(sys.stderr):  # where the flags of the compiler are printed
+        cli.prepare_jax(xla_flags=True)
     from train.lab.replay import replay
     from train.terminal.progress import Progress
 

@@ -9,7 +9,6 @@ from model.errors import UserError
 from train.data.batches.pipeline import Batches
 from train.data.shards.dataset import dataset_of_run
 from train.hooks.spikes import MAX_SPANS, SpikesHook, describe_note, noted_steps, read_note
-from train.loop import train
 from train.spikes import Spikes
 
 OPTION = Spikes(deviations=5.0, window=3, keep=2, states=1)
@@ -103,9 +102,3 @@ def test_a_damaged_note_is_named(session):
     with pytest.raises(UserError, match="format 2, expected 1"):
         read_note(session.folder, 3)
     assert read_note(session.folder, 4) is None
-
-
-def test_a_run_without_the_option_writes_none(tiny_experiment, tmp_path):
-    """The same run with the option has spikes: tests/train/lab/test_replay.py."""
-    train(tiny_experiment(spikes="None", samples__prompts=()), tmp_path / "run", hard_stop=8, say=lambda line: None)
-    assert not (tmp_path / "run" / "spikes").exists()

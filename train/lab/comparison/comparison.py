@@ -93,8 +93,8 @@ def compare(
       UserError: where there is no such folder, and for a given text that cannot be read.
     """
     runs = load(a), load(b)
-    notes = [f"{name}: {note}" for name, run in zip("ab", runs, strict=True) for note in run.notes]
-    for name, run in zip("ab", runs, strict=True):
+    notes = [f"{name}: {note}" for name, run in zip("AB", runs, strict=True) for note in run.notes]
+    for name, run in zip("AB", runs, strict=True):
         if not (run.config or run.train or run.sessions):
             raise UserError(f"{run.folder} is no run folder: it has no config.json, metrics.jsonl or environment.json")
         state, details = run_state(run)
@@ -103,7 +103,7 @@ def compare(
     same_folder = runs[0].folder.resolve() == runs[1].folder.resolve()
     if same_folder:
         notes.append("both are the same folder")
-    identities = _identity(runs[0], "a", notes), _identity(runs[1], "b", notes)
+    identities = _identity(runs[0], "A", notes), _identity(runs[1], "B", notes)
     same_tokenizer, same_validation = None, None
     if identities[0] is not None and identities[1] is not None:
         same_tokenizer = identities[0].tokenizer == identities[1].tokenizer

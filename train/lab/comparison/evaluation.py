@@ -17,7 +17,7 @@ from train.evaluation.measures import Tally
 from train.lab.statistics.differences import Difference
 from train.lab.statistics.documents import paired_bootstrap
 from train.report.run import RunData
-from train.run.loading import LoadedRun, load_run
+from train.run.loading import LoadedRun, latest_step, load_run
 
 # Measures of a line of evaluation; those per token can be compared only where the tokens are the same.
 PER_TOKEN = ("loss", "perplexity")
@@ -138,6 +138,9 @@ def paired_evaluation(
     Raises:
       UserError: for a run without checkpoint or dataset, a text that cannot be read, and where there is no token.
     """
+    for run in (a, b):  # before the time of an evaluation is spent
+        if latest_step(run) is None:
+            raise UserError(f"{run} has no checkpoint")
     tokenizers = [dataset_of_run(run).tokenizer for run in (a, b)]
     documents, total = _documents(a, tokenizers, texts, same_tokenizer, max_documents)
     results = []
@@ -216,7 +219,7 @@ def _notes(
             "measured with as much context"
         )
     lost = [sum(not document.restored for document in of_run) for of_run in documents]
-    for name, count in zip("ab", lost, strict=True):
+    for name, count in zip("AB", lost, strict=True):
         if count:
             found.append(f"the tokenizer of {name} loses a part of {count:,} documents: bits per byte are too low")
     if len({tokenizer.begin_of_document is None for tokenizer in tokenizers}) > 1:

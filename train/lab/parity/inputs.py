@@ -20,10 +20,11 @@ from model.transformer import abstract_params, init, specs
 from train.experiment import Experiment
 from train.lab.by_layer import by_layer, plain_name, stacked_layers
 from train.optimizers.frozen import Frozen
-from train.parallel.mesh import make_mesh
+from train.parallel.mesh import make_mesh, num_devices
 from train.parallel.mesh_choice import model_shardings
 from train.parallel.table import layout_of
 
+OTHER_NOISE = 0.02
 _PADDING = 8  # with several documents, this part of the last row is padding
 
 
@@ -36,15 +37,16 @@ class Inputs:
       sequence_length: tokens of a row; None for the shorter data.sequence_length.
       documents: in each row; with more than one, the last row also ends with padding.
       seed: of parameters and tokens.
-      noise: the deviation of the noise that is added to every parameter. Without it a parameter that begins at 0, such
-        as the matrix that writes to the stream, would hide its layer.
+      noise: the deviation of the noise that is added to every matrix, times 1 / sqrt(number of inputs). With 1 a matrix
+        keeps the size of its input, as in a trained model. Initial values alone hide mistakes: a matrix that begins at
+        0 hides its layer, and small queries and keys hide the positions. Other parameters get `OTHER_NOISE`.
     """
 
     batch_size: int | None = None
     sequence_length: int | None = None
     documents: int = 1
     seed: int = 0
-    noise: float = 0.02
+    noise: float = 1.0
 
 
 def prepare_experiments(a: Experiment, b: Experiment, inputs: Inputs) -> tuple[Experiment, Experiment]:
@@ -71,9 +73,16 @@ def prepare_experiments(a: Experiment, b: Experiment, inputs: Inputs) -> tuple[E
     return prepared(a), prepared(b)
 
 
+def mesh_of(experiment: Experiment) -> jax.sharding.Mesh:
+    """The mesh of an experiment; one with a given size of all axes may leave out some of the devices here."""
+    known = experiment.mesh.data is not None
+    size = num_devices(experiment.mesh) if known else jax.device_count()
+    return make_mesh(experiment.mesh, jax.devices()[:size] if size < jax.device_count() else None)
+
+
 def _rows_at_least(experiment: Experiment) -> int:
     """The number of rows that the mesh and the micro-batches of an experiment divide."""
-    layout = layout_of(make_mesh(experiment.mesh), experiment.sharding)
+    layout = layout_of(mesh_of(experiment), experiment.sharding)
     stages = layout.ways("batch") // layout.within_stage().ways("batch")
     return experiment.training.gradient_accumulation * layout.ways("batch") // stages
 
@@ -120,29 +129,30 @@ def check_same_parameters(a: ModelConfig, b: ModelConfig) -> None:
 def shared_params(a: Experiment, b: Experiment, inputs: Inputs) -> tuple[Any, Any]:
     """The same parameters for both, on their meshes and in their formats: values that both formats have exactly."""
     shapes_a, shapes_b = flatten(abstract_params(a.model)), flatten(abstract_params(b.model))
+    known_a, known_b = specs_by_name(specs(a.model)), specs_by_name(specs(b.model))
     formats_b = {plain_name(b.model, name): x.dtype for name, x in shapes_b.items()}
 
     def draw(key: jax.Array) -> dict[str, jax.Array]:
         keys = jax.random.split(jax.random.fold_in(key, 1), len(shapes_a))
         drawn = {}
         for noise_key, (name, x) in zip(keys, flatten(init(a.model, key)).items(), strict=True):
-            noisy = x.astype(jnp.float32) + inputs.noise * jax.random.normal(noise_key, x.shape)
+            num_inputs = math.prod(x.shape[axis] for axis in known_a[name].inputs)
+            deviation = inputs.noise / math.sqrt(num_inputs) if known_a[name].is_hidden_matrix else OTHER_NOISE
+            noisy = x.astype(jnp.float32) + deviation * jax.random.normal(noise_key, x.shape)
             drawn[name] = noisy.astype(x.dtype).astype(formats_b[plain_name(a.model, name)]).astype(x.dtype)
         return drawn
 
     drawn = jax.jit(draw)(jax.random.key(inputs.seed))
     on_a = jax.device_put(unflatten(abstract_params(a.model), drawn), _placements(a))
     parts: dict[tuple[str, int | None], Any] = {
-        (part.plain_name, part.layer): part.values
-        for part in by_layer(a.model, specs_by_name(specs(a.model)), jax.device_get(drawn))
+        (part.plain_name, part.layer): part.values for part in by_layer(a.model, known_a, jax.device_get(drawn))
     }
-    known = specs_by_name(specs(b.model))
-    arrays = {name: _from_parts(b.model, name, x, known[name].axes, parts) for name, x in shapes_b.items()}
+    arrays = {name: _from_parts(b.model, name, x, known_b[name].axes, parts) for name, x in shapes_b.items()}
     return on_a, jax.device_put(unflatten(abstract_params(b.model), arrays), _placements(b))
 
 
 def _placements(experiment: Experiment) -> Any:
-    return model_shardings(experiment.model, make_mesh(experiment.mesh), experiment.sharding)
+    return model_shardings(experiment.model, mesh_of(experiment), experiment.sharding)
 
 
 def _from_parts(

@@ -11,7 +11,8 @@ import pytest
 
 from model.errors import UserError
 from train import experiment as experiments
-from train.data import Bytes, Data, SentencePiece, Tail, dataset_of_run, prepare
+from train.data import Bytes, Data, SentencePiece, Tail, prepare
+from train.data.shards.dataset import dataset_of_run
 from train.evaluation.evaluate import evaluate
 from train.evaluation.measures import LossSums, Tally
 from train.lab.comparison import evaluation
@@ -68,6 +69,9 @@ def test_runs_of_different_tokenizers_get_the_same_text_and_are_compared_by_byte
         tally = Tally(entries)
         return types.SimpleNamespace(tally=tally, measures=tally.measures(), window=16, stride=8, step=1)
 
+    with pytest.raises(UserError, match="a has no checkpoint"):
+        paired_evaluation(a, b, same_tokenizer=False)
+    monkeypatch.setattr(evaluation, "latest_step", lambda run: 1)
     monkeypatch.setattr(evaluation, "load_run", lambda run: run)
     monkeypatch.setattr(evaluation, "_evaluate", fake_evaluate)
     found = paired_evaluation(a, b, same_tokenizer=False, held_out_by_both=False, max_documents=5)
