@@ -11,7 +11,7 @@ matrix that begins at 0 hides its layer. Dropout is left out.
 
 It prints the largest difference of the residual stream after each layer, of the logits, and of the gradient of each
 layer, in units of the deviation of the numbers of --a, and the first layer beyond the bound: 1,024 units in the last
-place for float32, 64 for formats of 16 bits, or --tolerance; a quarter of it for the root mean square of the
+place for float32, 128 for formats of 16 bits, or --tolerance; an eighth of it for the root mean square of the
 differences. Formats of 16 bits hide small mistakes, so compare in float32 first. Different parameters are refused.
 
 Exit status: 0 if no difference is beyond the bound, 3 if one is.

@@ -55,13 +55,7 @@ def test_documents_rows_and_layers_add_up_to_the_step(replayed):
     assert "".join(worst.targets).startswith(min(own, key=lambda document: document.columns).text[:5])
 
 
-def test_a_step_without_a_note_runs_from_the_start_if_nothing_is_kept(replayed, spiky_run):
-    found = replay(spiky_run, 2)
-    assert (found.restored, found.is_equal, found.compared) == (0, True, 2)
-    assert found.loss == lines_of(spiky_run)[2]["loss"]
-
-
-def test_values_of_another_run_are_told_apart(spiky_run, tmp_path):
+def test_without_a_checkpoint_it_runs_from_the_initial_state_and_tells_another_run_apart(spiky_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(spiky_run, run, ignore=shutil.ignore_patterns("checkpoints", "spikes"))
     lines = (run / "metrics.jsonl").read_text().splitlines()
@@ -69,7 +63,8 @@ def test_values_of_another_run_are_told_apart(spiky_run, tmp_path):
     changed["loss"] = float(np.nextafter(np.float32(changed["loss"]), np.float32(9)))
     (run / "metrics.jsonl").write_text("\n".join([json.dumps(changed), *lines[1:]]) + "\n")
     found = replay(run, 2)
-    assert (found.is_equal, found.first_difference, found.compared) == (False, 1, 2)
+    assert found.loss == lines_of(spiky_run)[2]["loss"] == found.recorded["loss"]
+    assert (found.restored, found.is_equal, found.first_difference, found.compared) == (0, False, 1, 2)
     (run / "metrics.jsonl").unlink()
     assert recorded_values(run, 20) == {}
     assert dataclasses.replace(found, compared=0, first_difference=None).is_equal is None
