@@ -1,0 +1,9 @@
+"""The ablation lab: change one thing, run it fairly, and know whether it helped.
+
+ablation.py   the value of a file in configs/ablations
+draws.py      many variants at once: grids, random and log-uniform draws
+variants.py   the experiment and the settings of every variant
+hold.py       changes of size or length that make a quantity of all variants equal; knobs.py has the parts to change
+search.py     the learning rate of every variant, by successive halving
+folder.py     sweep.json, and the state of every run
+"""
