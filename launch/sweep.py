@@ -67,7 +67,9 @@ _FLAGS = define_engine_flags(CLUSTERS, without=("seeds", "variant", "max_running
 def main(argv: list[str]) -> int:
     """Reads the flags, and runs, submits, prints or reports."""
     if wrong := [word for word in argv[1:] if not word.startswith("--") or word == "--"]:
-        raise UserError(f"unexpected argument {wrong[0]!r}; after -- come flags of launch.train, as in -- --peer_timeout=9")
+        raise UserError(
+            f"unexpected argument {wrong[0]!r}; after -- come flags of launch.train, as in -- --peer_timeout=9"
+        )
     if CONFIG.value is None:
         raise UserError("--config is missing: which ablation? Try --config=configs/ablations/positions.py")
     require_engine(("local", *CLUSTERS), TO.value)

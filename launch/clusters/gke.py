@@ -56,7 +56,9 @@ class Gke(OfTopology):
 
         several = hosts_of(self.cluster) * self.cluster.slices > 1
         if several and at_once is not None:
-            raise UserError(f"--jobs={at_once} has no effect: each run has several hosts, and the queue decides; see --queue")
+            raise UserError(
+                f"--jobs={at_once} has no effect: each run has several hosts, and the queue decides; see --queue"
+            )
         manifests = [self.manifest(one) for one in jobs] if several else [self._indexed(job, jobs, at_once)]
         return str(yaml.safe_dump_all(manifests, sort_keys=False, width=1000))
 
@@ -68,7 +70,9 @@ class Gke(OfTopology):
 
     def _indexed(self, job: Job, jobs: Sequence[Job], at_once: int | None) -> dict[str, Any]:
         """One indexed job on hosts of their own: index n is run n."""
-        alone = [] if self.cluster.is_tpu else [f"--coordinator=127.0.0.1:{_PORT}", "--num_processes=1", "--process_id=0"]
+        alone = (
+            [] if self.cluster.is_tpu else [f"--coordinator=127.0.0.1:{_PORT}", "--num_processes=1", "--process_id=0"]
+        )
         lines = ['case "$JOB_COMPLETION_INDEX" in']
         lines += [f"{index}) exec {lines_of([*one.command(), *alone])} ;;" for index, one in enumerate(jobs)]
         template = self.manifest(job)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
