@@ -146,10 +146,12 @@ def _run_here(sweep: "Sweep", more: tuple[str, ...], start: Start, environment: 
 
 
 def report(sweep: "Sweep") -> None:
-    """Prints the results of a sweep."""
-    from train.lab.sweep import plain_table
+    """Writes the report of a sweep, and prints its table."""
+    from train.lab.report import summary, write_sweep_report
 
-    cli.print_escaped("\n".join(plain_table(sweep)))
+    path, analysis = write_sweep_report(sweep.folder)
+    print(summary(analysis))
+    cli.print_escaped(f"report: {path}")
 
 
 def executor(
