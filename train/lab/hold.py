@@ -100,4 +100,6 @@ def _said(hold: Hold, quantity: float) -> str:
 
 
 def _share(quantity: float, target: float) -> str:
+    if abs(quantity / target - 1) < 5e-5:
+        return "as the base"
     return f"{abs(quantity / target - 1):.2%} {'above' if quantity >= target else 'below'} the base"

@@ -47,7 +47,7 @@ class Found:
 
 
 def nearest(experiment: Experiment, knob: Sizes, quantity: Callable[[Experiment], float], target: float) -> Found:
-    """The settings of the size whose quantity is nearest to the target, by bisection.
+    """The settings of the size whose quantity is nearest to the target, between two sizes that come closer.
 
     A size at which the experiment has problems is left out. Raises UserError if there is no possible size.
     """
@@ -61,18 +61,34 @@ def nearest(experiment: Experiment, knob: Sizes, quantity: Callable[[Experiment]
         except UserError:
             return None
 
-    def not_below(index: int) -> bool:
-        """Whether a size has the target or more; one with problems as the next without."""
-        later = range(index, len(knob.sizes))
-        found = next((found for i in later if (found := at(i)) is not None), None)
-        return found is None or found.quantity >= target
+    def beside(index: int, step: int) -> tuple[int, Found] | None:
+        """The first possible size from an index on, in one direction."""
+        while 0 <= index < len(knob.sizes):
+            if (found := at(index)) is not None:
+                return index, found
+            index += step
+        return None
 
-    first = bisect.bisect_left(range(len(knob.sizes)), True, key=not_below)
-    beside = [at(i) for i in range(max(0, first - 4), min(len(knob.sizes), first + 5))]
-    near = [found for found in beside if found is not None]
-    if not near:
+    low, high = beside(0, 1), beside(len(knob.sizes) - 1, -1)
+    if low is None or high is None:
         raise UserError("no other size is possible here")
-    return min(near, key=lambda found: abs(found.quantity - target))
+    guess = bisect.bisect_left(knob.sizes, knob.present)
+    for turn in range(64):
+        if high[0] - low[0] <= 1 or not low[1].quantity < target < high[1].quantity:
+            break
+        middle = beside(min(max(guess, low[0] + 1), high[0] - 1), 1)
+        assert middle is not None  # `high` is possible
+        if middle[0] >= high[0]:  # nothing is possible from the guess to `high`
+            middle = beside(min(max(guess, low[0] + 1), high[0] - 1) - 1, -1)
+            assert middle is not None
+            if middle[0] <= low[0]:
+                break
+        low, high = (middle, high) if middle[1].quantity < target else (low, middle)
+        # Most quantities grow in a straight line; a half now and then bounds the number of turns for the others.
+        share = (target - low[1].quantity) / max(high[1].quantity - low[1].quantity, 1e-9)
+        line = low[0] + share * (high[0] - low[0])
+        guess = round(line) if turn % 3 != 2 else (low[0] + high[0]) // 2
+    return min((low[1], high[1]), key=lambda found: abs(found.quantity - target))
 
 
 def step_knob(experiment: Experiment) -> Sizes:
