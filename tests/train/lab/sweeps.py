@@ -60,7 +60,9 @@ def write_sweep(folder, base, settings=SETTINGS, offsets=OFFSETS, seeds=(0, 1, 2
             write_run(folder, base, name, seed, settings[name], offsets, steps=steps)
 
 
-def write_run(folder, base, name, seed, settings=(), offsets=OFFSETS, steps=STEPS, stop=None, state="finished", end=None):
+def write_run(
+    folder, base, name, seed, settings=(), offsets=OFFSETS, steps=STEPS, stop=None, state="finished", end=None
+):
     """Writes a run; it stops at the step `stop`, and `end` replaces its last loss."""
     run = folder / f"{name}-seed{seed}"
     run.mkdir(exist_ok=True)

@@ -31,7 +31,11 @@ def test_the_forms_of_a_change(ablation):
             {
                 "text": "model.width=64",
                 "texts": ("model.width=64", "model.ffn.width=96"),
-                "values": {"model.position": yarn, "data.tokenizer.end_of_document": False, "samples.prompts": ("a b",)},
+                "values": {
+                    "model.position": yarn,
+                    "data.tokenizer.end_of_document": False,
+                    "samples.prompts": ("a b",),
+                },
                 "words": {"data.path": "elsewhere.txt"},
             }
         )
