@@ -33,8 +33,8 @@ from train.parallel.table import layout_of, replicated
 from train.run.checks import check_mesh
 from train.run.loading import local_checkpoints
 from train.run.metrics import read_metrics
-from train.run.pretrained import read_initial_params
-from train.state import StateConfig, TrainState, abstract_state, init_sharded, state_shardings
+from train.run.pretrained import initial_state
+from train.state import StateConfig, TrainState, abstract_state, state_shardings
 from train.statistics import sums_of_squares
 from train.step import StepFn, compile_train_step, sums_and_grads
 
@@ -144,6 +144,8 @@ def replay(
     recorded = recorded_values(run, step)
     batches = Batches(dataset_of_run(run), experiment.data, "train", _fields(experiment))
     state = _state_before(run, experiment, step)
+    if int(state.step) >= step:
+        raise UserError(f"--step={step}: this run is a branch that begins after step {int(state.step)}; give a later one")
     runner = _Runner(experiment, batches)
     restored, compared, first_difference = int(state.step), 0, None
     for number in range(restored + 1, step + 1):
@@ -237,7 +239,7 @@ def _state_before(run: AnyPath, experiment: Experiment, step: int) -> TrainState
                     return store.restore(number, experiment, shardings, abstract_state(config))
                 except DamagedError:
                     continue
-    return init_sharded(config, experiment.training.seed, shardings, read_initial_params(experiment))
+    return initial_state(experiment, None, shardings)
 
 
 def _examine(experiment: Experiment, layout: Any, state: TrainState, batch: Mapping[str, jax.Array]) -> dict[str, Any]:

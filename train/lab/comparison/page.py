@@ -1,7 +1,6 @@
 """A comparison of two runs as one HTML page that needs no network, in the style of the report of a run."""
 
 import datetime
-import importlib.resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,9 +8,9 @@ import numpy as np
 from train.lab.comparison import table
 from train.lab.comparison.comparison import Comparison
 from train.lab.comparison.curves import AXES, Curve, CurvePair
-from train.report.charts import Chart, Palette, draw_svg
-from train.report.page import new_environment
+from train.report.drawing import Chart, Palette, draw_svg
 from train.report.run import RunData, run_state
+from train.report.template import fill
 from train.terminal.formatting import format_fixed
 
 if TYPE_CHECKING:
@@ -24,12 +23,7 @@ _POINTS = 2000  # of a curve
 
 def render(found: Comparison) -> str:
     """The page as one document that refers to nothing outside itself."""
-
-    def source(package: str, name: str) -> str:
-        return importlib.resources.files(package).joinpath(name).read_text(encoding="utf-8")
-
-    template = new_environment().from_string(source("train.lab.comparison", "page.html"))
-    return template.render(style=source("train.report", "style.css"), **_content(found))
+    return fill("train.lab.comparison", "page.html", **_content(found))
 
 
 def _content(found: Comparison) -> dict[str, Any]:
