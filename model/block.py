@@ -33,7 +33,7 @@ class Block(nnx.Module):
             width=config.width,
             norm=config.norm,
             layer_scale=config.layer_scale,
-            multiplier=config.multipliers.residual,
+            multiplier=config.factors.residual,
             dropout=config.dropout.residual,
             reductions=reductions,
         )

@@ -14,9 +14,10 @@ from model.layers import Except, Layer
 from model.mixers import Mixer
 from model.norms import LayerNorm, RMSNorm
 from model.options.difference import differences
-from model.options.field_marks import EXECUTION_ONLY, TRAINING_ONLY, marked_fields
+from model.options.field_marks import EXECUTION_ONLY, TRAINING_ONLY, WIDTH, marked_fields
 from model.options.json import to_json
 from model.parameters.maker import FanIn, Normal
+from model.parameters.parametrization import NO_GROWTH, CompleteP, ModelGrowth, MuP, Standard
 from model.parameters.precision import Precision
 from model.positions.absolute import NoPositions, Position
 from model.positions.rotary import Rotary
@@ -61,6 +62,7 @@ class ModelConfig:
       multi_token: modules that predict tokens further ahead in training, or None.
       dropout: the dropout rates.
       initialization: the distribution of initial parameters.
+      parametrization: how initial values, rates and constant factors change with width and depth.
       precision: the number formats.
       scan_layers: traces one layer and runs it L times; False unrolls the layers, on the same parameters: a longer
         compilation, and for small models a faster step (tests/benchmarks/README.md).
@@ -72,14 +74,14 @@ class ModelConfig:
     vocab_size: int
     context_length: int
     num_layers: int
-    width: int
+    width: int = dataclasses.field(metadata=WIDTH)
     mixer: Mixer | None
     ffn: MLP | Gated | Experts | None
     position: Position = Rotary()
     exceptions: tuple[Except, ...] = ()
     norm: LayerNorm | RMSNorm = RMSNorm()
     embedding_norm: LayerNorm | RMSNorm | None = None
-    embedding_width: int | None = None
+    embedding_width: int | None = dataclasses.field(default=None, metadata=WIDTH)
     per_layer_embedding: PerLayerEmbedding | None = None
     residual: Residual = PreNorm()
     multipliers: Multipliers = Multipliers()
@@ -90,6 +92,7 @@ class ModelConfig:
     multi_token: MultiToken | None = None
     dropout: Dropout = dataclasses.field(default=Dropout(), metadata=TRAINING_ONLY)
     initialization: Normal | FanIn = dataclasses.field(default=Normal(), metadata=TRAINING_ONLY)
+    parametrization: Standard | MuP | CompleteP = Standard()
     precision: Precision = dataclasses.field(default=Precision(), metadata=TRAINING_ONLY)
     scan_layers: bool = dataclasses.field(default=True, metadata=EXECUTION_ONLY)
     remat: Remat = dataclasses.field(default="none", metadata=EXECUTION_ONLY)
@@ -101,8 +104,32 @@ class ModelConfig:
 
     @functools.cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """The mechanisms of every layer."""
-        return tuple(Layer(**{name: option for name, (_, option) in layer.items()}) for layer in self._layer_choices())
+        """The mechanisms of every layer, with the scales of attention that follow from the parametrisation."""
+        layers = [{name: option for name, (_, option) in layer.items()} for layer in self._layer_choices()]
+        return tuple(Layer(**layer | {"mixer": _with_scale(self, layer["mixer"])}) for layer in layers)
+
+    @functools.cached_property
+    def growth(self) -> ModelGrowth:
+        """How much larger the model is than the base model of its parametrisation."""
+        invalid = self.width < 1 or self.num_layers < 1 or any(self.parametrization.problems())
+        return NO_GROWTH if invalid else self.parametrization.growth(self)
+
+    @property
+    def factors(self) -> Multipliers:
+        """The constant factors: those of the config times those of the parametrisation."""
+        given, growth = self.multipliers, self.growth
+        return dataclasses.replace(given, residual=given.residual * growth.residual, logits=given.logits / growth.width)
+
+    def written_out(self) -> "ModelConfig":
+        """Returns the same function of the same parameters with the factors of the parametrisation as numbers."""
+        scaled = functools.partial(_with_scale, self)
+        return dataclasses.replace(
+            self,
+            multipliers=self.factors,
+            parametrization=Standard(),
+            mixer=scaled(self.mixer),
+            exceptions=tuple(dataclasses.replace(one, mixer=scaled(one.mixer)) for one in self.exceptions),
+        )
 
     def _layer_choices(self) -> list[dict[str, tuple[str, Any]]]:
         """Returns, for every layer and kind of mechanism, the path of the field that chose it, and the choice."""
@@ -140,6 +167,7 @@ class ModelConfig:
             yield from self.multi_token.problems_with(self.context_length, "multi_token")
         if self.per_layer_embedding is not None:
             yield from self._problems_of_per_layer_embedding()
+        yield from self.parametrization.clashes(self)
         yield from self._problems_of_layers()
 
     def _problems_of_per_layer_embedding(self) -> Iterator[tuple[str, str]]:
@@ -273,6 +301,12 @@ def model_differences(one: ModelConfig, other: ModelConfig, *ignored: str) -> li
 def _training_and_execution_fields(model: ModelConfig) -> list[str]:
     """Returns the fields of training and execution, in which two models with the same parameters may differ."""
     return [path for path in marked_fields(model, "execution", "training") if "." not in path]
+
+
+def _with_scale(config: ModelConfig, mixer: Any) -> Any:
+    """Returns a mixer with the scale of attention of wider heads; "same", None and all others as they are."""
+    growth = config.growth.head_dim
+    return mixer.with_scale(config.width, growth) if isinstance(mixer, MixerOption) and growth != 1 else mixer
 
 
 def _mixer_name(mixer: Mixer | None) -> str:

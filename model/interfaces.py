@@ -60,6 +60,10 @@ class MixerOption:
         """Returns the number of the layer that the field `kv_from_layer` names and the arrays that it must hand on."""
         return None
 
+    def with_scale(self, width: int, growth: float) -> Self:
+        """Returns the same mixer with a scale of scores for heads that are so many times wider, unless it has one."""
+        return self
+
     def written_like(self, other: Any, width: int | None) -> Self:
         """Returns the same mechanism; a field with the same value in `other`, at this width, is written as there."""
         return self

@@ -25,6 +25,7 @@ from model.norms import LayerNorm, Norm, RMSNorm
 from model.options.tree import check
 from model.output import Output, OutputWithLogits
 from model.parameters.maker import ParameterMaker, specs_of, without_values
+from model.parameters.parametrization import ModelGrowth
 from model.parameters.precision import for_compute
 from model.positions.absolute import PositionEmbedding
 from model.recompute import saved_taps
@@ -49,20 +50,21 @@ class Transformer(nnx.Module):
         """Args: the options, and the random key that draws every parameter."""
         embedding_key, position_key, blocks_key, norm_key = jax.random.split(key, 4)
 
-        def make(key: jax.Array) -> ParameterMaker:
-            return ParameterMaker(key, config.initialization, config.num_layers, config.precision.parameters)
+        def make(key: jax.Array, growth: ModelGrowth = config.growth.outside_of_layers) -> ParameterMaker:
+            layers = config.parametrization.initial_layers(config.num_layers)
+            return ParameterMaker(key, config.initialization, layers, config.precision.parameters, growth)
 
         def norm(option: LayerNorm | RMSNorm | None) -> Norm | None:
             return None if option is None else Norm(option, (config.width,), ("embed",), make(norm_key), reductions)
 
         self.config, reductions = config, config.precision.reductions
-        width, cap, multipliers = config.width, config.final_logit_softcap, config.multipliers
+        width, cap, multipliers = config.width, config.final_logit_softcap, config.factors
         token_norm, maker = norm(config.embedding_norm), make(embedding_key)
         self.embedding = Embedding(
             config.unembedding, config.vocab_size, width, cap, multipliers, maker, token_norm, config.embedding_width
         )
         self.position = PositionEmbedding(config.position, config.context_length, width, make(position_key))
-        self.blocks = new_blocks(config, blocks_key, make)
+        self.blocks = new_blocks(config, blocks_key, functools.partial(make, growth=config.growth))
         self.multi_token = new_multi_token_modules(config, jax.random.fold_in(key, 0), make)
         self.final_norm = norm(config.norm if config.residual.final_norm else None)
         self.per_layer = new_per_layer_vectors(config, make(jax.random.fold_in(key, 1)))

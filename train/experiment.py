@@ -20,6 +20,7 @@ from train.evaluation.named_evaluations import NamedEvaluation, changed_texts, p
 from train.files.files import read_json, write_json
 from train.files.paths import IS_PATH, AnyPath, expand_paths
 from train.files.remote import convert_read_errors
+from train.noise_scale import SPLIT
 from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen, mark_frozen
 from train.optimizers.guard import Guard
@@ -232,6 +233,23 @@ class Experiment:
         yield from self._problems_of_parameters()
         yield from self._problems_of_stages()
         yield from self._problems_of_moments()
+        yield from self._problems_of_noise_scale()
+        if self.statistics is not None and not find_problems(self.model):
+            found = self.statistics.problems_with(self.model)
+            yield from ((f"statistics.{field}", message) for field, message in found)
+        for field, message in self.optimizer.clashes(self.model.parametrization):
+            yield (f"optimizer.{field}" if field else "optimizer"), message
+
+    def _problems_of_noise_scale(self) -> Iterator[tuple[str, str]]:
+        if self.statistics is None or not self.statistics.noise_scale:
+            return
+        if num_stages(self.mesh, self.sharding) > 1:
+            yield "statistics.noise_scale", "a pipeline adds up the gradients of its micro-batches; set it False"
+        elif self.training.gradient_accumulation == 1 and self.data.batch_size % SPLIT:
+            yield (
+                "statistics.noise_scale",
+                f"halves the batch, and data.batch_size={self.data.batch_size} is odd; make it even",
+            )
 
     def _problems_of_moments(self) -> Iterator[tuple[str, str]]:
         if self.sharding.moments == "host" and isinstance(self.optimizer, ScheduleFreeAdamW):

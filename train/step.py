@@ -13,7 +13,7 @@ from model.feedforward.loads import load_statistics, update_load_biases
 from model.layout import Layout
 from model.parameters.specs import specs_by_name
 from model.stages.micro_batches import order_rows
-from train import schedules
+from train import noise_scale, schedules
 from train.experiment import Experiment
 from train.objectives.interface import Batch, Objective, Sums
 from train.optimizers.guard import accept_step
@@ -37,7 +37,8 @@ def train_step(
     training, state_config = experiment.training, StateConfig.of(experiment)
     objective: Objective = experiment.objective
     taps = () if statistics is None else statistics.taps
-    sums, grads = sums_and_grads(experiment, objective, layout, state, batch, taps)
+    with_noise = statistics is not None and statistics.noise_scale
+    sums, grads, parts = sums_and_grads(experiment, objective, layout, state, batch, taps, with_noise)
     tokens = objective.tokens(batch)
     # A batch in which no token counts has no loss: the guard skips its step.
     loss = jnp.where(tokens > 0, sums.loss, jnp.nan)
@@ -72,7 +73,11 @@ def train_step(
     if statistics is not None:
         trees = {"parameters": state.params, "gradients": grads, "updates": updates}
         weight = jnp.maximum(objective.weight(batch), 1.0)
-        metrics["statistics"] = sums_of_squares(specs_by_name(state_config.specs), trees, sums.taps, weight)
+        measured = sums_of_squares(specs_by_name(state_config.specs), trees, sums.taps, weight)
+        metrics["statistics"] = measured | {"maxima": sums.maxima}
+    if parts is not None:
+        noise = noise_scale.noise_and_signal(parts, objective.weight(batch), jnp.square(grad_norm))
+        metrics["statistics"][noise_scale.ROLE] = noise
     next_state = TrainState(
         step=state.step + 1,
         params=params,
@@ -92,8 +97,12 @@ def sums_and_grads(
     state: TrainState,
     batch: Batch,
     taps: tuple[str, ...],
-) -> tuple[Sums, Any]:
-    """Mean losses per counted token, the sums of measurements, and the gradient, accumulated over micro-batches."""
+    with_noise: bool = False,
+) -> tuple[Sums, Any, noise_scale.MicroBatch | None]:
+    """Mean losses per counted token, the sums of measurements, and the gradient, accumulated over micro-batches.
+
+    `with_noise` adds the squared norms of the gradients of micro-batches.
+    """
     parts = experiment.training.gradient_accumulation
     weight = jnp.maximum(objective.weight(batch), 1.0)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
@@ -111,22 +120,33 @@ def sums_and_grads(
     if layout.pipeline is not None:
         layout = layout.with_micro_batches(parts)
         (_, sums), grads = differentiate(state.params, _ordered_rows(batch, layout), jnp.arange(parts))
-        return sums, grads
+        return sums, grads, None
+
+    def measured(grads: Any, part: Batch) -> noise_scale.MicroBatch | None:
+        return noise_scale.MicroBatch(objective.weight(part), noise_scale.squared_norm(grads)) if with_noise else None
+
     if parts == 1:
         (_, sums), grads = differentiate(state.params, batch, 0)
-        return sums, grads
+        if not with_noise:
+            return sums, grads, None
+        halves = _micro_batches(batch, noise_scale.SPLIT), jnp.arange(noise_scale.SPLIT)
+        return sums, grads, jax.lax.map(lambda half: measured(differentiate(state.params, *half)[1], half[0]), halves)
 
-    def accumulate(carry: Any, inputs: tuple[Batch, jax.Array]) -> tuple[Any, Sums]:
+    def accumulate(carry: Any, inputs: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
         (_, sums), grads = differentiate(state.params, *inputs)
-        return jax.tree.map(jnp.add, carry, grads), sums
+        return jax.tree.map(jnp.add, carry, grads), (sums, measured(grads, inputs[0]))
 
-    # Row r goes to micro-batch r % parts, so that no row has to move to another device.
-    micro_batches = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
     # Sums are float32 for any parameter format, so that they equal those of one large batch.
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
-    grads, of_parts = jax.lax.scan(accumulate, zeros, (micro_batches, jnp.arange(parts)))
+    grads, (of_parts, squares) = jax.lax.scan(accumulate, zeros, (_micro_batches(batch, parts), jnp.arange(parts)))
     sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), of_parts)
-    return sums, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
+    sums = sums._replace(maxima=jax.tree.map(lambda x: jnp.max(x, axis=0), of_parts.maxima))
+    return sums, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params), squares
+
+
+def _micro_batches(batch: Batch, parts: int) -> Batch:
+    """Arrays (parts, rows, T). Row r goes to micro-batch r % parts, so that no row has to move to another device."""
+    return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
 def _ordered_rows(batch: Batch, layout: Layout) -> Batch:

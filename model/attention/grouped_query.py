@@ -17,12 +17,14 @@ from model import kernels
 from model.attention.cache import AttentionCache, ContiguousCache, RingCache, make_cache
 from model.attention.heads import divisors
 from model.attention.patterns import Everything, Pattern
+from model.attention.score_sizes import score_sizes
 from model.attention.value_residual import ValueResidual
 from model.context import Context
 from model.interfaces import AttentionOption, CrossLayerShape
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Visibility
 from model.norms import LayerNorm, Norm, RMSNorm, has_weights
+from model.options.field_marks import HEAD_DIM, HEADS
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import round_to_dtype
 from model.parameters.projections import project
@@ -88,9 +90,9 @@ class GroupedQuery(AttentionOption):
       pattern: which keys a query sees.
     """
 
-    num_heads: int
-    num_kv_heads: int | None = None
-    head_dim: int | None = None
+    num_heads: int = dataclasses.field(metadata=HEADS)
+    num_kv_heads: int | None = dataclasses.field(default=None, metadata=HEADS)
+    head_dim: int | None = dataclasses.field(default=None, metadata=HEAD_DIM)
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: QKNorm | None = None
@@ -160,6 +162,12 @@ class GroupedQuery(AttentionOption):
             if width is not None and self.head_width(width) == other.head_width(width):
                 fields["head_dim"] = other.head_dim
         return dataclasses.replace(self, **fields)
+
+    def with_scale(self, width: int, growth: float) -> Self:
+        """Returns the same attention with the scale of heads that are so many times wider, unless it has one."""
+        if self.scale is not None or self.num_heads < 1 or self.head_width(width) < 1:
+            return self
+        return dataclasses.replace(self, scale=(self.head_width(width) * growth) ** -0.5)
 
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
@@ -329,6 +337,10 @@ class GroupedQueryAttention(nnx.Module):
         context.offer(
             "attention_weights",
             lambda: kernels.attention_weights(q_BTNH, k_BSKH, visibility, scoring, bias=bias, sink_N=sink_N),
+        )
+        context.offer(
+            "score_sizes",
+            lambda: score_sizes(q_BTNH, k_BSKH, visibility, scoring, context.weights_BT, bias),
         )
         return kernels.attend(
             q_BTNH,

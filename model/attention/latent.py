@@ -9,6 +9,7 @@ as in multi-query attention with one wide key.
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,14 @@ from flax import nnx
 from model import kernels
 from model.attention.cache import AttentionCache, ContiguousCache, RingCache, make_cache
 from model.attention.patterns import Everything, Pattern
+from model.attention.score_sizes import score_sizes
 from model.context import Context
 from model.interfaces import AttentionOption
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Visibility
 from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
+from model.options.field_marks import HEAD_DIM, HEADS, WIDTH
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import weight_einsum
 from model.parameters.projections import project
@@ -47,12 +50,12 @@ class Latent(AttentionOption):
       pattern: which keys a query sees.
     """
 
-    num_heads: int
-    kv_rank: int
-    query_rank: int | None = None
-    head_dim: int
-    rotary_head_dim: int
-    value_head_dim: int
+    num_heads: int = dataclasses.field(metadata=HEADS)
+    kv_rank: int = dataclasses.field(metadata=WIDTH)
+    query_rank: int | None = dataclasses.field(default=None, metadata=WIDTH)
+    head_dim: int = dataclasses.field(metadata=HEAD_DIM)
+    rotary_head_dim: int = dataclasses.field(metadata=HEAD_DIM)
+    value_head_dim: int = dataclasses.field(metadata=HEAD_DIM)
     norm: LayerNorm | RMSNorm = RMSNorm()
     scale: float | None = None
     pattern: Pattern = Everything()
@@ -71,6 +74,15 @@ class Latent(AttentionOption):
         """Yields each field that clashes with the model width or with the positions, by its path, with the problem."""
         if self.rotary_head_dim >= 1:
             yield from position.problems_with(self.rotary_head_dim, position_path)
+
+    def with_scale(self, width: int, growth: float) -> Self:
+        """Returns the same attention with the scale of heads that are so many times wider, unless it has one."""
+        head_dim = self.head_dim + self.rotary_head_dim
+        return (
+            self
+            if self.scale is not None or head_dim < 1
+            else dataclasses.replace(self, scale=(head_dim * growth) ** -0.5)
+        )
 
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
@@ -169,6 +181,10 @@ class LatentAttention(nnx.Module):
         bias = self.position.bias(self.option.num_heads, table)
         context.offer(
             "attention_weights", lambda: kernels.attention_weights(q_BTNH, k_BSKH, visibility, scoring, bias=bias)
+        )
+        context.offer(
+            "score_sizes",
+            lambda: score_sizes(q_BTNH, k_BSKH, visibility, scoring, context.weights_BT, bias),
         )
         return kernels.attend(
             q_BTNH,

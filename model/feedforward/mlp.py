@@ -16,6 +16,7 @@ from flax import nnx
 
 from model.context import Context
 from model.interfaces import FeedForwardOption
+from model.options.field_marks import WIDTH
 from model.parameters.maker import ParameterMaker
 from model.parameters.projections import project
 from model.recompute import recomputed
@@ -50,7 +51,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class MLP(FeedForwardOption):
     """down(activation(up(x)))."""
 
-    width: int
+    width: int = dataclasses.field(metadata=WIDTH)
     activation: Activation = "gelu"
     bias: bool = False
 
@@ -80,7 +81,7 @@ class Gated(FeedForwardOption):
       up_offset: a constant added to up(x).
     """
 
-    width: int
+    width: int = dataclasses.field(metadata=WIDTH)
     activation: Activation = "silu"
     bias: bool = False
     clamp: float | None = None
@@ -112,6 +113,17 @@ def hidden_activation(option: MLP | Gated, up: jax.Array, gate: jax.Array | None
     return activation(gate) * (up if option.up_offset == 0 else up + option.up_offset)
 
 
+def unit_sizes(hidden_BTF: jax.Array, weights_BT: jax.Array | None) -> jax.Array:
+    """Returns the largest absolute value and the sum of squares of every unit over a row's tokens, float32 (B, F, 2).
+
+    The maximum is over the tokens with a weight above 0, the sum over all with their weights; None for weights of 1.
+    """
+    h_BTF = jax.lax.stop_gradient(hidden_BTF).astype(jnp.float32)
+    weights_BT1 = jnp.ones((1, 1, 1)) if weights_BT is None else weights_BT.astype(jnp.float32)[..., None]
+    largest_BF = jnp.max(jnp.where(weights_BT1 > 0, jnp.abs(h_BTF), 0.0), axis=1)
+    return jnp.stack([largest_BF, jnp.sum(jnp.square(h_BTF) * weights_BT1, axis=1)], axis=-1)
+
+
 class FeedForward(nnx.Module):
     """The module of `MLP` and of `Gated`."""
 
@@ -133,4 +145,6 @@ class FeedForward(nnx.Module):
         gate_BTF = None if self.gate is None else project(x_BTD, self.gate, context.layout, self.gate_bias)
         hidden_BTF = hidden_activation(self.option, up_BTF, gate_BTF)
         hidden_BTF = context.shard(hidden_BTF, ("batch", "ffn_sequence", "ffn"))
-        return project(context.tap("ffn_hidden", hidden_BTF), self.down, context.layout, self.down_bias)
+        hidden_BTF = context.tap("ffn_hidden", hidden_BTF)
+        context.offer("unit_sizes", lambda: unit_sizes(hidden_BTF, context.weights_BT))
+        return project(hidden_BTF, self.down, context.layout, self.down_bias)

@@ -1,6 +1,7 @@
 """Parameters: what each of them is, how it is drawn, in which format it is kept, multiplied and differentiated.
 
 specs.py            role and axes of a parameter, and what follows from them
+parametrization.py  how values and rates change with the size of the model
 maker.py            makes parameters by rules of initial values, and records their specs
 precision.py        number formats
 mixed_precision.py  uses of a parameter in a wider format than activations
@@ -18,7 +19,8 @@ __all__, __getattr__ = exports(
         "specs_of stack_modules"
     ),
     mixed_precision="cast_like grouped_matmul lookup round_to_dtype weight_einsum",
+    parametrization="CompleteP ModelGrowth MuP Standard",
     precision="Precision for_compute for_inference",
     projections="matmul project",
-    specs="Initializer Spec Traits is_frozen is_trained merge partition specs_by_name",
+    specs="Growth Initializer Spec Traits is_frozen is_trained merge partition specs_by_name",
 )

@@ -30,23 +30,26 @@ The role of a parameter decides how it is drawn; n is `num_layers`, fan_in the n
 `Normal` with std 0.02 and scaled residual projections is GPT-2 (Radford et al. 2019, "Language Models are
 Unsupervised Multitask Learners", section 2.3). `FanIn` keeps the variance of activations (LeCun et al. 1998,
 "Efficient BackProp", section 4.6); its truncation at two standard deviations is corrected so that the variance is as
-stated. `beta` is DeepNorm's: (8n)^(-1/4) for a decoder, together with `PostNorm(alpha=...)` (Wang et al. 2022,
-"DeepNet", figure 2). It applies to the two consecutive matrices through which a sublayer writes, but not to the gate of
-a gated layer, which that paper does not have: so the output of every sublayer shrinks by beta^2.
+stated. A parametrisation other than `Standard` multiplies deviations by its own factors
+(model/parameters/parametrization.py). `beta` is DeepNorm's: (8n)^(-1/4) for a decoder, together with
+`PostNorm(alpha=...)` (Wang et al. 2022, "DeepNet", figure 2). It applies to the two consecutive matrices through which
+a sublayer writes, but not to the gate of a gated layer, which that paper does not have: so the output of every sublayer
+shrinks by beta^2.
 """
 
 import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.parameters.specs import ROLES, Initializer, Role, Spec
+from model.parameters.parametrization import NO_GROWTH, ModelGrowth
+from model.parameters.specs import ROLES, Growth, Initializer, Role, Spec
 
 TRUNCATED_STD = 0.87962566103423978  # the standard deviation of N(0, 1) truncated at two standard deviations
 
@@ -177,9 +180,24 @@ def without_values() -> Iterator[None]:
 class ParameterMaker:
     """Draws the parameters of a model one after another from one key, and records the `Spec` of each."""
 
-    def __init__(self, key: jax.Array, initialization: Normal | FanIn, num_layers: int, dtype: str) -> None:
-        """Args: the key to draw from, the scheme, the depth n of the table above, and the stored dtype."""
-        self.rngs = nnx.Rngs(key)
+    def __init__(
+        self,
+        key: jax.Array,
+        initialization: Normal | FanIn,
+        num_layers: int,
+        dtype: str,
+        growth: ModelGrowth = NO_GROWTH,
+    ) -> None:
+        """Makes the maker.
+
+        Args:
+          key: the key to draw from.
+          initialization: the scheme.
+          num_layers: the depth n of the table above.
+          dtype: the stored dtype.
+          growth: how much larger the model is than the base model of its parametrisation.
+        """
+        self.rngs, self.growth = nnx.Rngs(key), growth
         self.initialization = initialization
         residual = 1 / math.sqrt(2 * num_layers) if initialization.scale_residual else 1.0
         self.scales = {"value": initialization.beta, "residual": initialization.beta * residual}
@@ -199,41 +217,52 @@ class ParameterMaker:
         """
         input_axes = tuple(range(blocks, blocks + inputs))
         output_axes = tuple(range(blocks + inputs, len(shape)))
-        initializer = self._matrix_initializer(role, math.prod(shape[i] for i in input_axes))
-        spec = Spec(role=role, axes=axes, inputs=input_axes, outputs=output_axes, initializer=initializer)
+        sizes, result_sizes = (_named(axes, shape, some) for some in (input_axes, output_axes))
+        growth = self.growth.of_parameter(role, sizes, result_sizes)
+        fan_in = math.prod(shape[i] for i in input_axes)
+        initializer = self._matrix_initializer(role, fan_in, self.growth.of_axes(sizes), growth)
+        spec = Spec(
+            role=role, axes=axes, inputs=input_axes, outputs=output_axes, initializer=initializer, growth=growth
+        )
         return self._make(spec, shape, self._next_key())
 
-    def _matrix_initializer(self, role: Role, fan_in: int) -> Initializer:
-        """Returns the initial distribution of a matrix with `fan_in` inputs."""
-        scheme, factor = self.initialization, self.scales.get(role, 1.0)
+    def _matrix_initializer(self, role: Role, fan_in: int, fan_in_growth: float, growth: Growth) -> Initializer:
+        """Returns the initial distribution of a matrix with `fan_in` inputs, so many times more than in the base."""
+        scheme, factor = self.initialization, self.scales.get(role, 1.0) * growth.deviation
         if isinstance(scheme, Normal):
             return Gaussian(scheme.std, factor)
         if role in ("embedding", "position"):
             return Gaussian(scheme.embedding_std, factor)
         if role == "residual" and scheme.zero_residual:
             return ConstantValue(0.0)
-        return LecunNormal(fan_in, factor)
+        return LecunNormal(fan_in, factor * fan_in_growth**0.5)
+
+    def _vector(
+        self, role: Role, shape: tuple[int, ...], axes: tuple[str | None, ...], initializer: Initializer | None
+    ) -> Spec:
+        """Returns the spec of a parameter that is no matrix."""
+        growth = self.growth.of_parameter(role, {}, _named(axes, shape, range(len(axes))))
+        return Spec(role=role, axes=axes, initializer=initializer, growth=growth)
 
     def filter(self, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
         """Makes the filters of a short convolution; the first axis counts the tokens that they span."""
-        return self._make(Spec(role="filter", axes=axes, initializer=LecunNormal(shape[0])), shape, self._next_key())
+        return self._make(self._vector("filter", shape, axes, LecunNormal(shape[0])), shape, self._next_key())
 
     def decay_rate(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
         """Makes the logarithms of the decay rates of memories."""
-        return self._make(Spec(role="decay_rate", axes=axes, initializer=LogOfUniform(1, 16)), shape, self._next_key())
+        return self._make(self._vector("decay_rate", shape, axes, LogOfUniform(1, 16)), shape, self._next_key())
 
     def decay_bias(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
         """Makes the biases inside a decay's softplus; the softplus of a bias alone is log-uniform from 0.001 to 0.1."""
-        initializer = InverseSoftplus(0.001, 0.1)
-        return self._make(Spec(role="decay_bias", axes=axes, initializer=initializer), shape, self._next_key())
+        return self._make(self._vector("decay_bias", shape, axes, InverseSoftplus(0.001, 0.1)), shape, self._next_key())
 
     def constant(self, role: Role, value: float, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
         """Makes a parameter whose entries all start at one value, such as a norm's scale."""
-        return self._make(Spec(role=role, axes=axes, initializer=ConstantValue(value)), shape)
+        return self._make(self._vector(role, shape, axes, ConstantValue(value)), shape)
 
     def from_values(self, role: Role, values: jax.Array, axes: tuple[str | None, ...]) -> nnx.Param:
         """Makes a parameter with initial values from its module; they may differ from layer to layer."""
-        return nnx.Param(values.astype(self.dtype), spec=Spec(role=role, axes=axes))
+        return nnx.Param(values.astype(self.dtype), spec=self._vector(role, values.shape, axes, None))
 
     def zeros(self, shape: tuple[int, ...], axes: tuple[str | None, ...], role: Role = "bias") -> nnx.Param:
         """Makes a bias, or another parameter that starts at 0."""
@@ -249,6 +278,11 @@ class ParameterMaker:
         if _without_values.get():
             return nnx.Param(jnp.zeros(shape, dtype), spec=spec)
         return nnx.Param(spec.initializer.draw(key, shape).astype(dtype), spec=spec)
+
+
+def _named(axes: tuple[str | None, ...], shape: tuple[int, ...], chosen: Iterable[int]) -> dict[str, int]:
+    """Returns the sizes of the chosen axes that have names."""
+    return {name: shape[i] for i in chosen if (name := axes[i]) is not None}
 
 
 def specs_of(state: nnx.State) -> Any:

@@ -98,6 +98,46 @@ class Initializer(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Growth:
+    """How much larger a parameter is than in the base model of its parametrisation, which records it.
+
+    The rules that follow are those of model/parameters/parametrization.py; all are 1 in a base model, and where a model
+    has no parametrisation.
+
+    Attributes:
+      inputs, outputs: the growth of the numbers of its inputs and outputs; of a vector, the entries are outputs.
+      layers: the growth of the number of layers, for a parameter of a layer; 1 for others.
+      residual: the parametrisation's factor on the outputs of sublayers, for a parameter of a layer; 1 for others.
+    """
+
+    inputs: float = 1.0
+    outputs: float = 1.0
+    layers: float = 1.0
+    residual: float = 1.0
+
+    @property
+    def deviation(self) -> float:
+        """The factor on the initial deviation: m^-1/2 between hidden vectors, m^-1 to a fixed number of outputs."""
+        to_fixed = self.inputs != 1 and self.outputs == 1
+        return 1 / self.inputs if to_fixed else self.inputs**-0.5
+
+    @property
+    def gradient(self) -> float:
+        """The size of its gradients, relative to those in the base model."""
+        return self.residual / self.outputs
+
+    @property
+    def depth_rate(self) -> float:
+        """The factor on the learning rate that is due to the depth."""
+        return 1 / (self.layers * self.residual)
+
+    @property
+    def adam_rate(self) -> float:
+        """The factor on the learning rate of an optimizer whose updates do not depend on the size of gradients."""
+        return self.depth_rate / self.inputs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
     """The description of a parameter.
 
@@ -109,6 +149,7 @@ class Spec:
         matrix.
       initializer: the rule for its initial values; None if its module computes them.
       frozen: whether a run leaves it unchanged, although its role is trained.
+      growth: how much larger it is than in the base model of the parametrisation.
     """
 
     role: Role
@@ -117,6 +158,7 @@ class Spec:
     outputs: tuple[int, ...] = ()
     initializer: Initializer | None = None
     frozen: bool = False
+    growth: Growth = Growth()
 
     @property
     def trained(self) -> bool:

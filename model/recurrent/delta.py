@@ -24,6 +24,7 @@ from model.attention.heads import divisors
 from model.context import Context
 from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
+from model.options.field_marks import HEAD_DIM, HEADS
 from model.parameters.maker import ParameterMaker
 from model.parameters.projections import project
 from model.positions.absolute import LayerPosition
@@ -60,10 +61,10 @@ class GatedDelta(RecurrentOption):
         result only by rounding.
     """
 
-    num_heads: int
-    num_key_heads: int | None = None
-    head_dim: int | None = None
-    value_head_dim: int | None = None
+    num_heads: int = dataclasses.field(metadata=HEADS)
+    num_key_heads: int | None = dataclasses.field(default=None, metadata=HEADS)
+    head_dim: int | None = dataclasses.field(default=None, metadata=HEAD_DIM)
+    value_head_dim: int | None = dataclasses.field(default=None, metadata=HEAD_DIM)
     decay: bool = True
     convolution: int | None = 4
     output_norm: LayerNorm | RMSNorm | None = RMSNorm()

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.context import Context
+from model.options.field_marks import HEAD_DIM, HEADS
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import cast_like, weight_einsum
 from model.parameters.projections import project
@@ -36,8 +37,8 @@ class GRU(RecurrentOption):
       reset: whether the reset gate acts before the recurrent product (the paper) or after it.
     """
 
-    num_heads: int = 1
-    head_dim: int | None = None
+    num_heads: int = dataclasses.field(default=1, metadata=HEADS)
+    head_dim: int | None = dataclasses.field(default=None, metadata=HEAD_DIM)
     reset: Literal["before", "after"] = "after"
 
     def problems(self) -> Iterator[tuple[str, str]]:

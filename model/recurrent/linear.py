@@ -13,6 +13,7 @@ from flax import nnx
 
 from model.context import Context
 from model.kernels.visibility import Coordinates, causal
+from model.options.field_marks import HEAD_DIM, HEADS
 from model.parameters.maker import ParameterMaker
 from model.parameters.projections import project
 from model.positions.absolute import LayerPosition
@@ -41,8 +42,8 @@ class LinearAttention(RecurrentOption):
         result only by rounding.
     """
 
-    num_heads: int
-    head_dim: int | None = None
+    num_heads: int = dataclasses.field(metadata=HEADS)
+    head_dim: int | None = dataclasses.field(default=None, metadata=HEAD_DIM)
     chunk: int = 64
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.context import Context
+from model.options.field_marks import HEAD_DIM, HEADS
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import cast_like, weight_einsum
 from model.parameters.projections import project
@@ -35,8 +36,8 @@ class LSTM(RecurrentOption):
         Network Architectures": 1); None for the cells of 1997, which have no forget gates.
     """
 
-    num_heads: int = 1
-    head_dim: int | None = None
+    num_heads: int = dataclasses.field(default=1, metadata=HEADS)
+    head_dim: int | None = dataclasses.field(default=None, metadata=HEAD_DIM)
     forget_bias: float | None = 1.0
 
     def problems(self) -> Iterator[tuple[str, str]]:

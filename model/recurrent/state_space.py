@@ -27,6 +27,7 @@ from flax import nnx
 from model.context import Context
 from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
+from model.options.field_marks import HEAD_DIM, HEADS
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import cast_like
 from model.parameters.projections import project
@@ -61,9 +62,9 @@ class StateSpace(RecurrentOption):
         result only by rounding.
     """
 
-    num_heads: int
+    num_heads: int = dataclasses.field(metadata=HEADS)
     num_groups: int = 1
-    head_dim: int | None = None
+    head_dim: int | None = dataclasses.field(default=None, metadata=HEAD_DIM)
     state_dim: int = 128
     convolution: int | None = 4
     convolution_bias: bool = True

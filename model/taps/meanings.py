@@ -21,6 +21,9 @@ TAPS: dict[str, Meaning] = {
     "value": Meaning("BTKH", "values, likewise, with a value residual"),
     "latent": Meaning("BTR", "the normalised latent of keys and values (multi-head latent attention)"),
     "attention_weights": Meaning("BNTS", "the weights of all keys for each query, after softmax", editable=False),
+    "score_sizes": Meaning(
+        "BN2", "the largest attention score over queries and keys; the sum over queries of mean squares", editable=False
+    ),
     "write_strength": Meaning("BTN", "beta of the delta rule"),
     "step": Meaning("BTN", "the step size of a state space, after softplus"),
     "decay": Meaning("BTN", "the share of a memory that is left at each token", editable=False),
@@ -37,6 +40,7 @@ TAPS: dict[str, Meaning] = {
     "experts_chosen": Meaning("BTR", "the numbers of each token's experts, best first"),
     "expert_weights": Meaning("BTR", "the weights of these"),
     "ffn_hidden": Meaning("BTF", "the hidden layer of the feed-forward, after the activation; of the shared expert"),
+    "unit_sizes": Meaning("BF2", "the largest absolute `ffn_hidden` over tokens; the sum of squares", editable=False),
     "ffn_output": Meaning("BTD", "the output of the feed-forward, as it is added to the residual stream"),
     "block_output": Meaning("BTD", "the residual stream after the layer; BTnD with n streams"),
     "stream_squares": Meaning("BT", "the mean square of `block_output` at each token", editable=False),

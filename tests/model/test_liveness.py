@@ -120,6 +120,7 @@ REQUIRED |= {"low_frequency_factor": 0.5, "high_frequency_factor": 4.0}
 REQUIRED |= {"short_factors": (1.5, 2.0), "long_factors": (3.0, 4.0)}
 REQUIRED |= {"num_experts": 8, "top_k": 2, "expert": "Gated(width=8)", "ffn": "Gated(width=8)"}
 REQUIRED |= {"taps": "('query',)"}
+REQUIRED |= {"base_width": 8, "base_layers": 4}
 REQUIRED |= {"step_length": 3, "scale": 0.5, "coefficient": 0.1, "count": 4}
 
 

@@ -1,5 +1,6 @@
 """Statistics of layers and roles against numbers worked out from the states before and after a step."""
 
+import dataclasses
 import functools
 import re
 
@@ -19,10 +20,12 @@ from train.optimizers.frozen import Frozen
 from train.optimizers.options import SGD
 from train.parallel.mesh import make_mesh
 from train.state import StateConfig, abstract_state, init_state
-from train.statistics import Statistics, statistics_rows
+from train.statistics import Statistics, statistics_rows, summary
 from train.step import compile_train_step, train_step
 
 # Layers of one kind; of two kinds in turn, which makes two stacks; with a module for tokens further on.
+ALL = Statistics(every=1, attention=True, logits=True, dead_units=True)
+
 MODELS = {
     "alike": {"model__num_layers": 3},
     "in turn": {
@@ -122,8 +125,61 @@ def test_the_numbers_are_those_worked_out_by_hand(name, scan, make, random_batch
     assert len([key for key in lines if key[2] == "stream"]) == experiment.model.num_layers
 
 
+def test_signs_of_instability_are_those_worked_out_by_hand(make, random_batch):
+    """Largest and mean attention scores, the log-normaliser and dead units, from the logits and taps of a forward."""
+    experiment = make(statistics=ALL, model__ffn="MLP(width=64, activation='relu')", model__num_layers=3)
+    state, batch = start(experiment), random_batch(experiment)
+    params = state.all_params
+    up = np.array(params["blocks"]["ffn"]["up"])
+    up[1, :, :5] = 0  # five silent units, and one that is almost silent
+    up[1, :, 5] *= 1e-4
+    params["blocks"]["ffn"]["up"] = up
+    state = dataclasses.replace(state, params=params)
+    lines, _ = lines_of(experiment, state, batch)
+    inputs = {f"{name}_BT": batch[name] for name in ("positions", "segment_ids")}
+    output = forward(experiment.model, params, batch["tokens"], taps=["query", "key", "ffn_hidden"], **inputs)
+    taps = {name: np.asarray(x, np.float64) for name, x in output.taps.items()}
+    counted, ids = batch["weights"] > 0, batch["segment_ids"]
+    seen = np.tril(np.ones((16, 16), bool)) & (ids[:, :, None] == ids[:, None])
+    for layer in range(3):
+        keys = np.repeat(taps["key"][layer], 2, axis=2)
+        scores = np.einsum("btnh,bsnh->nbts", taps["query"][layer], keys) / np.sqrt(8)
+        line = lines["blocks", layer, "attention"]
+        assert line["score_max"] == pytest.approx(scores[:, seen & counted[..., None]].max(), rel=1e-4)
+        means = (np.square(scores) * seen).sum(-1) / seen.sum(-1)
+        assert line["score_rms"] == pytest.approx(np.sqrt(means[:, counted].mean()), rel=1e-4)
+        hidden = np.abs(taps["ffn_hidden"][layer][counted])
+        dead = (hidden.max(0) < 0.01 * rms(hidden)).mean()
+        assert lines["blocks", layer, "ffn"]["dead_units"] == pytest.approx(dead) == (6 / 64 if layer == 1 else 0)
+    log_z = np.log(np.exp(np.asarray(output.logits_BTV, np.float64)).sum(-1))
+    assert lines["logits", None, "logits"]["log_z"] == pytest.approx(log_z[counted].mean(), rel=1e-5)
+    of_all = summary(list(lines.values()))
+    assert of_all["score_max"] == max(lines["blocks", layer, "attention"]["score_max"] for layer in range(3))
+    assert of_all["dead_units"] == pytest.approx(2 / 64)
+    assert of_all["stream"] == lines["blocks", 2, "stream"]["stream"]
+    ratios = [line["ratio"] for line in lines.values() if line.get("ratio")]
+    assert of_all["ratio"] == pytest.approx(np.exp(np.mean(np.log(ratios))))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"mixer": "LSTM()", "position": "NoPositions()"}, "attention: needs .*, and no layer has attention; set it F"),
+        (
+            {"exceptions": "(Except(layers='1', mixer=GroupedQuery(num_heads=2)),)"},
+            "attention: .* layers have 2 and 4 heads; set it False",
+        ),
+        ({"ffn": "None"}, "dead_units: needs feed-forwards, or shared experts, of one width, and no layer has any"),
+        ({"exceptions": "(Except(layers='1', ffn=MLP(width=8)),)"}, "dead_units: .* layers have 8 and 64 units"),
+    ],
+)
+def test_statistics_that_no_layer_has_are_refused(tiny_experiment, changes, expected):
+    with pytest.raises(UserError, match=f"statistics.{expected}"):
+        tiny_experiment(statistics=ALL, **{f"model__{name}": value for name, value in changes.items()})
+
+
 def test_micro_batches_give_the_numbers_of_the_whole(make, random_batch):
-    whole, parts = make(), make(training__gradient_accumulation=4)
+    whole, parts = make(statistics=ALL), make(statistics=ALL, training__gradient_accumulation=4)
     batch = random_batch(whole)
     batch["weights"][1::2] = 0
     one, other = (lines_of(e, start(e), batch)[0] for e in (whole, parts))
@@ -153,7 +209,7 @@ def test_nothing_of_them_is_in_the_step_without_them(make, random_batch):
     assert "statistics" not in jax.eval_shape(compiled(asked), state, batch)[1]
     without_stream = compiled(asked, Statistics(stream=False)).lower(state, batch)
     assert len(programs[0]) < len(without_stream.as_text()) < len(programs[1])
-    assert jax.eval_shape(compiled(asked, Statistics(stream=False)), state, batch)[1]["statistics"]["stream"] == {}
+    assert jax.eval_shape(compiled(asked, Statistics(stream=False)), state, batch)[1]["statistics"]["taps"] == {}
 
 
 def test_no_loop_over_layers_sends_more_with_them(make, random_batch):
@@ -162,7 +218,7 @@ def test_no_loop_over_layers_sends_more_with_them(make, random_batch):
     mesh = make_mesh(experiment.mesh)
     assert mesh.size == 8
     state, batch, sent = abstract_state(StateConfig.of(experiment)), random_batch(experiment), []
-    for asked in (None, experiment.statistics):
+    for asked in (None, ALL):
         text = compile_train_step(experiment, mesh, asked).lower(state, batch).compile().as_text()
         sent.append(sum(len(re.findall(rf" = .+? (?:{KINDS})(?:-start)?\(", body)) for body in loop_bodies(text)))
     assert sent[0] == sent[1] > 0
@@ -182,7 +238,7 @@ def test_a_stream_that_not_every_layer_has_is_not_numbered(make, random_batch):
     experiment = make()
     _, metrics = compiled(experiment, experiment.statistics)(start(experiment), random_batch(experiment))
     sums = jax.device_get(metrics["statistics"])
-    sums = sums | {"stream": {name: squares[1:] for name, squares in sums["stream"].items()}}
+    sums = sums | {"taps": {name: squares[1:] for name, squares in sums["taps"].items()}}
     sizes = {name: x.size for name, x in flatten(abstract_params(experiment.model)).items()}
     with pytest.raises(ValueError, match="zip"):
         list(statistics_rows(experiment.model, specs_by_name(StateConfig.of(experiment).specs), sizes, sums))

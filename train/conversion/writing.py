@@ -60,7 +60,7 @@ def write_published(
     Raises:
       UserError: for a model that the family cannot describe, or that differs from `like`; then nothing is written.
     """
-    config = experiments.load(run).model
+    config = experiments.load(run).model.written_out()  # published files know no parametrisation
     origin = local_copy(run / ORIGIN) if (run / ORIGIN).is_dir() else pathlib.Path(run / ORIGIN)
     changed_values: dict[str, Any] = {}
     if origin.is_dir():

@@ -7,11 +7,14 @@ from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params
 from train.hooks.interface import Hook, Session, StepInfo
 from train.state import StateConfig
-from train.statistics import statistics_rows
+from train.statistics import statistics_rows, summary
 
 
 class StatisticsHook(Hook):
-    """Fetches the statistics of a step and writes a line of statistics.jsonl for every layer and role."""
+    """Fetches the statistics of a step; writes a line of statistics.jsonl for every layer and role, and a summary.
+
+    The summary is a line of metrics.jsonl of the kind "statistics".
+    """
 
     def __init__(self, session: Session, every: int) -> None:
         """Args: the session; the steps between statistics, the same as in the compiled step."""
@@ -22,5 +25,7 @@ class StatisticsHook(Hook):
     def __call__(self, info: StepInfo) -> None:
         """See `Hook`."""
         sums = jax.device_get(info.scalars["statistics"])
-        for row in statistics_rows(self._model, self._specs, self._sizes, sums):
+        rows = list(statistics_rows(self._model, self._specs, self._sizes, sums))
+        for row in rows:
             self._metrics.statistics(info.step, row)
+        self._metrics.line("statistics", info.step, summary(rows))

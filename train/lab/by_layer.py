@@ -1,10 +1,10 @@
 """The arrays of parameters, or of their gradients, layer by layer: some parameters stack many layers in one array."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from model.config import ModelConfig
-from model.layers import group_layers
+from model.layers import group_layers, stacked_layers
 from model.parameters.specs import Spec
 
 
@@ -45,7 +45,7 @@ def by_layer(model: ModelConfig, specs: Mapping[str, Spec], arrays: Mapping[str,
             yield Part(name, None, values, name)
             continue
         plain = plain_name(model, name)
-        for layer, row in zip(stacked_layers(model, name, len(values)), values, strict=True):
+        for layer, row in zip(stacked_layers(model.layers, name, len(values)), values, strict=True):
             yield Part(name, layer, row, plain)
 
 
@@ -54,13 +54,3 @@ def plain_name(model: ModelConfig, name: str) -> str:
     part, _, below = name.partition(".")
     has_stacks = sum(len(group.pattern) for group in group_layers(model.layers)) > 1
     return f"blocks.{below.partition('.')[2]}" if part == "blocks" and has_stacks else name
-
-
-def stacked_layers(model: ModelConfig, name: str, count: int) -> Sequence[int]:
-    """The numbers of the `count` layers, or depths of multi-token prediction, that a parameter stacks."""
-    part, stack = name.split(".")[:2]
-    if part != "blocks":
-        return range(count)
-    groups = group_layers(model.layers)
-    known = {stack: group.layer_numbers(index) for group in groups for index, stack in enumerate(group.stack_names)}
-    return known[stack] if len(known) > 1 else next(iter(known.values()))

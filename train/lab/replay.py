@@ -145,7 +145,9 @@ def replay(
     batches = Batches(dataset_of_run(run), experiment.data, "train", _fields(experiment))
     state = _state_before(run, experiment, step)
     if int(state.step) >= step:
-        raise UserError(f"--step={step}: this run is a branch that begins after step {int(state.step)}; give a later one")
+        raise UserError(
+            f"--step={step}: this run is a branch that begins after step {int(state.step)}; give a later one"
+        )
     runner = _Runner(experiment, batches)
     restored, compared, first_difference = int(state.step), 0, None
     for number in range(restored + 1, step + 1):
@@ -244,7 +246,7 @@ def _state_before(run: AnyPath, experiment: Experiment, step: int) -> TrainState
 
 def _examine(experiment: Experiment, layout: Any, state: TrainState, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
     """The loss of every token, without dropout, and the sums of squares of the gradients of the step, by layer."""
-    _, grads = sums_and_grads(experiment, experiment.objective, layout, state, batch, ())
+    _, grads, _ = sums_and_grads(experiment, experiment.objective, layout, state, batch, ())
     weight = experiment.objective.weight(batch)
     sums = sums_of_squares(specs_by_name(StateConfig.of(experiment).specs), {"gradients": grads}, {}, weight)
     return {"nll": token_nll(experiment.model, state.all_params, batch, layout), "gradients": sums["gradients"]}

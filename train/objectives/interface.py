@@ -22,13 +22,15 @@ class Sums(NamedTuple):
       loss: the reported loss.
       losses: the model's own losses, by name.
       measurements: the model's measurements, by stack of layers and name.
-      taps: for each requested tap, the sums over counted tokens, one per layer.
+      taps: for each requested tap, the sums over counted tokens, one per layer (train/objectives/tap_sums.py).
+      maxima: for the taps that have one, the maximum over counted tokens; that of a batch is the largest of its parts.
     """
 
     loss: jax.Array
     losses: dict[str, jax.Array]
     measurements: dict[str, dict[str, jax.Array]]
     taps: dict[str, jax.Array]
+    maxima: dict[str, jax.Array]
 
 
 class Objective(Protocol):
@@ -62,5 +64,5 @@ class Objective(Protocol):
           batch: `fields`, each (B, T); segment_ids and positions too if the model keeps documents apart.
           dropout_key: the key of this batch; None for no dropout.
           layout: the sharding of activations.
-          taps: names of the model's taps (L, B, T) to sum over counted tokens.
+          taps: names of the model's taps to sum over counted tokens; and "log_z", the log-normaliser of logits.
         """

@@ -15,6 +15,7 @@ from model.layout import Layout
 from model.transformer import stream, unembedding
 from model.vocabulary.cross_entropy import nll, total_nll
 from train.objectives.interface import Batch, Sums
+from train.objectives.tap_sums import LOG_Z, tap_sums
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,14 +68,16 @@ class NextToken:
             weights_BT=batch["weights"],
             targets_BT=batch["targets"],
             layout=layout,
-            taps=taps,
+            taps=[name for name in taps if name != LOG_Z],
         )
         head, targets, weights = unembedding(model, params), batch["targets"], batch["weights"]
         reported, minimised = total_nll(output.stream_BTD, head, targets, weights, layout, self.z_loss)
         minimised = with_model_losses(minimised, output.losses)
-        # Summed here and not in the layers, where a scan would need a collective for each layer.
-        totals = {name: jnp.sum(tap_LBT * batch["weights"], axis=(1, 2)) for name, tap_LBT in output.taps.items()}
-        return minimised, Sums(reported, output.losses, output.measurements, totals)
+        sums, maxima = tap_sums(output.taps, weights)
+        if LOG_Z in taps:
+            log_z_BT = jax.lax.stop_gradient(nll(output.stream_BTD, head, targets, layout)[1])
+            sums[LOG_Z] = jnp.sum(log_z_BT * weights)
+        return minimised, Sums(reported, output.losses, output.measurements, sums, maxima)
 
 
 def with_model_losses(objective: jax.Array, losses: Mapping[str, jax.Array]) -> jax.Array:

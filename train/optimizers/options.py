@@ -8,12 +8,16 @@ parameters that only scale or shift (norm scales, biases, layer-scale gains, att
 column `weight_decay` of the roles in model/parameters/specs.py. `decay_also` and `decay_never` change that for a
 role, such as "embedding", or for the parameters whose dotted name matches a pattern, such as "blocks.ffn.*" (shell
 wildcards); `decay_never` overrides `decay_also`.
+
+Where the model has a parametrisation (model/parameters/parametrization.py), specs say how much larger each parameter is
+than in the base model, and `scaled` gives each its own learning rate and epsilon. Decay is outside of it: its pull per
+step, rate * weight_decay, is that of the base model.
 """
 
 import dataclasses
 import fnmatch
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +25,9 @@ import optax
 
 from model.options.words import nearest
 from model.parameters.names import path_name
+from model.parameters.parametrization import CompleteP, MuP, Standard
 from model.parameters.specs import ROLES, Spec, specs_by_name
+from train.optimizers.growth import scaled
 
 TRAINED_ROLES = tuple(role for role, traits in ROLES.items() if traits.trained)
 
@@ -31,6 +37,9 @@ class _WithWeightDecay:
     weight_decay: float = 0.0
     decay_also: tuple[str, ...] = ()
     decay_never: tuple[str, ...] = ()
+
+    # Whether updates do not depend on the size of gradients, so that these can be brought to that in the base model.
+    scale_invariant: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -58,6 +67,14 @@ class _WithWeightDecay:
             return False
         return spec.traits.weight_decay or any(_matches(entry, name, spec) for entry in self.decay_also)
 
+    def rate_factor(self, spec: Spec) -> float:
+        """The factor on a parameter's learning rate that its growth asks for; 1 in a base model."""
+        return spec.growth.adam_rate
+
+    def clashes(self, parametrization: Standard) -> Iterator[tuple[str, str]]:
+        """Yields the fields for which a parametrisation has no rule, with the problem; "" for the optimizer itself."""
+        yield from ()
+
 
 def _matches(entry: str, name: str, spec: Spec) -> bool:
     """Whether an entry of `decay_also` or `decay_never`, a role or a pattern of dotted names, matches a parameter."""
@@ -80,6 +97,11 @@ class Adafactor(_WithWeightDecay):
     decay_rate: float = 0.8
     momentum: float | None = None
     scale_by_parameter: bool = False
+
+    def clashes(self, parametrization: Standard) -> Iterator[tuple[str, str]]:
+        """See `AdamW`."""
+        if self.scale_by_parameter and isinstance(parametrization, MuP):
+            yield "scale_by_parameter", _no_rule(parametrization, "updates relative to a parameter; set it False")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,6 +126,17 @@ class Muon(_WithWeightDecay):
     adam_b1: float = 0.9
     adam_b2: float = 0.95
 
+    def rate_factor(self, spec: Spec) -> float:
+        """The factor with which the spectral norm of an update grows as (outputs / inputs)^1/2.
+
+        Yang, Simon, Bernstein 2023, "A Spectral Condition for Feature Learning". An orthogonalised update whose entries
+        have a fixed size has a norm of the root of its longer side.
+        """
+        growth = spec.growth
+        if not spec.is_hidden_matrix:
+            return growth.adam_rate
+        return growth.depth_rate * (growth.outputs / growth.inputs / max(growth.outputs, growth.inputs)) ** 0.5
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
         yield from super().problems()
@@ -120,6 +153,17 @@ class SGD(_WithWeightDecay):
     momentum: float = 0.9
     nesterov: bool = False
 
+    scale_invariant: ClassVar[bool] = False
+
+    def rate_factor(self, spec: Spec) -> float:
+        """The factor of Yang et al. 2022, "Tensor Programs V", table 8."""
+        return spec.growth.outputs / spec.growth.inputs
+
+    def clashes(self, parametrization: Standard) -> Iterator[tuple[str, str]]:
+        """See `AdamW`."""
+        if isinstance(parametrization, CompleteP):
+            yield "", _no_rule(parametrization, "SGD; use AdamW, or MuP, which has one")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleFreeAdamW(_WithWeightDecay):
@@ -134,6 +178,10 @@ class ScheduleFreeAdamW(_WithWeightDecay):
         yield from super().problems()
         if self.b1 <= 0:
             yield "b1", f"interpolates between two sequences and must be above 0, got {self.b1}"
+
+
+def _no_rule(parametrization: Standard, thing: str) -> str:
+    return f"model.parametrization={type(parametrization).__name__} has no rule for {thing}"
 
 
 Optimizer = AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW
@@ -168,22 +216,27 @@ def evaluation_params(option: Optimizer, opt_state: Any, params: Any) -> Any:
 
 def _chain(option: Optimizer, specs: Any, learning_rate: Any) -> optax.GradientTransformation:
     decay = decay_mask(option, specs)
+
+    def own_rates(unit: optax.GradientTransformation) -> optax.GradientTransformation:
+        return scaled(unit, specs, option.rate_factor, option.scale_invariant)
+
     if isinstance(option, AdamW):
-        return optax.adamw(
-            learning_rate,
-            b1=option.b1,
-            b2=option.b2,
-            eps=option.epsilon,
-            weight_decay=option.weight_decay,
-            mask=decay,
+        return optax.chain(
+            own_rates(optax.scale_by_adam(option.b1, option.b2, option.epsilon)),
+            optax.add_decayed_weights(option.weight_decay, decay),
+            optax.scale_by_learning_rate(learning_rate),
         )
     if isinstance(option, Lion):
-        return optax.lion(learning_rate, b1=option.b1, b2=option.b2, weight_decay=option.weight_decay, mask=decay)
+        return optax.chain(
+            own_rates(optax.scale_by_lion(option.b1, option.b2)),
+            optax.add_decayed_weights(option.weight_decay, decay),
+            optax.scale_by_learning_rate(learning_rate),
+        )
     if isinstance(option, SGD):
         # Momentum 0 needs no trace at all.
-        trace = [optax.trace(option.momentum, option.nesterov)] if option.momentum else []
+        trace = optax.trace(option.momentum, option.nesterov) if option.momentum else optax.identity()
         weight_decay = optax.add_decayed_weights(option.weight_decay, decay)
-        return optax.chain(*trace, weight_decay, optax.scale_by_learning_rate(learning_rate))
+        return optax.chain(own_rates(trace), weight_decay, optax.scale_by_learning_rate(learning_rate))
     if isinstance(option, Adafactor):
         unit = optax.adafactor(
             decay_rate=option.decay_rate,
@@ -192,7 +245,7 @@ def _chain(option: Optimizer, specs: Any, learning_rate: Any) -> optax.GradientT
         )
         # Adafactor's updates already point downhill.
         weight_decay = optax.add_decayed_weights(-option.weight_decay, decay)
-        return optax.chain(unit, weight_decay, optax.scale(learning_rate))
+        return optax.chain(own_rates(unit), weight_decay, optax.scale(learning_rate))
     if isinstance(option, Muon):
         unit = optax.contrib.muon(
             learning_rate=1.0,
@@ -205,9 +258,10 @@ def _chain(option: Optimizer, specs: Any, learning_rate: Any) -> optax.GradientT
         )
         # Decay is applied outside: optax's Muon would decay every parameter that Adam updates, also norms and biases.
         weight_decay = optax.add_decayed_weights(-option.weight_decay, decay)
-        return optax.chain(unit, weight_decay, optax.scale(learning_rate))
+        return optax.chain(own_rates(unit), weight_decay, optax.scale(learning_rate))
+    rms = optax.scale_by_rms(decay=option.b2, eps=option.epsilon, eps_in_sqrt=False, bias_correction=True)
     inner = optax.chain(
-        optax.scale_by_rms(decay=option.b2, eps=option.epsilon, eps_in_sqrt=False, bias_correction=True),
+        own_rates(rms),
         optax.add_decayed_weights(option.weight_decay, decay),
         optax.scale_by_learning_rate(learning_rate),
     )

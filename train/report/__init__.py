@@ -6,7 +6,7 @@ import pathlib
 from model.errors import UserError
 from train.files.files import replace_file
 from train.files.paths import local_path
-from train.report.optional_parts import text_headlines
+from train.report.optional_parts import noise_headline, text_headlines
 from train.report.run import baseline_comparison, headline_numbers, load, parsed_samples, run_state
 from train.terminal.formatting import escape_unprintable, format_fixed
 
@@ -44,7 +44,7 @@ def summary(run_folder: str | os.PathLike[str]) -> str:
     """The headline numbers of a run as a short aligned table of plain text, without a final line break."""
     run = load(run_folder)
     word, details = run_state(run)
-    headlines = [*headline_numbers(run), *text_headlines(run)]
+    headlines = [*headline_numbers(run), *text_headlines(run), *noise_headline(run)]
     rows = [(number.label.lower(), number.value, number.note) for number in headlines]
     if others := ", ".join(
         f"{name} {format_fixed(value, 3)}" for name, value, own in baseline_comparison(run) if not own

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from train.report.drawing import LIGHT, Chart, Palette, draw_svg, new_figure, style
-from train.report.optional_parts import stream_norms, text_losses, update_ratios
+from train.report.optional_parts import layer_curves, log_normaliser, noise_scales, text_losses, update_ratios
 from train.report.run import RunData, Series, smooth
 from train.terminal.formatting import format_fixed
 
@@ -43,8 +43,10 @@ def small_charts(run: RunData) -> list[Chart]:
         charts.append(_curve(f"loss-{label}", f"Loss of {label}, nats per token", series, run.step))
     for role, series in update_ratios(run):
         charts.append(_curve(f"ratio-{role}", f"Update over parameter: {role}", series, run.step))
-    for label, series in stream_norms(run):
-        charts.append(_curve(f"stream-{label}", f"Residual stream, RMS after {label}", series, run.step))
+    for name, title, series in layer_curves(run):
+        charts.append(_curve(name, title, series, run.step))
+    charts.append(_curve("log_z", "Log-normaliser of the logits, log Z, mean", log_normaliser(run), run.step))
+    charts.append(_curve("noise-scale", "Gradient noise scale, tokens", noise_scales(run), run.step, baseline=True))
     waits = run.metric("data_wait_fraction", "throughput")
     charts.append(_curve("data_wait_fraction", "Waiting for data, share of a step", waits, run.step, baseline=True))
     return [chart for chart in charts if chart is not None]

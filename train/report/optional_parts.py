@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from train import noise_scale
 from train.report.run import HeadlineNumber, RunData, Series
-from train.terminal.formatting import format_number
+from train.terminal.formatting import format_count, format_number
 
 
 def evaluations_by_name(run: RunData) -> dict[str, list[dict[str, Any]]]:
@@ -49,12 +50,52 @@ def update_ratios(run: RunData) -> Iterator[tuple[str, Series]]:
         yield str(role), Series(steps=means.steps, values=np.exp(means.values))
 
 
-def stream_norms(run: RunData) -> Iterator[tuple[str, Series]]:
-    """The root mean square of the residual stream over the steps, after the first and after the last layer."""
-    lines = [line for line in run.statistics if _is_number(line.get("stream")) and isinstance(line.get("layer"), int)]
-    layers = sorted({line["layer"] for line in lines})
-    for layer in dict.fromkeys(itertools.chain(layers[:1], layers[-1:])):
-        yield f"layer {layer}", _series({line["step"]: [line["stream"]] for line in lines if line["layer"] == layer})
+def layer_curves(run: RunData) -> Iterator[tuple[str, str, Series]]:
+    """The name, title and values over the steps of each statistic of layers, in its first and in its last layer."""
+    for name, title in _OF_LAYERS.items():
+        lines = [line for line in run.statistics if _is_number(line.get(name)) and isinstance(line.get("layer"), int)]
+        layers = sorted({line["layer"] for line in lines})
+        for layer in dict.fromkeys(itertools.chain(layers[:1], layers[-1:])):
+            values = {line["step"]: [line[name]] for line in lines if line["layer"] == layer}
+            yield f"{name}-{layer}", f"{title} layer {layer}", _series(values)
+
+
+_OF_LAYERS = {
+    "stream": "Residual stream, RMS after",
+    "score_max": "Attention score, largest in",
+    "score_rms": "Attention scores, RMS in",
+    "dead_units": "Dead units, share of",
+}
+
+
+def log_normaliser(run: RunData) -> Series:
+    """The mean log-normaliser of the logits over the steps."""
+    return _series({line["step"]: [line["log_z"]] for line in run.statistics if _is_number(line.get("log_z"))})
+
+
+def noise_scales(run: RunData) -> Series:
+    """The gradient noise scale over the steps, in tokens: of the lines so far, of which the last tenth weigh most."""
+    lines = [line for line in run.statistics if line.get("role") == noise_scale.ROLE]
+    lines = [line for line in lines if _is_number(line.get("noise")) and _is_number(line.get("signal"))]
+    keep = 1 - 1 / max(len(lines) / 10, 1)
+    found, noise, signal = {}, 0.0, 0.0
+    for line in lines:
+        noise, signal = keep * noise + line["noise"], keep * signal + line["signal"]
+        if noise > 0 and signal > 0:
+            found[line["step"]] = [noise / signal]
+    return _series(found)
+
+
+def noise_headline(run: RunData) -> Iterator[HeadlineNumber]:
+    """A headline for the noise scale of the second half of the lines, if the run has measured it."""
+    lines = [line for line in run.statistics if line.get("role") == noise_scale.ROLE]
+    last = lines[len(lines) // 2 :]
+    if (found := noise_scale.estimate(last)) is not None and found.tokens > 0:
+        batch = last[-1].get("tokens")
+        share = f"; a batch has {format_count(batch)}" if isinstance(batch, int | float) else ""
+        bounds = ", ".join(format_count(x) if math.isfinite(x) else "more" for x in (found.low, found.high))
+        note = f"tokens [{bounds}]{share}"
+        yield HeadlineNumber(label="Gradient noise scale", value=format_count(found.tokens), note=note)
 
 
 def _series(steps: dict[int, list[float]]) -> Series:

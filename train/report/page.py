@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from train.report import charts
-from train.report.optional_parts import text_headlines
+from train.report.optional_parts import noise_headline, text_headlines
 from train.report.run import (
     RunData,
     baseline_comparison,
@@ -43,7 +43,12 @@ def _content(run: RunData) -> dict[str, Any]:
         "run": run,
         "state": word,
         "about": " \u00b7 ".join([details, *_origin(run)]),
-        "headline_numbers": [*headline_numbers(run), *goodput_headline(run), *text_headlines(run)],
+        "headline_numbers": [
+            *headline_numbers(run),
+            *goodput_headline(run),
+            *text_headlines(run),
+            *noise_headline(run),
+        ],
         "loss": loss,
         "small": small,
         "charts_missing": charts_missing,

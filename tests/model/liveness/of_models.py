@@ -4,6 +4,9 @@ NONE = "position=NoPositions"
 
 PER_LAYER = "per_layer_embedding=PerLayerEmbedding(width=4)"
 
+MUP = "parametrization=MuP(base_width=8)"
+COMPLETE = "parametrization=CompleteP(base_width=8, base_layers=1)"
+
 CASES = {
     "ModelConfig.vocab_size": ([], "vocab_size=19", "parameters"),
     "ModelConfig.context_length": ([], "context_length=8", "refused"),
@@ -28,6 +31,13 @@ CASES = {
     "ModelConfig.multi_token": ([], "multi_token=MultiToken", "parameters"),
     "ModelConfig.dropout": ([], "dropout=Dropout(residual=0.3)", "output"),
     "ModelConfig.initialization": ([], "initialization=FanIn", "initial"),
+    "ModelConfig.parametrization": ([], "parametrization=MuP(base_width=8)", "output"),
+    "MuP.base_width": ([MUP], "parametrization.base_width=32", "output"),
+    "MuP.wider": ([MUP], "parametrization.wider=head_dim", "output"),
+    "CompleteP.base_width": ([COMPLETE], "parametrization.base_width=32", "output"),
+    "CompleteP.wider": ([COMPLETE], "parametrization.wider=head_dim", "output"),
+    "CompleteP.base_layers": ([COMPLETE], "parametrization.base_layers=4", "output"),
+    "CompleteP.alpha": ([COMPLETE], "parametrization.alpha=0.5", "output"),
     "ModelConfig.precision": ([], "precision=Precision(compute='bfloat16')", "output"),
     "ModelConfig.scan_layers": ([], "scan_layers=True", "gradient"),
     "ModelConfig.remat": ([], "remat=full", "gradient"),

@@ -13,9 +13,11 @@ SHAPES = {
     "key": (2, 2, 12, 2, 4),
     "value": (2, 2, 12, 2, 4),
     "attention_weights": (2, 2, 4, 12, 12),
+    "score_sizes": (2, 2, 4, 2),
     "mixer_heads": (2, 2, 12, 4, 4),
     "mixer_output": (2, 2, 12, 16),
     "ffn_hidden": (2, 2, 12, 24),
+    "unit_sizes": (2, 2, 24, 2),
     "ffn_output": (2, 2, 12, 16),
     "block_output": (2, 2, 12, 16),
     "stream_squares": (2, 2, 12),
@@ -66,6 +68,9 @@ def test_values(model, kept, tokens):
             assert np.abs(kept[name][layer] - straight).max() > 0.1
         keys, values = (np.repeat(kept[name][layer], 2, axis=2) for name in ("key", "value"))
         scores = np.einsum("btnh,bsnh->bnts", kept["query"][layer], keys) / 2
+        seen = np.tril(np.ones((12, 12), bool))
+        close(kept["score_sizes"][layer][..., 0], np.where(seen, scores, -np.inf).max((2, 3)))
+        close(kept["score_sizes"][layer][..., 1], ((scores**2 * seen).sum(-1) / seen.sum(-1)).sum(-1))
         weights = np.exp(scores) * np.tril(np.ones((12, 12)))
         close(kept["attention_weights"][layer], weights / weights.sum(-1, keepdims=True))
         heads = np.einsum("bnts,bsnh->btnh", kept["attention_weights"][layer], values)
@@ -75,6 +80,8 @@ def test_values(model, kept, tokens):
         read = norm(stream, block["residual"]["ffn_norm"]["scale"])
         gate = read @ block["ffn"]["gate"]
         close(kept["ffn_hidden"][layer], gate / (1 + np.exp(-gate)) * (read @ block["ffn"]["up"]))
+        close(kept["unit_sizes"][layer][..., 0], np.abs(kept["ffn_hidden"][layer]).max(1))
+        close(kept["unit_sizes"][layer][..., 1], np.square(kept["ffn_hidden"][layer]).sum(1))
         close(kept["ffn_output"][layer], kept["ffn_hidden"][layer] @ block["ffn"]["down"])
         stream = stream + kept["ffn_output"][layer]
         close(kept["block_output"][layer], stream)

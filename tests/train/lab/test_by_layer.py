@@ -4,7 +4,7 @@ import pytest
 from model.parameters.names import flatten
 from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params, specs
-from train.lab.by_layer import by_layer, stacked_layers
+from train.lab.by_layer import by_layer, plain_name
 
 
 @pytest.mark.parametrize("exceptions", ["()", "(Except(layers='1::2', ffn=MLP(width=8)),)"])
@@ -20,7 +20,8 @@ def test_every_number_is_in_one_layer(exceptions, tiny_experiment):
     assert widths == ({0: 64, 1: 64, 2: 64, 3: 64} if exceptions == "()" else {0: 64, 1: 8, 2: 64, 3: 8})
 
 
-def test_depths_of_multi_token_prediction_are_not_layers(tiny_experiment):
-    model = tiny_experiment().model
-    assert list(stacked_layers(model, "multi_token.ffn.up", 3)) == [0, 1, 2]
-    assert list(stacked_layers(model, "blocks.ffn.up", 2)) == [0, 1]
+def test_a_name_without_its_stack(tiny_experiment):
+    grouped = tiny_experiment(model__num_layers=4, model__exceptions="(Except(layers='1::2', ffn=MLP(width=8)),)").model
+    assert plain_name(grouped, "blocks.1.ffn.up") == "blocks.ffn.up"
+    assert plain_name(tiny_experiment().model, "blocks.ffn.up") == "blocks.ffn.up"
+    assert plain_name(grouped, "final_norm.scale") == "final_norm.scale"

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from train.report import summary, write_report
-from train.report.optional_parts import stream_norms, text_headlines, text_losses, update_ratios
+from train.report.optional_parts import (
+    layer_curves,
+    log_normaliser,
+    text_headlines,
+    text_losses,
+    update_ratios,
+)
 from train.report.run import load
 from train.run.metrics import MetricsWriter
 
@@ -22,6 +28,11 @@ def filled(tmp_path):
                 place = {"part": "blocks", "layer": layer, "role": "projection"}
                 writer.statistics(step, place | {"parameters": 1.0, "updates": ratio, "ratio": ratio * step})
                 writer.statistics(step, place | {"role": "stream", "stream": layer + step})
+                writer.statistics(
+                    step, place | {"role": "attention", "score_max": 9.0 * step, "score_rms": 2.0 + layer}
+                )
+                writer.statistics(step, place | {"role": "ffn", "dead_units": layer / step})
+            writer.statistics(step, {"part": "logits", "layer": None, "role": "logits", "log_z": 0.5 * step})
             bias = {"part": "blocks", "layer": 0, "role": "bias", "parameters": 0.0, "updates": 0.1, "ratio": None}
             writer.statistics(step, bias)
     return tmp_path
@@ -46,9 +57,22 @@ def test_ratios_are_geometric_means_over_layers(filled):
     np.testing.assert_allclose(series.values, [2 * math.sqrt(0.01 * 0.04), 4 * math.sqrt(0.01 * 0.04)])
 
 
-def test_the_stream_is_shown_after_the_first_and_the_last_layer(filled):
-    found = {name: series.values.tolist() for name, series in stream_norms(load(filled))}
-    assert found == {"layer 0": [2.0, 4.0], "layer 1": [3.0, 5.0]}
+def test_statistics_of_layers_are_shown_of_the_first_and_the_last(filled):
+    found = {title: series.values.tolist() for _, title, series in layer_curves(load(filled))}
+    assert found == {
+        "Residual stream, RMS after layer 0": [2.0, 4.0],
+        "Residual stream, RMS after layer 1": [3.0, 5.0],
+        "Attention score, largest in layer 0": [18.0, 36.0],
+        "Attention score, largest in layer 1": [18.0, 36.0],
+        "Attention scores, RMS in layer 0": [2.0, 2.0],
+        "Attention scores, RMS in layer 1": [3.0, 3.0],
+        "Dead units, share of layer 0": [0.0, 0.0],
+        "Dead units, share of layer 1": [0.5, 0.25],
+    }
+    assert log_normaliser(load(filled)).values.tolist() == [1.0, 2.0]
+    page = write_report(filled).read_text()
+    for title in (*found, "Log-normaliser of the logits, log Z, mean"):
+        assert f"<h3>{title}</h3>" in page
 
 
 def test_a_name_is_no_part_of_the_page(filled):
@@ -64,4 +88,4 @@ def test_damaged_values_are_left_out(filled):
         file.write('{"step": 6, "role": "z", "ratio": "NaN"}\n')
     run = load(filled)
     assert [role for role, _ in update_ratios(run)] == ["projection"]
-    assert len(list(stream_norms(run))) == 2
+    assert sum(name.startswith("stream") for name, _, _ in layer_curves(run)) == 2

@@ -26,7 +26,7 @@ def test_they_are_read_into_the_places_of_the_new_run(experiment, tiny_run, tmp_
     experiment = dataclasses.replace(experiment, model=model)
     read = []
     monkeypatch.setattr(pretrained, "load_params", lambda *a, **k: read.append(load_params(*a, **k)) or read[-1])
-    params = initial_params(experiment, tmp_path)
+    params = initial_params(experiment)
     for found in (read[0].params, params):
         for x in jax.tree.leaves(found):
             if x.ndim > 1:
@@ -38,7 +38,7 @@ def test_they_are_read_into_the_places_of_the_new_run(experiment, tiny_run, tmp_
 
 
 def test_the_first_state_takes_the_arrays_over(experiment, tmp_path):
-    params = initial_params(experiment, tmp_path)
+    params = initial_params(experiment)
     expected = jax.tree.map(np.asarray, jax.tree.map(lambda x: x + 0, params))
     state_config = StateConfig.of(experiment)
     from train.parallel.mesh import make_mesh
@@ -50,4 +50,4 @@ def test_the_first_state_takes_the_arrays_over(experiment, tmp_path):
 
 
 def test_none_is_named(tiny_experiment, tmp_path):
-    assert initial_params(tiny_experiment(), tmp_path) is None
+    assert initial_params(tiny_experiment()) is None

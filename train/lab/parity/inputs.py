@@ -13,12 +13,13 @@ import numpy as np
 from model.config import ModelConfig
 from model.dropout import Dropout
 from model.errors import UserError
+from model.layers import stacked_layers
 from model.options.tree import check
 from model.parameters.names import flatten, unflatten
 from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params, init, specs
 from train.experiment import Experiment
-from train.lab.by_layer import by_layer, plain_name, stacked_layers
+from train.lab.by_layer import by_layer, plain_name
 from train.optimizers.frozen import Frozen
 from train.parallel.mesh import make_mesh, num_devices
 from train.parallel.mesh_choice import model_shardings
@@ -166,7 +167,9 @@ def _from_parts(
     plain = plain_name(model, name)
     if axes[:1] != ("layer",):
         return np.asarray(parts[plain, None]).astype(like.dtype)
-    return np.stack([parts[plain, layer] for layer in stacked_layers(model, name, like.shape[0])]).astype(like.dtype)
+    return np.stack([parts[plain, layer] for layer in stacked_layers(model.layers, name, like.shape[0])]).astype(
+        like.dtype
+    )
 
 
 def random_batch(experiment: Experiment, inputs: Inputs) -> dict[str, np.ndarray]:

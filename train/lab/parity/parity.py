@@ -226,7 +226,7 @@ def _forward(experiment: Experiment, layout: MeshLayout, params: Any, batch: Bat
 
 
 def _gradients(experiment: Experiment, layout: MeshLayout, state: TrainState, batch: Batch) -> tuple[jax.Array, Any]:
-    sums, grads = sums_and_grads(experiment, experiment.objective, layout, state, batch, ())
+    sums, grads, _ = sums_and_grads(experiment, experiment.objective, layout, state, batch, ())
     return sums.loss, grads
 
 
