@@ -83,6 +83,7 @@ class SpikeDetector:
         self._lines: dict[str, collections.deque[float]] = {
             name: collections.deque(maxlen=option.window) for name in WATCHED
         }
+        self._usual: dict[str, tuple[float, float] | None] = {}  # of the lines, until one is added
 
     def add_line(self, values: Mapping[str, Any]) -> None:
         """Takes the values of a line of metrics.jsonl; those that are not finite tell nothing about usual values."""
@@ -90,10 +91,11 @@ class SpikeDetector:
             value = values.get(name)
             if value is not None and math.isfinite(value):
                 lines.append(float(value))
+        self._usual.clear()
 
     def spike_at(self, step: int, values: Mapping[str, Any]) -> dict[str, Height] | None:
         """The heights of loss and gradient norm if this step begins a spike; None for any other step."""
-        heights = {name: self._height(float(values[name]), self._lines[name]) for name in WATCHED if name in values}
+        heights = {name: self._height(name, float(values[name])) for name in WATCHED if name in values}
         if not any(height.deviations > self.option.deviations for height in heights.values()):
             return None
         if self.last is not None and step - self.last <= self.option.window:
@@ -101,9 +103,16 @@ class SpikeDetector:
         self.last = step
         return heights
 
-    def _height(self, value: float, lines: collections.deque[float]) -> Height:
+    def _height(self, name: str, value: float) -> Height:
+        if name not in self._usual:
+            self._usual[name] = self._median_and_deviation(self._lines[name])
+        usual = self._usual[name]
+        return Height(value, None, None) if usual is None else Height(value, *usual)
+
+    def _median_and_deviation(self, lines: collections.deque[float]) -> tuple[float, float] | None:
+        """Of the lines; None while they are too few."""
         if len(lines) < self.option.window:
-            return Height(value, None, None)
+            return None
         median = statistics.median(lines)
         deviation = _NORMAL * statistics.median(abs(x - median) for x in lines)
-        return Height(value, median, max(deviation, _LEAST * abs(median)))
+        return median, max(deviation, _LEAST * abs(median))
