@@ -8,4 +8,7 @@ search.py      the learning rate of every variant, by successive halving
 sweep.py       a sweep from its file to its end; folder.py has its files and the states of its runs
 live_table.py  the runs while they run
 statistics/    what the differences between runs show
+comparison/    two runs side by side
+parity/        two configs that should compute the same
+replay.py      a step of a run, done again; by_layer.py takes parameters apart by layer
 """
