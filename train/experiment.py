@@ -25,10 +25,10 @@ from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen, mark_frozen
 from train.optimizers.guard import Guard
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
+from train.optimizers.spikes import Spikes
 from train.parallel.mesh import Mesh
 from train.parallel.table import Sharding, num_stages
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
-from train.spikes import Spikes
 from train.statistics import Statistics
 
 

@@ -15,9 +15,9 @@ from train.data.batches.pipeline import Batches
 from train.files.files import read_json, write_json
 from train.files.paths import AnyPath
 from train.hooks.interface import Hook, Session
+from train.optimizers.spikes import Height, SpikeDetector, Spikes
 from train.process import hosts
 from train.run.metrics import finite_or_word
-from train.spikes import Height, SpikeDetector, Spikes
 from train.terminal.formatting import format_number
 
 FOLDER = "spikes"  # in a run folder

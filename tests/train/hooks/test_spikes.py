@@ -9,7 +9,7 @@ from model.errors import UserError
 from train.data.batches.pipeline import Batches
 from train.data.shards.dataset import dataset_of_run
 from train.hooks.spikes import MAX_SPANS, SpikesHook, describe_note, noted_steps, read_note
-from train.spikes import Spikes
+from train.optimizers.spikes import Spikes
 
 OPTION = Spikes(deviations=5.0, window=3, keep=2, states=1)
 LOSSES = [4.0, 3.9, 3.8, 9.0, 3.7, 3.6, 3.5, 3.4, float("nan"), 3.3, 3.2, 3.1, 3.0, 2.9, 8.0]  # spikes: 4, 9, 15

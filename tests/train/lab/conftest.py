@@ -3,7 +3,7 @@
 import pytest
 
 from train.loop import train
-from train.spikes import Spikes
+from train.optimizers.spikes import Spikes
 
 # So many of the noisy steps of a tiny run are spikes.
 SENSITIVE = Spikes(deviations=1.0, window=3, keep=2, states=1)

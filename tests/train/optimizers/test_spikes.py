@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.train.config_files import refusal
-from train.spikes import Height, SpikeDetector, Spikes
+from train.optimizers.spikes import Height, SpikeDetector, Spikes
 
 QUIET = Spikes(window=8, deviations=6.0)
 
