@@ -2,7 +2,7 @@
 
     python -m launch.compare runs/base runs/wider
     python -m launch.compare runs/base runs/wider --text='held_out/*.txt' --html=comparison.html
-    python -m launch.compare runs/base runs/wider --noevaluate --json
+    python -m launch.compare runs/base runs/wider --evaluate=false --json
 
 It prints the differences of config, code, data and environment; the first step at which the numbers in metrics.jsonl
 differ, and by how much; both losses at common steps, and the steps, tokens and seconds to the same loss; the last
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
         named = f"got {len(given)}: {', '.join(given)}" if given else "got none"
         raise UserError(f"expected two run folders, {named}; try python -m launch.compare runs/a runs/b")
     if TEXT.value and not EVALUATE.value:
-        raise UserError("--text has no effect with --noevaluate; leave one of them out")
+        raise UserError("--text has no effect with --evaluate=false; leave one of them out")
     target = None if HTML.value is None else local_path(HTML.value, "a page")
     if EVALUATE.value:
         cli.prepare_jax()

@@ -34,7 +34,7 @@ def test_flags_name_runs_too_and_the_text_is_handed_on(tiny_run, command, monkey
         (["RUN", "RUN", "RUN"], "expected two run folders, got 3"),
         (["RUN", "nowhere", "--noevaluate"], "there is no run folder 'nowhere'"),
         (["RUN", "RUN/data", "--noevaluate"], "is no run folder"),
-        (["RUN", "RUN", "--noevaluate", "--text=a"], "--text has no effect with --noevaluate"),
+        (["RUN", "RUN", "--noevaluate", "--text=a"], "--text has no effect with --evaluate=false"),
         (["RUN", "RUN", "--text=nowhere.txt"], "nowhere.txt"),
         (["RUN", "RUN", "--noevaluate", "--html=gs://bucket/x.html"], "gs://bucket/x.html"),
         (["RUN", "RUN", "--noevaluate", "--html=/nowhere/x.html"], "/nowhere"),
