@@ -20,9 +20,10 @@ import jax.numpy as jnp
 from model.attention.grouped_query import GroupedQuery
 from model.attention.latent import Latent
 from model.config import ModelConfig
+from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP, Gated
 from model.interfaces import AttentionOption
-from model.layers import stacked_layers
+from model.layers import Layer, stacked_layers
 from model.parameters.names import flatten
 from model.parameters.specs import Spec
 from train import noise_scale
@@ -82,8 +83,8 @@ class Statistics:
         if self.attention and len(heads) != 1:
             found = f"layers have {' and '.join(map(str, sorted(heads)))} heads" if heads else "no layer has attention"
             yield "attention", f"needs layers with one number of heads, and {found}; set it False"
-        ffns = [model.layers[number].ffn for number in _layers_with(model, UNITS)]
-        widths = {ffn.width if isinstance(ffn, MLP | Gated) else ffn.shared.ffn.width for ffn in ffns}
+        ffns = [_ffn(model.layers[number]) for number in _layers_with(model, UNITS)]
+        widths = {ffn.width for ffn in ffns if ffn is not None}
         if self.dead_units and len(widths) != 1:
             found = f"layers have {' and '.join(map(str, sorted(widths)))} units" if widths else "no layer has any"
             yield "dead_units", f"needs feed-forwards, or shared experts, of one width, and {found}; set it False"
@@ -183,9 +184,16 @@ def _layers_with(config: ModelConfig, tap: str) -> list[int]:
     has = {
         STREAM: lambda layer: True,
         SCORES: lambda layer: isinstance(layer.mixer, AttentionOption),
-        UNITS: lambda layer: isinstance(layer.ffn, MLP | Gated) or getattr(layer.ffn, "shared", None) is not None,
+        UNITS: lambda layer: _ffn(layer) is not None,
     }[tap]
     return [number for number, layer in enumerate(config.layers) if has(layer)]
+
+
+def _ffn(layer: Layer) -> MLP | Gated | None:
+    """The feed-forward of a layer, or the shared expert; None if it has neither."""
+    if isinstance(layer.ffn, Experts):
+        return None if layer.ffn.shared is None else layer.ffn.shared.ffn
+    return layer.ffn
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

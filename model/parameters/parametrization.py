@@ -141,7 +141,8 @@ class MuP(Standard):
             yield "residual", f"{none}: {name} mixes streams by weights of its own; use PreNorm(), or Standard()"
         if getattr(config.unembedding, "unit_norm", False):
             yield "unembedding.unit_norm", f"{none}: it undoes the size of the matrix; set it False, or use Standard()"
-        mixers = [one.mixer for one in (config, *config.exceptions) if one.mixer not in (None, "same")]
+        given = [config.mixer, *(exception.mixer for exception in config.exceptions)]
+        mixers = [mixer for mixer in given if mixer not in (None, "same")]
         if not mixers and self.wider == "head_dim":
             yield "parametrization.wider", "no layer has heads, which could become wider; leave it out"
         if self.wider == "heads" and any(getattr(mixer, "num_heads", None) == 1 for mixer in mixers):

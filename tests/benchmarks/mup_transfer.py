@@ -98,6 +98,9 @@ def final_losses(model, rates, seeds, steps, rows=8):
         for i, rate in enumerate(rates):
             losses = np.asarray(trained(model, jnp.float32(rate), seed, windows))
             found[i, j] = losses[-max(1, steps // 10) :].mean()
+            print(
+                f"  width {model.width}, rate {rate:.3g}, seed {seed}: {found[i, j]:.4f}", file=sys.stderr, flush=True
+            )
     return found
 
 

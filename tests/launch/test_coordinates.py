@@ -6,6 +6,12 @@ import pytest
 
 from tests.train.lab.coordinates.conftest import made_up  # noqa: F401
 
+
+@pytest.fixture(scope="module")
+def config(tiny_experiment, write_config, tmp_path_factory):
+    return write_config(tiny_experiment(model__width=64), tmp_path_factory.mktemp("config") / "tiny.py")
+
+
 pytestmark = pytest.mark.usefixtures("made_up")
 MUP = "--set=model.parametrization=MuP(base_width=32)"
 

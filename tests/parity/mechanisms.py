@@ -15,6 +15,7 @@ import pathlib
 from model.dropout import Dropout
 from model.families import FAMILIES, model_config
 from model.parameters.maker import Normal
+from model.parameters.parametrization import Standard
 from model.parameters.precision import Precision
 from model.residual import Multipliers
 from tests.model.attention.test_cache import CONFIGS
@@ -106,6 +107,18 @@ REFERENCES = {
     ),
     "Except": ("Python's slices", "model/test_layers.py::test_layers_are_chosen_as_python_slices"),
     "Dropout": ("its share and its mean", "model/test_dropout.py::test_drop_zeroes_its_share_and_keeps_the_mean"),
+    "Standard": (
+        "the model without a parametrisation",
+        "model/parameters/test_parametrization.py::test_a_base_model_is_that_of_the_standard_parametrisation",
+    ),
+    "MuP": (
+        "the table of the paper",
+        "model/parameters/test_parametrization.py::test_every_parameter_follows_the_table",
+    ),
+    "CompleteP": (
+        "the table of the paper",
+        "model/parameters/test_parametrization.py::test_every_parameter_follows_the_table",
+    ),
     "Normal": ("deviations by the table", "model/parameters/test_maker.py::test_each_role_of_each_scheme"),
     "FanIn": ("deviations by the table", "model/parameters/test_maker.py::test_each_role_of_each_scheme"),
     "SaveOnly": ("residuals by shape", "model/test_recompute.py::test_scanned_layers_save_the_taps_named_and_no_other"),
@@ -117,7 +130,7 @@ REFERENCES = {
 
 
 # Options that every model has and that, at these values, change nothing.
-INERT = (Dropout(), Multipliers(), Normal(), Precision())
+INERT = (Dropout(), Multipliers(), Normal(), Precision(), Standard())
 
 
 def kinds(option):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from model.attention import score_sizes as module
-from model.attention.patterns import Window
+from model.attention.patterns import SlidingWindow
 from model.attention.score_sizes import score_sizes
 from model.kernels.scoring import Scoring
-from model.kernels.visibility import causal
+from model.kernels.visibility import Coordinates, causal
 from model.positions.alibi import ALiBi
 
 RANDOM = np.random.default_rng(0)
@@ -30,17 +30,18 @@ def in_one_go(mask_TT, softcap, bias_NTT, weights):
     return np.stack([np.where(counted, scores, -np.inf).max((2, 3)), (means * weights[:, None]).sum(-1)], axis=-1)
 
 
-@pytest.mark.parametrize("block", [128, 4])
-@pytest.mark.parametrize("kind", ["causal", "window and soft-cap", "documents and bias", "no weights"])
+@pytest.mark.parametrize(
+    ("kind", "block"), [("causal", 128), ("window and soft-cap", 4), ("documents and bias", 4), ("no weights", 11)]
+)
 def test_they_are_those_of_the_whole_array(kind, block, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", block)
     mask, softcap, bias, added = np.tril(np.ones((T, T), bool)), None, None, np.zeros(())
-    visibility, weights = causal(T), None if kind == "no weights" else WEIGHTS
+    visibility, weights = causal(Coordinates(T)), None if kind == "no weights" else WEIGHTS
     if kind == "window and soft-cap":
-        visibility, softcap = visibility.with_pattern(Window(size=3)), 1.5
+        visibility, softcap = visibility.with_pattern(SlidingWindow(size=3)), 1.5
         mask = mask & ~np.tril(np.ones((T, T), bool), -3)
     if kind == "documents and bias":
-        visibility = causal(T, segment_ids_BT=jnp.asarray(IDS))
+        visibility = causal(Coordinates(T, segment_ids=jnp.asarray(IDS)))
         mask = mask & (IDS[0][:, None] == IDS[0])
         bias = ALiBi().bias(N, None)
         distance = np.arange(T)[:, None] - np.arange(T)
@@ -56,6 +57,6 @@ def test_they_are_those_of_the_whole_array(kind, block, monkeypatch):
 def test_no_array_has_all_queries_and_keys():
     """A row of 1,024 tokens: arrays of scores have the queries of one block."""
     q = jax.ShapeDtypeStruct((1, 1024, 2, 8), jnp.float32)
-    text = str(jax.make_jaxpr(lambda q: score_sizes(q, q, causal(1024), Scoring(1.0), None))(q))
+    text = str(jax.make_jaxpr(lambda q: score_sizes(q, q, causal(Coordinates(1024)), Scoring(1.0), None))(q))
     shapes = [[int(n) for n in found.split(",")] for found in re.findall(r"[a-z]\w*\[([\d,]+)\]", text)]
     assert max(int(np.prod(shape)) for shape in shapes) == 2 * 128 * 1024

@@ -71,9 +71,9 @@ def made(small, *settings):
 
 
 def kind_of(name, others):
-    for end, kind in (others | KINDS).items():
-        if name.endswith(end) or (end in ("scale", "bias") and name.rpartition(".")[2].endswith(end)):
-            return (others | KINDS)[end]
+    for end, kind in (KINDS | others).items():
+        if name.endswith(end):
+            return kind
     raise AssertionError(f"{name}: add its kind")
 
 

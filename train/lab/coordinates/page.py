@@ -61,7 +61,7 @@ def _chart(sweeps: Sequence[Sweep], kind: str, when: str) -> Chart:
 
 def _log_log(axes: "Axes", sizes: Sequence[int]) -> None:
     """Makes both axes logarithmic, with a tick at every size, and the values over at least a decade."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -70,6 +70,7 @@ def _log_log(axes: "Axes", sizes: Sequence[int]) -> None:
         middle = math.sqrt(low * high)
         axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
     axes.xaxis.set_major_locator(FixedLocator(sorted(set(sizes))))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))

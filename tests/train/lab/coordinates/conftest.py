@@ -28,7 +28,8 @@ def made_up(monkeypatch):
 
     def measure(experiment, *, seeds, **settings):
         model = experiment.model
-        grows = 1 if type(model.parametrization).__name__ != "Standard" else model.width * model.num_layers
+        base_width = getattr(model.parametrization, "base_width", None)
+        grows = model.width * model.num_layers if base_width is None else 2 * base_width  # of two layers
         for seed in seeds:
             size = grows * 1.1**seed
             sizes = Sizes(start=(1.0,), after=(size,), change=(size,))

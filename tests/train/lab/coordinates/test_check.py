@@ -9,7 +9,9 @@ import pytest
 from model.errors import UserError
 from model.options.assignments import override
 from model.parameters.parametrization import CompleteP, MuP, Standard
+from tests.benchmarks.mup_transfer import best, final_losses, model_of
 from train.lab.coordinates.check import check
+from train.lab.coordinates.measure import Measured, Sizes
 
 MUP, COMPLETE = MuP(base_width=32), CompleteP(base_width=32, base_layers=2)
 
@@ -36,6 +38,26 @@ def test_slopes_and_verdicts(experiment, made_up):
     assert own.losses == ((3.0, 2.0),) * 3
     only_one = check(of(experiment, MUP), widths=(32, 64))[0].curves[0]
     assert math.isnan(only_one.spread)
+
+
+def test_a_base_model_is_measured_once(experiment, monkeypatch):
+    """It is that of the standard parametrisation, at its width and at its depth."""
+    seen = []
+
+    def measure(experiment, **settings):
+        seen.append((experiment.model.width, experiment.model.num_layers, experiment.model.parametrization))
+        sizes = Sizes(start=(1.0,), after=(1.0,), change=(1.0,))
+        yield Measured(sizes={"block_output": sizes}, losses=(3.0, 2.0))
+
+    monkeypatch.setattr("train.lab.coordinates.check.measure", measure)
+    check(of(experiment, COMPLETE), widths=(32, 64), depths=(2, 4))
+    assert seen == [
+        (32, 2, Standard()),
+        (64, 2, COMPLETE),
+        (64, 2, Standard()),
+        (32, 4, COMPLETE),
+        (32, 4, Standard()),
+    ]
 
 
 def test_what_is_compared(experiment, made_up):
@@ -66,8 +88,8 @@ def test_mistakes_end_it_before_anything_is_measured(given, expected, experiment
 
 
 def test_flat_under_completep_and_not_under_the_standard_parametrisation(experiment):
-    """The real thing: three widths and two depths, five steps."""
-    found = check(of(experiment, COMPLETE), widths=(32, 64, 256), depths=(2, 8), steps=5, rows=2)
+    """The real thing, with as few models as it takes; those of the sweep have more widths, depths and seeds."""
+    found = check(of(experiment, COMPLETE), widths=(32, 256), depths=(2, 8), steps=5, rows=2)
     verdicts = {(sweep.axis, sweep.parametrization): (sweep.flat, sweep.verdict) for sweep in found}
     for axis in ("width", "depth"):
         assert verdicts[axis, "CompleteP"][0], verdicts
@@ -115,4 +137,16 @@ def test_wider_heads_are_flat_in_width_and_more_layers_in_depth(experiment):
     own, _ = check(of(experiment, wider), widths=(32, 64, 128, 256), seeds=(0, 1))
     assert own.flat, own.verdict
     own, other = check(of(experiment, COMPLETE), depths=(2, 4, 8, 16), seeds=(0, 1))
-    assert own.flat and not other.flat, (own.verdict, other.verdict)
+    assert own.flat, own.verdict
+    assert not other.flat, other.verdict
+
+
+@pytest.mark.sweep
+def test_the_best_rate_of_a_narrow_model_is_that_of_a_wide_one_within_a_step_of_the_grid():
+    """A small form of tests/benchmarks/mup_transfer.py: widths 64 and 256, rates in steps of 2, 60 steps."""
+    rates = [2.0**x for x in range(-10, -4)]
+    narrow, wide = (
+        best(final_losses(model_of(width, MuP(base_width=64), layers=1), rates, (0,), steps=60)) for width in (64, 256)
+    )
+    assert 0 < narrow < len(rates) - 1
+    assert abs(narrow - wide) <= 1

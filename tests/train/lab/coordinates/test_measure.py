@@ -27,7 +27,8 @@ def changed(experiment, *settings):
 
 def test_sizes_before_and_after_steps_at_a_rate_of_zero(experiment):
     """Without a rate nothing changes, and every size is that of a forward pass of the initial parameters."""
-    small = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, scan_layers=False))
+    model = dataclasses.replace(experiment.model, scan_layers=False, num_layers=1)
+    small = dataclasses.replace(experiment, model=model)
     (found,) = measure(small, steps=2, rate=0.0, seeds=(3,), rows=2, length=8)
     params = jax.jit(init_state, static_argnums=0)(StateConfig.of(small), 3).all_params
     output = forward(small.model, params, random_batch(small.model, 2, 8)["tokens"], taps=measured_taps(small.model))

@@ -29,7 +29,7 @@ def test_the_table():
 def test_the_json():
     found = as_json([SWEEP])
     (sweep,) = found["sweeps"]
-    assert found["flat_below"] == 0.25
+    assert found["flat_below"] == 0.35
     assert (sweep["flat"], sweep["verdict"]) == (False, SWEEP.verdict)
     assert [curve["slope"] for curve in sweep["curves"]] == [1.0, -1.0, None]
     assert [curve["flat"] for curve in sweep["curves"]] == [False, False, False]
