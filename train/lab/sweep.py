@@ -25,7 +25,7 @@ from train.lab.variants import (
     resolve,
     seeded,
 )
-from train.terminal.formatting import format_number
+from train.terminal.formatting import format_fixed
 
 EXIT_MISTAKE = 2  # of a run that diverged too, and that no other try would mend
 # Runs these to their ends, shown under a title, and returns the exit status of each by the name of its folder.
@@ -221,7 +221,7 @@ def plain_table(sweep: Sweep) -> list[str]:
     lines = [f"{'':{width}}  {'mean ' + metric:>12}  seeds"]
     for name, mean, count in rows:
         lines.append(
-            f"{name:{width}}  {'-' if mean is None else format_number(mean):>12}  {count}/{len(sweep.ablation.seeds)}"
+            f"{name:{width}}  {'-' if mean is None else format_fixed(mean):>12}  {count}/{len(sweep.ablation.seeds)}"
         )
     return lines
 

@@ -16,7 +16,10 @@ def matched(base, variant, hold, *seconds):
 
 
 def test_tokens(tiny_experiment):
-    base, variant = tiny_experiment(training__num_steps=300), tiny_experiment(training__num_steps=300, data__batch_size=12)
+    base, variant = (
+        tiny_experiment(training__num_steps=300),
+        tiny_experiment(training__num_steps=300, data__batch_size=12),
+    )
     found, match = matched(base, variant, Hold(equal="tokens"))
     assert match.settings == ("training.num_steps=200", "schedule.warmup_steps=3")
     assert tokens_of(found) == tokens_of(base) == 300 * 8 * 16
