@@ -53,10 +53,12 @@ def run_sweep(
 
 
 def report(sweep: "Sweep") -> None:
-    """Prints the results of a sweep."""
-    from train.lab.sweep import plain_table
+    """Writes the report of a sweep, and prints its table."""
+    from train.lab.report import summary, write_sweep_report
 
-    print(escape_unprintable_lines("\n".join(plain_table(sweep))))
+    path, analysis = write_sweep_report(sweep.folder)
+    print(summary(analysis))
+    print(escape_unprintable_lines(f"report: {path}"))
 
 
 def executor(

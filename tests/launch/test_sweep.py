@@ -15,7 +15,7 @@ import time
 import pytest
 import yaml
 
-from tests.train.lab.sweeps import write_ablation
+from tests.train.lab.ablation_files import write_ablation
 
 MODULE = "launch.sweep"
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import pytest
 from launch.clusters.here import run_sweep
 from launch.clusters.pool import Place
 from model.errors import UserError
-from tests.train.lab.sweeps import write_ablation
+from tests.train.lab.ablation_files import write_ablation
 from train.config_file import from_file
 from train.data.batches.pipeline import Batches
 from train.data.shards.dataset import open_dataset

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.train.lab.sweeps import pretend
+from tests.train.lab.ablation_files import pretend
 from train.lab.ablation import Ablation
 from train.lab.folder import runs_of
 from train.lab.live_table import LiveTable

@@ -9,10 +9,10 @@ from collections.abc import Collection, Mapping
 from typing import Literal, Self
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from model.errors import UserError
-from train.lab.statistics.verdicts import format_p
+from train.lab.statistics.verdicts import equals_p
 
 _FORM = re.compile(
     r"\s*(?P<metric>[A-Za-z_][\w./-]*)\s*(?P<sign>[<>]=?)\s*(?P<bound>\S+)\s*,\s*p\s*<=?\s*(?P<p>\S+)\s*"
@@ -98,15 +98,15 @@ class Claim:
             return Judgement(word="not shown", p_value=1.0, mean=None, n=len(array), text=f"{text}, so no mean exists")
         p_value, mean = self._p_value(array), float(array.mean())
         word: Literal["holds", "not shown"] = "holds" if p_value < self.alpha else "not shown"
-        text = f"{word}: mean {mean:.5g} over {len(array)} seeds, one-sided p {_equals(p_value)}"
+        text = f"{word}: mean {mean:.5g} over {len(array)} seeds, one-sided p {equals_p(p_value)}"
         return Judgement(word=word, p_value=p_value, mean=mean, n=len(array), text=text)
 
     def _p_value(self, values: np.ndarray) -> float:
         if np.ptp(values) <= 1e-14 * np.abs(values).max():  # equal values have no deviation to divide by
             beyond = values[0] < self.bound if self.at_most else values[0] > self.bound
             return 0.0 if beyond else 1.0
-        side: Literal["less", "greater"] = "less" if self.at_most else "greater"
-        return float(stats.ttest_1samp(values, self.bound, alternative=side).pvalue)
+        t = (values.mean() - self.bound) / (values.std(ddof=1) / math.sqrt(len(values)))
+        return float(special.stdtr(len(values) - 1, t if self.at_most else -t))
 
     def _not_judged(self, n: int, reason: str) -> Judgement:
         return Judgement(word="not judged", p_value=None, mean=None, n=n, text=f"not judged: {reason}")
@@ -115,8 +115,3 @@ class Claim:
 def _named(seeds: list[int]) -> str:
     one = len(seeds) == 1
     return f"seed{'' if one else 's'} {', '.join(map(str, seeds))} {'has' if one else 'have'}"
-
-
-def _equals(p_value: float) -> str:
-    text = format_p(p_value)
-    return text if text.startswith("<") else f"= {text}"
