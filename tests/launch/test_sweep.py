@@ -88,6 +88,7 @@ def test_the_job_of_gke_is_indexed_and_a_failed_run_leaves_the_others_alone():
     assert rule["action"] == "FailIndex"
     assert 75 in rule["onExitCodes"]["values"]
     container = spec["template"]["spec"]["containers"][0]
+    assert "hostNetwork" not in spec["template"]["spec"]  # several may share a node
     assert rule["onExitCodes"]["containerName"] == container["name"]
     # What Kubernetes makes of it: two dollars are one. Then bash runs the run of an index.
     script = container["command"][2].replace("$$", "$").replace("exec python", "echo python")
@@ -101,6 +102,7 @@ def test_several_hosts_have_a_jobset_each():
     assert len(jobs) == 12
     assert {job["kind"] for job in jobs} == {"JobSet"}
     assert len({job["metadata"]["name"] for job in jobs}) == 12
+    assert jobs[0]["metadata"]["name"] == "heads-multi-head-seed0"
 
 
 def test_the_array_of_slurm_has_a_task_for_every_run():
@@ -131,4 +133,4 @@ def test_ctrl_c_stops_all_and_the_same_command_continues(tiny_experiment, tmp_pa
     assert {state["state"] for state in states} <= {"interrupted", "finished"}
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2/2") == 2
+    assert "report.html" in done.stdout

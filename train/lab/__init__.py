@@ -7,5 +7,7 @@ hold.py        changes of size or length that make a quantity of all variants eq
 search.py      the learning rate of every variant, by successive halving
 sweep.py       a sweep from its file to its end; folder.py has its files and the states of its runs
 live_table.py  the runs while they run
+curves.py, documents.py, results.py   the numbers of all runs
 statistics/    what the differences between runs show
+report/        report.html and its tables
 """
