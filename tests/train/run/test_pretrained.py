@@ -1,16 +1,22 @@
-"""The parameters of another run as the first ones of a new run: in its places, in its format, each held once."""
+"""Another run as the start of a new one: its parameters in its places and its format, each held once; or its state."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
 import pytest
 
+from model.errors import UserError
+from model.options.tree import find_problems
 from model.parameters.precision import Precision
-from train.parallel.mesh import Mesh
+from train.experiment import Branch
+from train.loop import train
+from train.parallel.mesh import Mesh, make_mesh
 from train.run import pretrained
 from train.run.loading import load_params
-from train.run.pretrained import initial_params
+from train.run.metrics import read_metrics
+from train.run.pretrained import check_start, initial_params, initial_state
 from train.state import StateConfig, init_sharded, state_shardings
 
 
@@ -41,8 +47,6 @@ def test_the_first_state_takes_the_arrays_over(experiment, tmp_path):
     params = initial_params(experiment, tmp_path)
     expected = jax.tree.map(np.asarray, jax.tree.map(lambda x: x + 0, params))
     state_config = StateConfig.of(experiment)
-    from train.parallel.mesh import make_mesh
-
     shardings = state_shardings(state_config, make_mesh(experiment.mesh), experiment.sharding)
     state = init_sharded(state_config, 0, shardings, params)
     jax.tree.map(np.testing.assert_array_equal, state.all_params, expected)
@@ -80,7 +84,7 @@ def test_a_branch_with_the_same_options_is_the_trunk(branch, tiny_run, tmp_path)
     [
         ({"model__num_layers": 1}, "model.num_layers: 2 -> 1|num_layers: 2 -> 1"),
         ({"optimizer": "Lion()"}, "optimizer: AdamW -> Lion"),
-        ({"training__guard__outlier_factor": 5.0}, "an option of the optimizer, the guard"),
+        ({"training__guard": "Guard(outliers=Outliers())"}, "an option of the optimizer, the guard"),
     ],
 )
 def test_a_branch_of_other_states_is_refused(branch, changes, words):
