@@ -94,9 +94,8 @@ def _sweep(more: tuple[str, ...], engine: Any) -> int:
     common = [*SET.value, *([] if MESH.value is None else [f"mesh={cli.mesh_from_flag(MESH)}"])]
 
     def resolved() -> Sweep:
-        return Sweep.from_file(
-            CONFIG.value, folder, common, lambda variant: _step_seconds(variant, common, environment)
-        )
+        measure = functools.partial(_step_seconds, common=common, environment=environment)
+        return Sweep.from_file(CONFIG.value, folder, common, measure)
 
     if engine is not None and ONLY.value != "report":
         return _submit(resolved(), engine, more)

@@ -87,7 +87,10 @@ def executor(
 
 def job_of(sweep: "Sweep", run: "Run", more: tuple[str, ...] = ()) -> Job:
     """The command of a run."""
-    return Job(config=sweep.config, run=str(run.folder), settings=(*sweep.common, *run.settings), more=more)
+    title = f"{sweep.folder.name}-{run.label}"
+    return Job(
+        config=sweep.config, run=str(run.folder), settings=(*sweep.common, *run.settings), more=more, title=title
+    )
 
 
 def log_of_job(job: Job) -> pathlib.Path:

@@ -4,12 +4,14 @@ import dataclasses
 import json
 import math
 import shutil
+import types
 
 import numpy as np
 import pytest
 
 from model.errors import UserError
 from train.hooks.spikes import noted_steps, read_note
+from train.lab import replay as module
 from train.lab.replay import RowLoss, recorded_values, replay, worst_targets
 from train.run.metrics import read_metrics
 
@@ -68,6 +70,12 @@ def test_without_a_checkpoint_it_runs_from_the_initial_state_and_tells_another_r
     (run / "metrics.jsonl").unlink()
     assert recorded_values(run, 20) == {}
     assert dataclasses.replace(found, compared=0, first_difference=None).is_equal is None
+
+
+def test_a_step_before_a_branch_is_refused(spiky_run, monkeypatch):
+    monkeypatch.setattr(module, "_state_before", lambda run, experiment, step: types.SimpleNamespace(step=10))
+    with pytest.raises(UserError, match="--step=10: this run is a branch that begins after step 10; give a later one"):
+        replay(spiky_run, 10)
 
 
 def test_steps_that_the_run_has_not_are_refused(spiky_run, tmp_path):

@@ -3,16 +3,17 @@
 import pytest
 
 from model.errors import UserError
+from model.feedforward.mlp import Gated
 from model.options.json import to_json
 from model.positions.absolute import Learned
 from model.positions.rotary import Rotary
 from model.positions.scaling import YaRN
 from train.config_file import from_file, with_overrides
-from train.lab.ablation import Ablation
+from train.lab.ablation import Ablation, Hold
 from train.lab.variants import ablation_from_file, common_settings, hold_equal, resolve, seeded, texts_of
 
 FILE = """from {config} import experiment
-from train.lab.ablation import Ablation
+from train.lab.ablation import Ablation, Hold
 
 ablation = Ablation(base=experiment, variants={variants!r})
 """
@@ -80,17 +81,29 @@ def test_mistakes(variants, words, ablation):
 
 
 def test_a_quantity_is_held(ablation):
-    asked = ablation({"narrow": "model.ffn.width=32"}, hold="params")
+    asked = ablation({"deep": "model.num_layers=3"}, hold=Hold(equal="params", by="ffn"))
     found = hold_equal(asked, resolve(asked))
     assert found["base"].held == ()
-    assert found["narrow"].held[0].startswith("model.width=")
-    assert found["narrow"].note.startswith(", ".join(found["narrow"].held))
-    assert resolve(asked)["narrow"].experiment != found["narrow"].experiment
+    assert found["deep"].held[0].startswith("model.ffn.width=")
+    assert found["deep"].note.startswith(", ".join(found["deep"].held))
+    assert resolve(asked)["deep"].experiment != found["deep"].experiment
 
 
-def test_variants_that_become_equal_when_held(tiny_experiment):
-    base = tiny_experiment(schedule__warmup_steps=0)
-    asked = Ablation(base=base, variants={"a": "training.num_steps=40"}, hold="tokens")
+def test_the_change_of_a_variant_stays(ablation):
+    asked = ablation({"narrow": "model.ffn.width=32"}, hold=Hold(equal="params", tolerance=0.05))
+    held = hold_equal(asked, resolve(asked))["narrow"].held
+    assert held[0].startswith("model.width=")
+    assert not any(text.startswith("model.ffn.width") for text in held)
+    for change, hold in (("training.num_steps=40", "tokens"), ("model.width=64", "params")):
+        asked = ablation({"a": change}, hold=hold)
+        with pytest.raises(
+            UserError, match=rf"variant a: it sets {change.partition('=')[0]} itself, which a change of"
+        ):
+            hold_equal(asked, resolve(asked))
+
+
+def test_variants_that_become_equal_when_held(ablation):
+    asked = ablation({"a": {"model.ffn": Gated(width=96)}}, hold=Hold(equal="params", by="ffn"))
     with pytest.raises(UserError, match="variants base and a are the same experiment"):
         hold_equal(asked, resolve(asked))
 

@@ -31,10 +31,14 @@ _KNOBS = {
 
 
 def decimals(analysis: Analysis) -> int:
-    """The decimals of losses: two digits of the deviation over seeds, four if that is not known."""
-    if not analysis.noise:
-        return 4
-    return min(8, max(2, 1 - math.floor(math.log10(analysis.noise))))
+    """The decimals of losses and differences: two digits of the smallest deviation, of seeds or of their differences.
+
+    Four if none is known; from three to six.
+    """
+    found = [row.comparison.difference for row in analysis.rows if row.comparison is not None]
+    deviations = [analysis.noise, *(difference.deviation for difference in found if difference is not None)]
+    smallest = min((deviation for deviation in deviations if deviation), default=None)
+    return 4 if smallest is None else min(6, max(3, 1 - math.floor(math.log10(smallest))))
 
 
 def number(value: float | None, places: int, signed: bool = False) -> str:
@@ -177,6 +181,25 @@ def equal_words(analysis: Analysis) -> str:
 def claim_words(analysis: Analysis) -> list[tuple[str, str, str]]:
     """(variant, word, text) of the judgement of the claim for every variant."""
     return [(row.name, row.judgement.word, row.judgement.text) for row in analysis.rows if row.judgement is not None]
+
+
+def decision_rows(analysis: Analysis) -> list[dict[str, str]]:
+    """The order of the variants against that in each larger sweep."""
+    rows = []
+    for found in analysis.decisions:
+        small, large = (NONE if size is None else format_count(size) for size in found.sizes)
+        accuracy = found.accuracy
+        rows.append(
+            {
+                "larger": found.larger,
+                "sizes": f"{small} to {large} parameters",
+                "share": f"{accuracy.share:.0%} [{accuracy.low:.0%}, {accuracy.high:.0%}]",
+                "pairs": f"{accuracy.pairs:,} pairs of {accuracy.variants} variants",
+                "reversed": ", ".join(f"{a} before {b}" for a, b in found.reversed) or "none",
+                "left_out": ", ".join(found.left_out),
+            }
+        )
+    return rows
 
 
 def method(analysis: Analysis) -> list[str]:
