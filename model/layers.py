@@ -133,3 +133,16 @@ def _count_repeats(kind: Sequence[int], start: int, size: int) -> int:
     while kind[start + repeats * size : start + (repeats + 1) * size] == kind[start : start + size]:
         repeats += 1
     return repeats
+
+
+def stacked_layers(layers: tuple[Layer, ...], name: str, count: int) -> Sequence[int]:
+    """Returns the numbers of the `count` layers, or depths of multi-token prediction, that a parameter stacks.
+
+    `name` is the dotted name of the parameter, such as `blocks.mixer.query`.
+    """
+    part, stack = name.split(".")[:2]
+    if part != "blocks":
+        return range(count)
+    groups = group_layers(layers)
+    known = {name: group.layer_numbers(index) for group in groups for index, name in enumerate(group.stack_names)}
+    return known[stack] if len(known) > 1 else next(iter(known.values()))

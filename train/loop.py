@@ -25,12 +25,10 @@ from train.files.files import write_json
 from train.files.paths import AnyPath, absolute, expand_paths
 from train.files.spool import open_spool
 from train.generation.texts import check_prompts
-from train.hooks.evaluations import evaluation_hooks
 from train.hooks.interface import Hook, HookMaker, Say, Session, StepInfo, make_hook
 from train.hooks.log import Log
-from train.hooks.samples import SamplesHook
+from train.hooks.of_experiment import hooks_of
 from train.hooks.saves import SavesHook
-from train.hooks.statistics import StatisticsHook
 from train.optimizers import rounding
 from train.parallel import feed
 from train.parallel.mesh import make_mesh
@@ -47,9 +45,9 @@ from train.run.checks import check_mesh, check_vocabulary, is_finished
 from train.run.clock import Clock
 from train.run.environment import record_session
 from train.run.metrics import MetricsWriter, NoMetrics, read_metrics
-from train.run.pretrained import check_init_from, initial_params
+from train.run.pretrained import check_start, initial_state
 from train.run.time_spent import TimeSpent
-from train.state import StateConfig, TrainState, abstract_state, init_sharded, state_shardings
+from train.state import StateConfig, TrainState, abstract_state, state_shardings
 from train.step import StepFn, compile_train_step
 from train.terminal.progress import Progress
 
@@ -142,8 +140,8 @@ def _begin(
     if is_finished(experiment, run):
         say(f"{run} is finished: nothing is left to train, and nothing in it was changed; --run names another run")
         return {"outcome": dataclasses.asdict(Outcome("finished", experiment.training.num_steps))}
-    if experiment.training.init_from is not None and not run_folder.has_begun(run):
-        check_init_from(experiment)
+    if not run_folder.has_begun(run):
+        check_start(experiment)
     run_folder.claim(run, experiment)
     try:
         with stop.raise_immediately():
@@ -211,14 +209,12 @@ class _Trainer:
             self.watchdog = stack.enter_context(self._watchdog(stall_seconds))
             session = self._session()
             self.log = Log(session, self.batches, self.clock, self.spent)
-            self.hooks = [
-                *evaluation_hooks(session),
-                *self._optional_hooks(session),
-                *(make_hook(make, session) for make in makers),
-            ]
+            replayed: list[int] = []
+            self.hooks = [*hooks_of(session, self.batches, replayed), *(make_hook(make, session) for make in makers)]
             for hook in self.hooks:
                 stack.callback(hook.close)
-            self.store = stack.enter_context(CheckpointStore(self.folder, self.experiment.checkpoints, self.say))
+            store = CheckpointStore(self.folder, self.experiment.checkpoints, self.say, replayed=replayed)
+            self.store = stack.enter_context(store)
             with self.watchdog.doing("the start of the run", patient=True):
                 state = self._start()
             step = int(state.step)
@@ -277,13 +273,6 @@ class _Trainer:
         done, total = getattr(getattr(self, "progress", None), "done", 0), self.experiment.training.num_steps
         self.metrics.status("failed", done, total_steps=total, reason=reason)
 
-    def _optional_hooks(self, session: Session) -> Iterator[SamplesHook | StatisticsHook]:
-        """The optional hooks of an experiment."""
-        if self.experiment.samples.prompts:
-            yield SamplesHook(session)
-        if self.experiment.statistics is not None:
-            yield StatisticsHook(session, self.experiment.statistics.every)
-
     def _require_saved(self, step: int) -> None:
         """Raises UserError when the session ends at a step whose checkpoint could not be written."""
         if step and step not in (steps := self.store.steps()):
@@ -301,8 +290,9 @@ class _Trainer:
                 self.say(
                     f"{self.folder} has no checkpoint: starting over; what was logged before is in files named .old"
                 )
-            params = initial_params(self.experiment, self.folder)
-            return init_sharded(self.state_config, self.experiment.training.seed, self.shardings, params)
+            state = initial_state(self.experiment, self.folder, self.shardings)
+            self.log.resumed(int(state.step), [])  # not 0 in a branch of another run
+            return state
         step = int(state.step)
         self.metrics.truncate(step)
         lines = hosts.from_writer(lambda: read_metrics(self.folder))
@@ -319,7 +309,7 @@ class _Trainer:
         for hook in self.hooks:
             hook.begin(step)
         self.spent.begin_steps(step)
-        self.log.start(step, self.progress)
+        self.log.start(step, self.progress, self.hooks)
         stop.start(step)
         info = None
         while step < self.last_step and not stop.reached(step):

@@ -23,7 +23,7 @@ from model.config import ModelConfig
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP, Gated
 from model.interfaces import AttentionOption
-from model.layers import Layer, group_layers
+from model.layers import Layer, stacked_layers
 from model.parameters.names import flatten
 from model.parameters.specs import Spec
 from train.objectives.tap_sums import LOG_Z
@@ -50,8 +50,8 @@ class Statistics:
       logits: whether to measure the mean log-normaliser of the logits, log Z. It computes the logits a second time.
       dead_units: whether to count the units of feed-forward layers, and of shared experts, that are silent for all
         counted tokens of a batch: no absolute value reaches 1% of the root mean square of all units of the layer.
-      noise_scale: whether to measure the gradient noise scale (train/optimizers/noise_scale.py); without gradient accumulation
-        these steps compute the gradient twice.
+      noise_scale: whether to measure the gradient noise scale (train/optimizers/noise_scale.py); without gradient
+        accumulation these steps compute the gradient twice.
     """
 
     every: int = 100
@@ -137,7 +137,7 @@ def statistics_rows(
     """
     totals: dict[Key, dict[str, float]] = {}
     for path, first in sums["parameters"].items():
-        layers = _layer_numbers(config, path, len(first)) if first.ndim else [None]
+        layers = stacked_layers(config.layers, path, len(first)) if first.ndim else [None]
         for i, layer in enumerate(layers):
             key = Key(path.partition(".")[0], layer, specs[path].role)
             total = totals.setdefault(key, dict.fromkeys(("count", *QUANTITIES), 0.0))
@@ -215,13 +215,3 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if "dead_units" in values:
         found["dead_units"] = sum(values["dead_units"]) / len(values["dead_units"])
     return found
-
-
-def _layer_numbers(config: ModelConfig, path: str, count: int) -> Sequence[int | None]:
-    """The numbers of the layers that are stacked in a parameter."""
-    part, stack = path.split(".")[:2]
-    if part != "blocks":
-        return range(count)
-    groups = group_layers(config.layers)
-    known = {name: group.layer_numbers(index) for group in groups for index, name in enumerate(group.stack_names)}
-    return known[stack] if len(known) > 1 else next(iter(known.values()))

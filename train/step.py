@@ -39,7 +39,7 @@ def train_step(
     objective: Objective = experiment.objective
     taps = () if statistics is None else statistics.taps
     with_noise = statistics is not None and statistics.noise_scale
-    sums, grads, parts = _sums_and_grads(experiment, objective, layout, state, batch, taps, with_noise)
+    sums, grads, parts = sums_and_grads(experiment, objective, layout, state, batch, taps, with_noise)
     tokens = objective.tokens(batch)
     # A batch in which no token counts has no loss: the guard skips its step.
     loss = jnp.where(tokens > 0, sums.loss, jnp.nan)
@@ -91,14 +91,14 @@ def train_step(
     return next_state, metrics
 
 
-def _sums_and_grads(
+def sums_and_grads(
     experiment: Experiment,
     objective: Objective,
     layout: Layout,
     state: TrainState,
     batch: Batch,
     taps: tuple[str, ...],
-    with_noise: bool,
+    with_noise: bool = False,
 ) -> tuple[Sums, Any, noise_scale.MicroBatch | None]:
     """Mean losses per counted token, the sums of measurements, and the gradient, accumulated over micro-batches.
 

@@ -39,6 +39,7 @@ class HostFlags(NamedTuple):
 flags.disclaim_key_flags()  # a flag of define_path belongs to the command that calls it
 
 EXIT_USER_ERROR = 2
+EXIT_DIFFERENT = 3  # of a command that compares: the two are not the same
 MAX_LINE_LENGTH = 2000  # characters of a line of an error: a flag may hold a megabyte
 EXIT_INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
 

@@ -4,7 +4,7 @@ from model.attention.grouped_query import GroupedQuery
 from model.attention.patterns import SlidingWindow
 from model.errors import UserError
 from model.feedforward.mlp import MLP, Gated
-from model.layers import Except, Group, group_layers
+from model.layers import Except, Group, group_layers, stacked_layers
 from model.options.tree import check
 from model.positions.absolute import Learned, NoPositions
 from model.positions.rotary import Rotary
@@ -126,3 +126,12 @@ def test_what_is_refused(small, changes, message):
         check(small(**changes))
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2, "one problem, one line under the heading"
+
+
+def test_the_layers_that_a_parameter_stacks(tiny_experiment):
+    model = tiny_experiment(model__num_layers=5, model__exceptions="(Except(layers='1::2', ffn=None),)").model
+    assert list(stacked_layers(model.layers, "blocks.0.mixer.query", 2)) == [0, 2]
+    assert list(stacked_layers(model.layers, "blocks.1.mixer.query", 2)) == [1, 3]
+    assert list(stacked_layers(model.layers, "blocks.4.mixer.query", 1)) == [4]
+    assert list(stacked_layers(tiny_experiment().model.layers, "blocks.ffn.up", 2)) == [0, 1]
+    assert list(stacked_layers(model.layers, "multi_token.ffn.up", 3)) == [0, 1, 2]  # depths

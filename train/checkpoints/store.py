@@ -11,7 +11,7 @@ import json
 import math
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import jax
@@ -54,6 +54,7 @@ class CheckpointStore:
       say: prints a line that the user should see.
       read_only: for commands that only read.
       alone: for a store that one of several processes opens without the others; they all open any other store.
+      replayed: steps whose last checkpoint before them is kept; the list may change, and is read at every save.
       failure: why the last save failed; None if it did not fail.
 
     All processes save and restore together, each its shards. The writer checks and removes files, and reports.
@@ -64,6 +65,7 @@ class CheckpointStore:
     say: Callable[[str], None] = print
     read_only: bool = False
     alone: bool = False
+    replayed: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         """Opens the folder; reports and removes the remains of an interrupted save.
@@ -95,7 +97,7 @@ class CheckpointStore:
 
     def _open(self) -> ocp.CheckpointManager:
         manager_options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy(self.options, self._losses),
+            preservation_policy=preservation_policy(self.options, self._losses, self.replayed),
             cleanup_tmp_directories=False,  # see _remove_half_written
             read_only=self.read_only,
             create=not self.read_only,

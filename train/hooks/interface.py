@@ -19,7 +19,7 @@ result of exactly one call per due step, if the hook depends on this information
 import dataclasses
 import numbers
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -102,6 +102,17 @@ class Hook:
 
     def begin(self, step: int) -> None:
         """Called once, before the first step of a session, which continues from `step`."""
+
+    def fetched(self, step: int, scalars: Mapping[str, Any], has_line: bool) -> None:
+        """Called for every step in order when its scalars have arrived on the host, a step or more after its end.
+
+        All steps up to a due step arrive before hooks are called for it, and before its checkpoint is written.
+
+        Args:
+          step: the number of updates so far.
+          scalars: the metrics of the step that metrics.jsonl gets.
+          has_line: whether the step has a line there.
+        """
 
     def close(self) -> None:
         """Called once, when the session ends, after an error too."""

@@ -6,14 +6,14 @@ without a line wait on the devices and are fetched together with those of the ne
 """
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from model.errors import UserError
 from train.data.batches.pipeline import Batches
-from train.hooks.interface import Session
+from train.hooks.interface import Hook, Session
 from train.run.clock import PROCESS_START, Clock
 from train.run.time_spent import TimeSpent
 from train.terminal.progress import Progress
@@ -45,6 +45,7 @@ class Log:
         self._data = experiment.data
         self._session, self._batches, self._clock, self._spent = session, batches, clock, spent
         self._progress: Progress | None = None
+        self._hooks: Sequence[Hook] = ()
         self._waiting: collections.deque[_Dispatched] = collections.deque()
         self.tokens = 0
 
@@ -54,9 +55,9 @@ class Log:
         last, tokens = (logged[-1]["step"], logged[-1]["tokens"]) if logged else (0, 0)
         self.tokens = tokens + sum(map(self._batches.num_targets, range(last, step)))
 
-    def start(self, step: int, progress: Progress) -> None:
-        """Starts after a step; `progress` shows the steps that end."""
-        self._progress = progress
+    def start(self, step: int, progress: Progress, hooks: Sequence[Hook] = ()) -> None:
+        """Starts after a step; `progress` shows the steps that end, `hooks` get their scalars."""
+        self._progress, self._hooks = progress, hooks
         self._clock.start(step)
 
     def dispatched(self, step: int, scalars: dict[str, jax.Array]) -> None:
@@ -126,5 +127,7 @@ class Log:
         if self._has_line(step):
             padding = 1 - tokens / (self._data.batch_size_at(step - 1) * self._data.sequence_length)
             self._session.metrics.train(step, scalars | {"tokens": self.tokens, "padding": padding})
+        for hook in self._hooks:
+            hook.fetched(step, scalars, self._has_line(step))
         if self._has_line(step) or self._clock.compiling:
             self.time(step)

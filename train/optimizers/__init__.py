@@ -1,4 +1,4 @@
-"""Optimizers, and the guard that skips steps."""
+"""Optimizers, the guard that skips steps, and the option that says which steps are spikes."""
 
 from model.exports import exports
 
@@ -6,4 +6,5 @@ __all__, __getattr__ = exports(
     __name__,
     options="Adafactor AdamW Lion Muon SGD ScheduleFreeAdamW",
     guard="Guard",
+    spikes="Spikes",
 )

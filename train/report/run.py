@@ -135,7 +135,7 @@ def load(run_folder: str | os.PathLike[str]) -> RunData:
     """Reads a run folder. Raises UserError when there is no such folder."""
     folder = local_path(run_folder, "a run folder whose report is written")
     if not folder.is_dir():
-        raise UserError(f"there is no run folder {str(folder)!r}; --run names a folder such as runs/quickstart")
+        raise UserError(f"there is no run folder {str(folder)!r}; give a folder such as runs/quickstart")
     notes: list[str] = []
 
     def attempt(read: Any, default: Any) -> Any:

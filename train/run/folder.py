@@ -16,6 +16,7 @@ tensorboard/       the metrics for TensorBoard, if the experiment asks for it
 wandb.json         the id of the Weights & Biases run, if there is one
 wandb/             the files of the package wandb
 time_spent.jsonl   the seconds of every session by activity; not rewound, so that restarts count
+spikes/            a note of each step whose loss or gradient norm was far above the steps before it
 profile/           a trace of the steps of --profile_steps, the memory of the devices, the longest operations
 status.json        running, finished, stopped, interrupted or failed, and at which step
 checkpoints/       the states from which the run continues

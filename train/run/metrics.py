@@ -197,7 +197,7 @@ class MetricsWriter:
         self._track(kind if text_name is None else f"{kind}/{text_name}", step, fields)
 
     def _line(self, name: str, fields: Mapping[str, Any]) -> None:
-        written = {key: _to_json(value) for key, value in fields.items()}
+        written = {key: finite_or_word(value) for key, value in fields.items()}
         self._file(name).append((json.dumps(written, allow_nan=False) + "\n").encode())
 
     def _file(self, name: str) -> LineFile:
@@ -236,6 +236,13 @@ class NoMetrics(MetricsWriter):
 
     def _track(self, group: str, step: int, fields: Mapping[str, Any]) -> None:
         pass
+
+
+def with_words(value: Any) -> Any:
+    """A tree of JSON values with `finite_or_word` of every float."""
+    if isinstance(value, Mapping):
+        return {name: with_words(item) for name, item in value.items()}
+    return [with_words(item) for item in value] if isinstance(value, list | tuple) else finite_or_word(value)
 
 
 # ------------------------------------------------------------------------------------------------------ reading
@@ -351,7 +358,8 @@ def _to_python_scalar(name: str, value: Any) -> bool | int | float | None:
     return int(scalar) if scalar.dtype.kind in "iu" else float(scalar)
 
 
-def _to_json(value: Any) -> Any:
+def finite_or_word(value: Any) -> Any:
+    """A value as JSON: the words "NaN", "Infinity" and "-Infinity" for floats that JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

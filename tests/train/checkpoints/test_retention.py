@@ -3,6 +3,8 @@
 import dataclasses
 
 from tests.train.states import at_step, open_store
+from train.checkpoints.store import CheckpointStore
+from train.experiment import Checkpoints
 
 
 def kept_after(run, experiment, first, losses, **options):
@@ -40,3 +42,19 @@ def test_the_best_is_known_to_the_next_session(experiment, first, tmp_path):
             store.save(experiment, at_step(small, step), step, loss)
         store.finish()
         assert (store.steps(), store.best_step()) == ([2, 5], 2)
+
+
+def test_the_last_before_a_step_is_kept_while_the_list_names_it(experiment, first, tmp_path):
+    small = dataclasses.replace(first, opt_state={}, params={"w": first.params["final_norm"]["scale"]})
+    replayed = []
+    options = Checkpoints(keep_last=1, keep_best=0)
+    with CheckpointStore(tmp_path, options, lambda line: None, replayed=replayed) as store:
+        for step in range(2, 14, 2):
+            if step == 6:
+                replayed[:] = [5]  # found before the save of step 6
+            if step == 10:
+                assert (store.finish(), store.steps()) == (None, [4, 8])
+                replayed[:] = [9, 1]  # nothing is before step 1
+            store.save(experiment, at_step(small, step), step, None)
+        store.finish()
+        assert store.steps() == [8, 12]

@@ -81,7 +81,7 @@ def test_every_objective_of_an_experiment_has_the_interface():
     for cls in classes:
         for name, member in members.items():
             assert signature(getattr(cls, name)) == signature(member), (cls, name)
-    assert typing.get_type_hints(step._sums_and_grads)["objective"] is Objective
+    assert typing.get_type_hints(step.sums_and_grads)["objective"] is Objective
 
 
 def test_the_step_names_no_objective():

@@ -9,6 +9,7 @@ from collections.abc import Collection
 
 RUN = "a run folder"
 DATASET = "a dataset folder"
+_SWEEP = "the folder of a sweep"
 _PUBLISHED = "a folder of weights"
 _CACHE = "a cache of compiled programs"
 # The files and folders of a run folder; a user may keep text beside them.
@@ -27,7 +28,18 @@ RUN_FILES = (
     *_LOGS,
     *(f"{name}.old" for name in _LOGS),
 )
-RUN_FOLDERS = ("data", "evaluations", "checkpoints", "tensorboard", "origin", "damaged", "wandb", "logs", "profile")
+RUN_FOLDERS = (
+    "data",
+    "evaluations",
+    "checkpoints",
+    "tensorboard",
+    "origin",
+    "damaged",
+    "wandb",
+    "logs",
+    "profile",
+    "spikes",
+)
 # The marks that train.report writes into a page and into a picture.
 REPORT_MARK = re.compile(rb"<title>[^<{]*: Cairn report</title>")
 PICTURE_MARK = b"Software\0Cairn"
@@ -44,6 +56,8 @@ def kind_of_folder(folder: str, names: Collection[str]) -> str | None:
             return RUN
         if {"model_type", "architectures"} & keys and any(name.endswith(".safetensors") for name in names):
             return _PUBLISHED
+    if "sweep.json" in names and {"format", "variants", "seeds"} <= _keys(folder, "sweep.json"):
+        return _SWEEP
     if "status.json" in names and "environment.json" in names and "metrics.jsonl" in names:
         return RUN  # whose config.json is lost
     if "tokenizer_option.json" in names:

@@ -1,0 +1,1 @@
+"""Two configs that should compute the same: one set of parameters and one batch through both."""
