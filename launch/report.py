@@ -33,14 +33,19 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}; flags look like --run=runs/quickstart")
     if RUN.value is None:
         raise UserError("--run is missing: the report of which run? Try --run=runs/quickstart")
+    given = local_path(RUN.value, "a run folder whose report is written")
+    if (given / "sweep.json").is_file():
+        return report_sweep(given)
+    for name, value in (("documents", DOCUMENTS.value), ("larger", LARGER.value)):
+        if value:
+            raise UserError(f"--{name} is for a sweep, and {given} holds no sweep.json; leave it out")
+    return report_run(given)
+
+
+def report_run(run: pathlib.Path) -> int:
+    """Writes the report of a run and prints its head."""
     from train.report import summary, write_curve_png, write_report
 
-    run = local_path(RUN.value, "a run folder whose report is written")
-    if (run / "sweep.json").is_file():
-        return report_sweep(run)
-    for name, given in (("documents", DOCUMENTS.value), ("larger", LARGER.value)):
-        if given:
-            raise UserError(f"--{name} is for a sweep, and {run} holds no sweep.json; leave it out")
     path = write_report(run)
     print(summary(run))
     cli.print_escaped(f"report: {path}")
