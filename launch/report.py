@@ -3,12 +3,14 @@
     python -m launch.report --run=runs/quickstart
     python -m launch.report --run=runs/quickstart --curve=loss.png
     python -m launch.report --run=runs/positions --documents
+    python -m launch.report --run=runs/positions --larger=runs/positions_large
 
 Writes RUN/report.html, which opens in any browser without a network, and prints the numbers at its head. --curve also
 writes the loss curves of a run as a picture.
 
 In the folder of a sweep it also writes results.csv (a line for every run), results.md and results.tex (the table).
---documents evaluates every finished run of a sweep document by document, once, for intervals over documents.
+--documents evaluates every finished run of a sweep document by document, once, for intervals over documents. --larger
+names a sweep of the same variants on a larger model: how often is the better of two variants the better one there?
 """
 
 import pathlib
@@ -22,6 +24,7 @@ from train.files.paths import local_path
 RUN = cli.define_path("run", None, "The run folder.")
 CURVE = cli.define_path("curve", None, "A file for the loss curves as a picture; its name ends in .png.")
 DOCUMENTS = flags.DEFINE_bool("documents", False, "Evaluates the runs of a sweep on every document, for intervals.")
+LARGER = flags.DEFINE_multi_string("larger", [], "A sweep of the same variants on a larger model; may be repeated.")
 
 
 def main(argv: list[str]) -> int:
@@ -35,8 +38,9 @@ def main(argv: list[str]) -> int:
     run = local_path(RUN.value, "a run folder whose report is written")
     if (run / "sweep.json").is_file():
         return report_sweep(run)
-    if DOCUMENTS.value:
-        raise UserError(f"--documents compares the runs of a sweep, and {run} holds no sweep.json; leave it out")
+    for name, given in (("documents", DOCUMENTS.value), ("larger", LARGER.value)):
+        if given:
+            raise UserError(f"--{name} is for a sweep, and {run} holds no sweep.json; leave it out")
     path = write_report(run)
     print(summary(run))
     cli.print_escaped(f"report: {path}")
@@ -56,7 +60,7 @@ def report_sweep(folder: pathlib.Path) -> int:
         raise UserError("--curve draws one run; the report of a sweep has the curves of all: leave --curve out")
     if DOCUMENTS.value:
         measure_documents(read_results(folder), say=cli.print_escaped)
-    path, analysis = write_sweep_report(folder)
+    path, analysis = write_sweep_report(folder, LARGER.value)
     print(summary(analysis))
     cli.print_escaped(f"report: {path}")
     return 0

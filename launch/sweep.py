@@ -21,7 +21,6 @@ mistake in the input.
 """
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib

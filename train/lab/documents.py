@@ -33,6 +33,7 @@ Sums = dict[str, np.ndarray]
 def measure_documents(results: SweepResults, say: Callable[[str], None] = print) -> None:
     """Evaluates every finished run on the text of the sweep's metric, document by document, and keeps the sums.
 
+    All of the text is read, in windows that follow one another, whatever `max_batches` the evaluation in training has.
     A run that was measured at this step before is left alone. Raises UserError for a metric that is no loss, and for a
     run that cannot be loaded.
     """
@@ -48,7 +49,8 @@ def measure_documents(results: SweepResults, say: Callable[[str], None] = print)
     for number, run in enumerate(runs, start=1):
         say(f"{run.folder.name}: its loss on every document ({number} of {len(runs)})")
         loaded = load_run(str(run.folder), str(run.step))
-        tally = evaluate(loaded, _documents(results, loaded)).tally
+        window = loaded.experiment.data.sequence_length
+        tally = evaluate(loaded, _documents(results, loaded), stride=window).tally  # a smaller stride takes longer
         columns = {name: tally.column(name).tolist() for name in _COLUMNS}
         path = _path(results, run)
         path.parent.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from train.files.files import replace_file
@@ -14,18 +15,30 @@ if TYPE_CHECKING:
 __all__ = ["summary", "write_sweep_report"]
 
 
-def write_sweep_report(folder: str | os.PathLike[str]) -> tuple[pathlib.Path, Analysis]:
+def write_sweep_report(
+    folder: str | os.PathLike[str], larger: Sequence[str | os.PathLike[str]] = ()
+) -> tuple[pathlib.Path, Analysis]:
     """Writes report.html, results.csv, results.md and results.tex of a sweep, finished or not.
 
-    Returns the path of the page, and the analysis. Runs that are missing or failed are named in each of the files.
-    Raises UserError for a folder that is no sweep's, and for files that cannot be written.
+    Runs that are missing or failed are named in each of the files.
+
+    Args:
+      folder: the folder of the sweep.
+      larger: the folders of sweeps of the same variants on larger models, whose order is compared.
+
+    Returns:
+      The path of the page, and the analysis.
+
+    Raises:
+      UserError: for a folder that is no sweep's, for sweeps that cannot be compared, and for files that cannot be
+        written.
     """
     from train.lab.report.analysis import analyse
     from train.lab.report.page import render
     from train.lab.report.tables import latex, markdown, runs_csv
     from train.lab.results import read_results
 
-    analysis = analyse(read_results(folder))
+    analysis = analyse(read_results(folder), [read_results(other) for other in larger])
     texts = {
         "results.csv": runs_csv(analysis),
         "results.md": markdown(analysis),
@@ -54,6 +67,10 @@ def summary(analysis: Analysis) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
     lines += [f"claim, {name}: {text}" for name, _, text in words.claim_words(analysis)]
+    lines += [
+        f"order in {row['larger']}: {row['share']} of {row['pairs']} the same; reversed: {row['reversed']}"
+        for row in words.decision_rows(analysis)
+    ]
     return "\n".join(map(escape_unprintable, [*analysis.notes, *lines]))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from model.errors import UserError
 from train.lab.curves import COSTS, Curve
 from train.lab.documents import compare_documents
 from train.lab.results import RunResult, SweepResults, VariantResult
+from train.lab.scales import Decisions, compare_scales
 from train.lab.statistics.claims import Claim, Judgement
 from train.lab.statistics.differences import Difference, seed_noise
 from train.lab.statistics.power import smallest_shown
@@ -77,6 +78,7 @@ class Analysis:
       shown: the smallest difference that all seeds would show in 80% of repetitions, at the median deviation of the
         variants' differences; None where that is not known.
       document_unit: the unit of the differences over documents; empty if these were not measured.
+      decisions: the order of the variants against that in sweeps of larger models.
       notes: sentences for the top of the report: runs that are missing, numbers that could not be read.
     """
 
@@ -86,6 +88,7 @@ class Analysis:
     noise: float | None
     shown: float | None
     document_unit: str
+    decisions: list[Decisions]
     notes: list[str]
 
     @property
@@ -108,8 +111,11 @@ class Analysis:
         return found
 
 
-def analyse(results: SweepResults) -> Analysis:
-    """Compares the variants of a sweep. Raises UserError for a claim that cannot be read."""
+def analyse(results: SweepResults, larger: Sequence[SweepResults] = ()) -> Analysis:
+    """Compares the variants of a sweep.
+
+    Raises UserError for a claim that cannot be read, and for a larger sweep that cannot be compared (`compare_scales`).
+    """
     values, base, alpha = results.final(), results.base, results.alpha
     compared = compare_variants(
         values,
@@ -148,6 +154,7 @@ def analyse(results: SweepResults) -> Analysis:
         noise=seed_noise(finite),
         shown=_smallest_shown(results, compared.values()),
         document_unit=unit,
+        decisions=[compare_scales(results, other, LEVEL) for other in larger],
         notes=notes,
     )
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLORS = 8  # of variants, in style.css; the base has the colour of the text
+_MOST = 12  # variants in a chart of curves
 _STYLES = ("-", "--", ":", "-.")  # of lines, after all colours are taken
 _AXES = {
     "steps": "steps",
@@ -75,7 +76,9 @@ def cost_charts(analysis: Analysis) -> list[Chart]:
 
 def cost_chart(analysis: Analysis, cost: str) -> Chart | None:
     """The metric against one cost: the mean of every variant over seeds, with a band from its lowest to its highest."""
-    bands = {row.name: band for row in analysis.rows if (band := _band(row, cost)) is not None}
+    known = {row.name: band for row in analysis.rows if (band := _band(row, cost)) is not None}
+    drawn = [row for row in analysis.rows if row.name in known and not row.is_base][: _MOST - 1]
+    bands = {name: band for name, band in known.items() if name in {row.name for row in drawn} | {analysis.base.name}}
     if not bands:
         return None
     caption, wide = [], cost == "tokens"
@@ -114,6 +117,8 @@ def cost_chart(analysis: Analysis, cost: str) -> Chart | None:
     )
     sources = {run.curve.source for row in analysis.rows for run in _drawn(row) if run.curve is not None}
     source = "Smoothed training loss, where a run has few evaluations. " if "training" in sources else ""
+    if len(bands) < len(known):
+        caption.append(f"Of {len(known)} variants, the base and the best {len(drawn)} are drawn.")
     words = f"Lines: means over seeds; bands: from the lowest to the highest seed. {source}{' '.join(caption)}"
     title = f"{analysis.results.metric.capitalize()} against {_TITLES[cost]}"
     return Chart(title=title, caption=words.strip(), svg=_colored(svg))

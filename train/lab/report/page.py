@@ -50,6 +50,7 @@ def _content(analysis: Analysis) -> dict[str, Any]:
         **pictures,
         "speedups": [row for row in rows if row["speedups"]],
         "tuning": words.tuning_rows(analysis),
+        "decisions": words.decision_rows(analysis),
         "runs": [_run_row(analysis, row, seed) for row in analysis.rows for seed in results.seeds],
         "method": words.method(analysis),
         "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),

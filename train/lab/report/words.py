@@ -179,6 +179,25 @@ def claim_words(analysis: Analysis) -> list[tuple[str, str, str]]:
     return [(row.name, row.judgement.word, row.judgement.text) for row in analysis.rows if row.judgement is not None]
 
 
+def decision_rows(analysis: Analysis) -> list[dict[str, str]]:
+    """The order of the variants against that in each larger sweep."""
+    rows = []
+    for found in analysis.decisions:
+        small, large = (NONE if size is None else format_count(size) for size in found.sizes)
+        accuracy = found.accuracy
+        rows.append(
+            {
+                "larger": found.larger,
+                "sizes": f"{small} to {large} parameters",
+                "share": f"{accuracy.share:.0%} [{accuracy.low:.0%}, {accuracy.high:.0%}]",
+                "pairs": f"{accuracy.pairs:,} pairs of {accuracy.variants} variants",
+                "reversed": ", ".join(f"{a} before {b}" for a, b in found.reversed) or "none",
+                "left_out": ", ".join(found.left_out),
+            }
+        )
+    return rows
+
+
 def method(analysis: Analysis) -> list[str]:
     """How the numbers came about, in sentences."""
     results, others = analysis.results, len(analysis.rows) - 1

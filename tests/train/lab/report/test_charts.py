@@ -79,3 +79,15 @@ def test_nothing_is_drawn_of_nothing(finished):
 )
 def test_ticks_of_costs(value, text):
     assert charts._format_cost(value) == text
+
+
+def test_of_many_variants_the_base_and_the_best_are_drawn(finished):
+    results = finished.results
+    same = results.variants["same"]
+    many = {f"same{i}": dataclasses.replace(same, name=f"same{i}") for i in range(12)} | results.variants
+    analysis = analyse(dataclasses.replace(results, content=results.content | {"claim": None}, variants=many))
+    chart = charts.cost_chart(analysis, "tokens")
+    assert {"base", "wide"} <= set(texts(chart))
+    assert "slow" not in texts(chart)
+    assert len(set(texts(chart)) & many.keys()) == 12
+    assert "Of 16 variants, the base and the best 11 are drawn." in chart.caption

@@ -1,5 +1,8 @@
+import shutil
+
 import pytest
 
+from tests.train.lab.sweeps import OFFSETS, write_sweep
 from tests.train.report.pages import Page
 from train.lab.report import summary, write_sweep_report
 from train.lab.report.page import render
@@ -51,12 +54,33 @@ def test_a_finished_sweep(finished):
     assert "1 field of the resolved config differs model.ffn.width: 64 -> 96" in page.text
 
 
-def test_all_files_are_written_and_the_summary_is_plain_text(broken):
-    path, analysis = write_sweep_report(broken.results.folder)
-    assert path == broken.results.folder / "report.html"
-    for name in ("results.csv", "results.md", "results.tex", "report.html"):
-        assert (broken.results.folder / name).stat().st_size > 500
-    lines = summary(analysis).splitlines()
+def test_a_sweep_that_has_not_begun(base, tmp_path):
+    write_sweep(tmp_path, base)
+    for folder in tmp_path.glob("*-seed*"):
+        shutil.rmtree(folder)
+    path, analysis = write_sweep_report(tmp_path)
+    page = Page(path.read_text())
+    assert "12 of 12 runs: missing" in page.text
+    assert "No curves yet" in page.text
+    assert "not judged: the base has no final value for seeds 0, 1, 2 of 3 declared seeds" in summary(analysis)
+    assert (tmp_path / "results.csv").read_text().count("missing") == 12
+
+
+def test_all_files_are_written_with_the_order_in_a_larger_sweep(finished, base, tmp_path):
+    write_sweep(tmp_path, base, offsets=OFFSETS | {"same": -0.1}, name="large")
+    path, analysis = write_sweep_report(finished.results.folder, [tmp_path])
+    assert path == finished.results.folder / "report.html"
+    for name in ("results.csv", "results.md", "results.tex"):
+        assert (finished.results.folder / name).stat().st_size > 500
+    changed = "same before base, same before wide"
+    expected = f"order in large: 67% [16%, 95%] of 6 pairs of 4 variants the same; reversed: {changed}"
+    assert summary(analysis).splitlines()[-1] == expected
+    text = Page(path.read_text()).text
+    assert f"large 26.8k to 26.8k parameters 67% [16%, 95%] 6 pairs of 4 variants {changed}" in text
+
+
+def test_the_summary_is_plain_text(broken):
+    lines = summary(broken).splitlines()
     assert lines[0] == "1 of 15 runs: missing (same seed 1). They are not in the means below."
     wide = next(line for line in lines if line.startswith("wide"))
     assert "better, p = 0.0" in wide
