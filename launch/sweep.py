@@ -21,6 +21,7 @@ mistake in the input.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
