@@ -33,10 +33,11 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}; flags look like --run=runs/quickstart")
     if RUN.value is None:
         raise UserError("--run is missing: the report of which run? Try --run=runs/quickstart")
+    from train.lab.folder import is_sweep
     from train.report import summary, write_curve_png, write_report
 
     run = local_path(RUN.value, "a run folder whose report is written")
-    if (run / "sweep.json").is_file():
+    if is_sweep(run):
         return report_sweep(run)
     for name, given in (("documents", DOCUMENTS.value), ("larger", LARGER.value)):
         if given:

@@ -153,6 +153,25 @@ def test_an_indexed_job_is_created(cluster, command):
     assert not (folder / "sweep.json").exists()  # the volume may not be here: --only=report writes it where it is
 
 
+def test_steps_are_measured_in_turn_and_the_fastest_counts(cluster, command, monkeypatch, tmp_path):
+    """launch.bench is a program of this test here; the base takes 0.5 s at best, and the variant 1 s."""
+    config, _ = cluster[0]
+    path = pathlib.Path(config.removeprefix("--config="))
+    path.write_text(path.read_text().replace("seeds=(0, 1)", "seeds=(0, 1), hold='time'"))
+    calls, seconds = [], iter([0.6, 1.0, 0.5, 1.4, 2.0, 2.0])
+
+    def bench(words, **options):
+        calls.append(words[2:])
+        return subprocess.CompletedProcess(words, 0, json.dumps({"seconds": next(seconds)}), "")
+
+    monkeypatch.setattr(subprocess, "run", bench)
+    status, printed = command(MODULE, config, "--run=" + str(tmp_path / "timed"), "--dry_run")
+    assert status == 0, printed
+    assert [words[0] for words in calls] == ["launch.bench"] * 6
+    assert ["--set=model.ffn.width=96" in words for words in calls] == [False, True] * 3
+    assert re.findall(r"training.num_steps=(\d+)", printed) == ["10", "10"]
+
+
 @pytest.mark.sweep
 def test_ctrl_c_stops_all_and_the_same_command_continues(tiny_experiment, tmp_path):
     experiment = tiny_experiment(training__num_steps=400, samples__prompts=(), evaluation__every=400)

@@ -151,9 +151,14 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         yield
 
 
+def is_sweep(folder: pathlib.Path) -> bool:
+    """Whether a folder is that of a sweep."""
+    return (folder / FILE).is_file()
+
+
 def read(folder: pathlib.Path) -> dict[str, Any] | None:
     """The content of sweep.json, None in a folder without. Raises UserError for a folder that is no sweep's."""
-    if (folder / FILE).is_file():
+    if is_sweep(folder):
         return read_json(folder / FILE, remedy="put a copy of it back", schema=_SCHEMA)
     if (folder / "config.json").is_file():
         raise UserError(f"{folder} holds a run, and a sweep needs a folder of its own; give another --run")
