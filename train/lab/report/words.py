@@ -31,10 +31,14 @@ _KNOBS = {
 
 
 def decimals(analysis: Analysis) -> int:
-    """The decimals of losses: two digits of the deviation over seeds, four if that is not known."""
-    if not analysis.noise:
-        return 4
-    return min(8, max(2, 1 - math.floor(math.log10(analysis.noise))))
+    """The decimals of losses and differences: two digits of the smallest deviation, of seeds or of their differences.
+
+    Four if none is known; from three to six.
+    """
+    found = [row.comparison.difference for row in analysis.rows if row.comparison is not None]
+    deviations = [analysis.noise, *(difference.deviation for difference in found if difference is not None)]
+    smallest = min((deviation for deviation in deviations if deviation), default=None)
+    return 4 if smallest is None else min(6, max(3, 1 - math.floor(math.log10(smallest))))
 
 
 def number(value: float | None, places: int, signed: bool = False) -> str:

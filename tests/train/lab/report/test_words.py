@@ -12,10 +12,13 @@ def rows(analysis):
     return {row.name: row for row in analysis.rows}
 
 
-def test_decimals_show_two_digits_of_the_noise(finished):
-    assert words.decimals(finished) == 4
-    for noise, places in ((0.5, 2), (0.0009, 5), (1e-12, 8), (None, 4), (0.0, 4), (30.0, 2)):
-        assert words.decimals(dataclasses.replace(finished, noise=noise)) == places
+def test_decimals_show_two_digits_of_the_smallest_deviation(finished):
+    deviations = [row.comparison.difference.deviation for row in finished.rows if row.comparison]
+    assert min(deviations) < finished.noise
+    assert words.decimals(finished) == 1 - math.floor(math.log10(min(deviations)))
+    alone = dataclasses.replace(finished, rows=[finished.base])
+    for noise, places in ((0.5, 3), (0.0009, 5), (1e-12, 6), (None, 4), (0.0, 4), (30.0, 3)):
+        assert words.decimals(dataclasses.replace(alone, noise=noise)) == places
 
 
 def test_numbers():
