@@ -144,7 +144,10 @@ def _submit(sweep: "Sweep", engine: Any, more: tuple[str, ...]) -> int:
     if ONLY.value == "search":
         raise UserError(f"--to={engine.NAME}: the search of rates runs on this machine; leave --to out")
     require_searched(sweep, engine.NAME)
-    runs = [run for run in sweep.runs() if not folders.is_done(run)]
+    left = [run for run in sweep.runs() if not folders.is_done(run)]
+    runs = [run for run in left if folders.trunk_of(run, left) is None]
+    if later := len(left) - len(runs):
+        print(f"{later} runs branch from runs that are not done; give the same command again then", file=sys.stderr)
     if not runs:
         print(f"all runs in {sweep.folder} are done; --only=report makes the report")
         return 0

@@ -84,6 +84,12 @@ def runs_of(folder: pathlib.Path, ablation: Ablation, variants: Mapping[str, Var
     ]
 
 
+def trunk_of(run: Run, runs: Sequence[Run]) -> Run | None:
+    """The run among these from which a run branches; None if it branches from no run, or from another."""
+    branch = run.experiment.training.branch_from
+    return None if branch is None else next((one for one in runs if one.folder == pathlib.Path(branch.run)), None)
+
+
 def progress_of(run: Run, metric: str, alive: bool = False) -> Progress:
     """The state of a run. Without a process of its own (`alive`) one that says it is running is dead: interrupted."""
     total = run.experiment.training.num_steps

@@ -73,7 +73,7 @@ class Sweep:
         for every mistake in the file, and for a folder of another sweep.
         """
         common = common_settings(overrides)
-        ablation = ablation_from_file(config, common)
+        ablation = ablation_from_file(config, common, str(folder))
         before = folders.read(folder)
         plain = resolve(ablation)
         held = _held_before(ablation, before, plain) or hold_equal(ablation, plain, measure)

@@ -14,7 +14,7 @@ from train.experiment import Experiment
 from train.lab.ablation import Ablation, Change, check_ablation
 from train.lab.hold import Match, match_base
 
-_SEED = "{seed}"
+_SEED, _SWEEP = "{seed}", "{sweep}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +42,22 @@ class Variant:
         return seeded((*self.settings, *self.tuned, *self.held), seed)
 
 
-def ablation_from_file(path: str, overrides: Sequence[str] = ()) -> Ablation:
+def ablation_from_file(path: str, overrides: Sequence[str] = (), folder: str = _SWEEP) -> Ablation:
     """The checked ablation that a config file assigns, with `--set` overrides applied to its base.
 
-    Raises UserError for a file that defines none, and for every problem of its fields.
+    `folder` is the folder of the sweep, for which {sweep} stands in texts. Raises UserError for a file that defines
+    none, and for every problem of its fields.
     """
     found = assignments_of(path).get("ablation")
     if not isinstance(found, Ablation):
         what = "an Experiment alone, which launch.train runs" if found is None else type(found).__name__
         raise UserError(f"{path} defines no `ablation = Ablation(...)`, got {what}; see configs/ablations/positions.py")
     check_ablation(found)
-    return dataclasses.replace(found, base=with_overrides(found.base, overrides))
+    variants: dict[str, Change] = {}
+    for name, change in found.variants.items():
+        with naming(name):
+            variants[name] = tuple(text.replace(_SWEEP, folder) for text in texts_of(change))
+    return dataclasses.replace(found, base=with_overrides(found.base, overrides), variants=variants)
 
 
 def seeded(settings: Sequence[str], seed: int) -> tuple[str, ...]:
