@@ -34,7 +34,9 @@ def main(argv: list[str]) -> int:
     if RUN.value is None:
         raise UserError("--run is missing: the report of which run? Try --run=runs/quickstart")
     given = local_path(RUN.value, "a run folder whose report is written")
-    if (given / "sweep.json").is_file():
+    from train.lab.folder import is_sweep
+
+    if is_sweep(given):
         return report_sweep(given)
     for name, value in (("documents", DOCUMENTS.value), ("larger", LARGER.value)):
         if value:
