@@ -14,7 +14,8 @@ from model.errors import UserError
 from model.kernels.selection import recorded_choices
 from model.options.tree import find_warnings
 from train.checkpoints.store import CheckpointStore
-from train.data.batches.pipeline import Batches
+from train.data.batches.opening import training_batches
+from train.data.config import Data
 from train.data.prepare import settings
 from train.data.prepare.prepare import prepare
 from train.data.prepare.progress import TerminalReporter
@@ -134,10 +135,8 @@ def _begin(
     check_mesh(experiment)
     parameters.check_memory(experiment, make_mesh(experiment.mesh))
     refuse_missing_texts(experiment.evaluations, run)
-    sources = experiment.data.sources()
-    if experiment.data.validation is None and not any(is_dataset(source.path) for source in sources):
-        settings.list_source_units(experiment.data, finished=False)  # report a missing text first
-        raise UserError(f"data.validation: the validation loss needs text that is held out, got None; {_HOLD_OUT}")
+    if isinstance(experiment.data, Data):
+        _require_validation_text(experiment.data)
     stack.enter_context(run_folder.locked(run))
     if is_finished(experiment, run):
         say(f"{run} is finished: nothing is left to train, and nothing in it was changed; --run names another run")
@@ -158,6 +157,13 @@ def _begin(
     write_json(run / "parameters.json", parameters.as_json(experiment))
     opened.append(dataset)
     return {"dataset": folder}
+
+
+def _require_validation_text(data: Data) -> None:
+    """Raises UserError when raw text has no part that is held out."""
+    if data.validation is None and not any(is_dataset(source.path) for source in data.sources()):
+        settings.list_source_units(data, finished=False)  # report a missing text first
+        raise UserError(f"data.validation: the validation loss needs text that is held out, got None; {_HOLD_OUT}")
 
 
 def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
@@ -193,7 +199,7 @@ class _Trainer:
         self.statistics_step_fn: StepFn | None = None
         self.with_segments = feed.needs_segments(experiment.data, experiment.model)
         fields = feed.batch_fields(experiment.objective.fields, experiment.data, experiment.model)
-        self.batches = Batches(dataset, experiment.data, "train", fields)
+        self.batches = training_batches(dataset, experiment.data, fields)
         self.clock = Clock(experiment, self.mesh)
         self.called: set[Hook] = set()
 

@@ -83,7 +83,14 @@ class TokenizerOf:
     path: str = dataclasses.field(metadata=IS_PATH)
 
 
-Tokenizer = SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """Ids written as numbers with spaces between them, for tokens that stand for no text (train/data/generated.py)."""
+
+    vocab_size: int
+
+
+Tokenizer = SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters | Numbers
 
 # ------------------------------------------------------------------------------------------------------ validation
 

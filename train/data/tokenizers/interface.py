@@ -191,6 +191,10 @@ def tokenizer_class(option: config.Tokenizer) -> type[Tokenizer]:
         from train.data.tokenizers.huggingface import HuggingFaceTokenizer
 
         return HuggingFaceTokenizer
+    if isinstance(option, config.Numbers):
+        from train.data.tokenizers.numbers import NumbersTokenizer
+
+        return NumbersTokenizer
     return BytesTokenizer if isinstance(option, config.Bytes) else CharactersTokenizer
 
 
