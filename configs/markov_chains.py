@@ -1,6 +1,6 @@
 """draft
 
-    python -m launch.train --config=configs/markov_chains.py --run=runs/markov
+python -m launch.train --config=configs/markov_chains.py --run=runs/markov
 """
 
 from model.attention.grouped_query import GroupedQuery

@@ -177,6 +177,13 @@ class Experiment:
     checkpoints: Checkpoints = dataclasses.field(default=Checkpoints(), metadata=EXECUTION_ONLY)
     logging: Logging = dataclasses.field(default=Logging(), metadata=EXECUTION_ONLY)
 
+    @property
+    def text(self) -> Data:
+        """The data of an experiment on text. Raises UserError when a task makes its data."""
+        if not isinstance(self.data, Data):
+            raise UserError(f"data: {type(self.data.task).__name__} makes the sequences; there is no text to name")
+        return self.data
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the values that clash from one part to another."""
         if self.data.sequence_length > self.model.context_length:

@@ -85,9 +85,17 @@ class TokenizerOf:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Numbers:
-    """Ids written as numbers with spaces between them, for tokens that stand for no text (train/data/generated.py)."""
+    """Ids written as numbers with spaces between them, as for tokens that stand for no text.
+
+    No token begins or ends documents.
+    """
 
     vocab_size: int
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        if not 1 <= self.vocab_size <= MAX_PIECES:
+            yield "vocab_size", f"expected from 1 to {MAX_PIECES:,}, got {self.vocab_size:,}"
 
 
 Tokenizer = SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters | Numbers
@@ -207,7 +215,7 @@ class Data:
     """
 
     path: str | tuple[Source, ...] = dataclasses.field(default="stdlib", metadata=IS_PATH)
-    tokenizer: SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters | TokenizerOf | None = (
+    tokenizer: SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters | Numbers | TokenizerOf | None = (
         SentencePiece()
     )
     validation: HeldOutDocuments | Tail | SeparateText | None = HeldOutDocuments()

@@ -1,4 +1,4 @@
-"""Batches of a task: batch n has the sequences n * batch_size to (n + 1) * batch_size - 1, each made from its number."""
+"""Batches that a task makes: batch n has the sequences from n * batch_size on, each made from its number."""
 
 from __future__ import annotations
 

@@ -17,6 +17,6 @@ def prepare_generated(data: Generated, folder: pathlib.Path) -> pathlib.Path:
         tokenizer = NumbersTokenizer(Numbers(vocab_size=data.task.num_symbols))
         save_tokenizer(tokenizer, folder)
         empty = dataset.describe_split([]) | dataset.unrestored_entry([])
-        splits = {name: empty for name in ("train", "validation")}
+        splits = dict.fromkeys(("train", "validation"), empty)
         dataset.write_dataset(folder, dataset.describe(tokenizer, folder) | {"splits": splits}, {})
     return folder

@@ -10,8 +10,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from train.evaluation.probes.interface import Curve, Findings, Reader, Sequences, Task, at_least, by_column
-from train.evaluation.probes.interface import measured, shifted
+from train.evaluation.probes.interface import (
+    Curve,
+    Findings,
+    Reader,
+    Sequences,
+    Task,
+    at_least,
+    by_column,
+    measured,
+    shifted,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +70,9 @@ class Induction(Task):
         numbers["first_half_loss"] = float(nll_NT[:, : self.half - 1].mean())
         columns = range(self.half, self.length)
         lines = {"loss": nll_NT, "accuracy": hits_NT.astype(np.float64)}
-        means = {name: by_column(values[:, self.half :], made.weights[:, self.half :]) for name, values in lines.items()}
+        means = {
+            name: by_column(values[:, self.half :], made.weights[:, self.half :]) for name, values in lines.items()
+        }
         x = tuple(column - self.half + 2 for column in columns)
         guess = math.log(self.num_symbols_drawn)
         pictures = (

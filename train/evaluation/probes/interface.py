@@ -110,11 +110,8 @@ class Prepared(abc.ABC):
     """A probe as one model reads it. Its sequences hold symbols, to be replaced by ids, or ids if there are none.
 
     Attributes:
-      length: T, the length of its sequences.
       num_symbols: symbols are numbers from 0 up to this; None if the sequences hold ids.
     """
-
-    length: int
 
     @property
     @abc.abstractmethod
@@ -157,6 +154,11 @@ class Task(Probe, Prepared):
     def num_symbols(self) -> int:
         """The number of its symbols, and the least vocabulary of a model."""
 
+    @property
+    @abc.abstractmethod
+    def length(self) -> int:
+        """T, the tokens of its sequences."""
+
     @classmethod
     def for_model(cls, reader: Reader) -> "Task":
         """See `Probe`."""
@@ -175,8 +177,8 @@ class Task(Probe, Prepared):
         ):
             if needed > available:
                 raise UserError(
-                    f"{type(self).__name__} needs {name} of {needed}, but that of the model is {available} (without its "
-                    "marks); make the task smaller"
+                    f"{type(self).__name__} needs {name} of {needed}, but that of the model is {available} (without "
+                    "its marks); make the task smaller"
                 )
         return self
 
@@ -192,7 +194,7 @@ def shifted(symbols: np.ndarray, weights: np.ndarray) -> Sequences:
 
 
 def mean_over(values_NT: np.ndarray, weights_NT: np.ndarray) -> tuple[float, float]:
-    """The mean of the counted values, and its standard error over sequences (Cochran 1977, section 2.11); NaN of one."""
+    """The mean of the counted values, and its standard error over sequences (Cochran 1977, section 2.11)."""
     sums, counts = (values_NT * weights_NT).sum(1), weights_NT.sum(1)
     total, number = float(counts.sum()), len(counts)
     value = float(sums.sum()) / total

@@ -13,12 +13,68 @@ import numpy as np
 from model.errors import UserError
 from train.evaluation.probes.interface import Curve, Findings, Prepared, Probe, Reader, Sequences, at_least
 
-WORDS = (
-    "banana strawberry mississippi committee balloon coffee pepper letter kitten rabbit summer winter garden window "
-    "pillow yellow bottle butter cheese tomato potato pencil paper school teacher student doctor farmer engineer river "
-    "mountain valley forest island bridge castle village market station airport bicycle railway elephant tiger monkey "
-    "giraffe penguin dolphin eagle parrot butterfly spider dragon music guitar violin piano theatre cinema picture"
-).split()
+WORDS = [
+    "banana",
+    "strawberry",
+    "mississippi",
+    "committee",
+    "balloon",
+    "coffee",
+    "pepper",
+    "letter",
+    "kitten",
+    "rabbit",
+    "summer",
+    "winter",
+    "garden",
+    "window",
+    "pillow",
+    "yellow",
+    "bottle",
+    "butter",
+    "cheese",
+    "tomato",
+    "potato",
+    "pencil",
+    "paper",
+    "school",
+    "teacher",
+    "student",
+    "doctor",
+    "farmer",
+    "engineer",
+    "river",
+    "mountain",
+    "valley",
+    "forest",
+    "island",
+    "bridge",
+    "castle",
+    "village",
+    "market",
+    "station",
+    "airport",
+    "bicycle",
+    "railway",
+    "elephant",
+    "tiger",
+    "monkey",
+    "giraffe",
+    "penguin",
+    "dolphin",
+    "eagle",
+    "parrot",
+    "butterfly",
+    "spider",
+    "dragon",
+    "music",
+    "guitar",
+    "violin",
+    "piano",
+    "theatre",
+    "cinema",
+    "picture",
+]
 COUNTS = ("zero", "one", "two", "three", "four")
 FORMS = ("whole", "spelled")
 
@@ -118,7 +174,9 @@ class AskedLetters(Prepared):
         """See `Prepared`; the loss is that of the right count among the five."""
         nll = (nll_NT * made.weights).sum(1).reshape(-1, len(FORMS), len(COUNTS))
         right = np.array([count for _, _, count in self._asked])
-        log_p = -nll - np.log(np.exp(-nll + nll.min(-1, keepdims=True)).sum(-1, keepdims=True)) + nll.min(-1, keepdims=True)
+        log_p = (
+            -nll - np.log(np.exp(-nll + nll.min(-1, keepdims=True)).sum(-1, keepdims=True)) + nll.min(-1, keepdims=True)
+        )
         loss = -np.take_along_axis(log_p, right[:, None, None], axis=-1)[..., 0]
         hits = nll.argmin(-1) == right[:, None]
         common = np.bincount(right, minlength=len(COUNTS)) / len(right)
@@ -130,8 +188,10 @@ class AskedLetters(Prepared):
                 numbers |= {f"{name}_{form}": float(of_form.mean()), f"{name}_{form}_standard_error": _error(of_form)}
         numbers |= {"accuracy_of_the_commonest_count": float(common.max()), "tokens_of_a_word": float(pieces.mean())}
         sizes = tuple(sorted(set(pieces.tolist())))
-        lines = {form: tuple(float(hits[pieces == size, f].mean()) for size in sizes) for f, form in enumerate(FORMS)}
-        lines |= {"the commonest count": (float(common.max()),) * len(sizes)}
+        lines: dict[str, tuple[float | None, ...]] = {
+            form: tuple(float(hits[pieces == size, f].mean()) for size in sizes) for f, form in enumerate(FORMS)
+        }
+        lines["the commonest count"] = (float(common.max()),) * len(sizes)
         curve = Curve(
             title="Accuracy by the tokens of a word",
             x_label="tokens of the whole word",

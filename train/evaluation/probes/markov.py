@@ -9,8 +9,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from train.evaluation.probes.interface import Curve, Findings, Reader, Sequences, Task, at_least, by_column, mean_over
-from train.evaluation.probes.interface import measured, shifted
+from train.evaluation.probes.interface import (
+    Curve,
+    Findings,
+    Reader,
+    Sequences,
+    Task,
+    at_least,
+    by_column,
+    mean_over,
+    measured,
+    shifted,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -36,8 +36,7 @@ def parse_probes(text: str, reader: Reader) -> list[Probe]:
     found: list[Probe] = []
     for part in _split(text):
         if part == "all":
-            asked = [cls for name, cls in PROBES.items() if name != "letters" or reader.encode is not None]
-            found += [cls.for_model(reader) for cls in asked]
+            found += [probe for cls in PROBES.values() if _fits(probe := cls.for_model(reader), reader)]
         elif part in PROBES:
             found.append(PROBES[part].for_model(reader))
         elif "(" in part:
@@ -49,6 +48,14 @@ def parse_probes(text: str, reader: Reader) -> list[Probe]:
         else:
             raise UserError(f"--probes: no probe is called {part[:60]!r}; {nearest(part, [*PROBES, 'all'])}")
     return found
+
+
+def _fits(probe: Probe, reader: Reader) -> bool:
+    try:
+        probe.prepare(reader)
+    except UserError:
+        return False
+    return True
 
 
 def _split(text: str) -> list[str]:
