@@ -30,8 +30,8 @@ def name_of(probe: Probe) -> str:
 def parse_probes(text: str, reader: Reader) -> list[Probe]:
     """The probes that `--probes` asks for.
 
-    Each is a name, for a size that suits the model, or an option written out, such as `Needle(lengths=(64, 512))`; commas
-    separate them; "all" stands for every probe that the model can be asked. Raises UserError for anything else.
+    Each is a name, for a size that suits the model, or an option written out, such as `Needle(lengths=(64, 512))`;
+    commas separate them; "all" stands for every probe that the model can be asked. Raises UserError for anything else.
     """
     found: list[Probe] = []
     for part in _split(text):

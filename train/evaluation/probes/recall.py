@@ -4,6 +4,7 @@ Arora et al. 2023, "Zoology: Measuring and Improving Recall in Efficient Languag
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -48,7 +49,7 @@ class Recall(Task):
     @classmethod
     def sized(cls, reader: Reader) -> "Recall":
         """See `Task`."""
-        length, each = min(256, reader.length), min(2048, reader.num_ids // 2)
+        length, each = min(256, reader.length), max(2, min(2048, reader.num_ids // 2))
         return cls(num_pairs=max(1, min(16, length // 8, each)), num_keys=each, num_values=each, length=length)
 
     def sequences(self, draws: Sequence[np.random.Generator]) -> Sequences:
@@ -82,7 +83,7 @@ class Recall(Task):
             title="Accuracy by distance",
             x_label="tokens between a key and its repetition",
             y_label="share of values",
-            x=tuple(float(a + b) / 2 for a, b in zip(edges[:-1], edges[1:], strict=True)),
+            x=tuple(float(a + b) / 2 for a, b in itertools.pairwise(edges)),
             lines={"model": shares, "any stored value": (1 / k,) * len(shares)},
         )
         baselines = {"any stored value": math.log(k), "uniform": math.log(self.num_values)}
