@@ -48,7 +48,8 @@ def test_findings_by_position():
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"), [({"length": 20}, "length: must be odd"), ({"num_symbols_drawn": 1}, "must be at least 2, got 1")]
+    ("fields", "words"),
+    [({"length": 20}, "length: must be odd"), ({"num_symbols_drawn": 1}, "must be at least 2, got 1")],
 )
 def test_refused(fields, words):
     with pytest.raises(UserError, match=words):

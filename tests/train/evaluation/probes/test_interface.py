@@ -25,7 +25,7 @@ def test_a_sequence_is_a_function_of_seed_split_and_number(task):
     assert len(np.unique(whole.tokens, axis=0)) == 8
     assert [x.dtype.name for x in whole] == ["int32", "int32", "float32"]
     assert whole.tokens.shape == whole.targets.shape == whole.weights.shape == (8, task.length)
-    assert 0 <= min(whole.tokens.min(), whole.targets.min())
+    assert min(whole.tokens.min(), whole.targets.min()) >= 0
     assert max(whole.tokens.max(), whole.targets.max()) < task.num_symbols
     assert set(np.unique(whole.weights)) <= {0.0, 1.0}
     assert whole.weights.sum(1).min() >= 1
@@ -66,7 +66,10 @@ def test_symbols_of_a_text_model_are_ids_without_its_marks():
 @pytest.mark.parametrize(
     ("probe", "words"),
     [
-        (Induction(num_symbols_drawn=257, length=21), "Induction needs a vocabulary of 257, but that of the model is 256"),
+        (
+            Induction(num_symbols_drawn=257, length=21),
+            "Induction needs a vocabulary of 257, but that of the model is 256",
+        ),
         (Induction(num_symbols_drawn=64, length=257), "Induction needs a context of 257, but that of the model is 255"),
         (Letters(num_examples=9), r"letters: a question with num_examples=9 has up to \d+ tokens, more than the 255"),
     ],

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ def naive(states, k, alpha):
     bigram, unigram = [], []
     for t in range(1, len(states)):
         before, now, new = states[:t], states[t - 1], states[t]
-        pairs = [b for a, b in zip(before, before[1:]) if a == now]
+        pairs = [b for a, b in itertools.pairwise(before) if a == now]
         bigram.append(-math.log((pairs.count(new) + alpha) / (len(pairs) + k * alpha)))
         unigram.append(-math.log((before.count(new) + alpha) / (t + k * alpha)))
     return bigram, unigram
@@ -41,7 +42,7 @@ def test_the_bigram_prediction_is_the_exact_posterior():
     for n in range(3):
         states = [*made.tokens[n].tolist(), int(made.targets[n, -1])]
         weights = np.ones((2, 4000))
-        for t, (now, new) in enumerate(zip(states, states[1:])):
+        for t, (now, new) in enumerate(itertools.pairwise(states)):
             p = grid if new else 1 - grid
             exact = -math.log((weights[now] * p).sum() / weights[now].sum())
             assert task.strategies(made)["bigram"][n, t] == pytest.approx(exact, rel=1e-4)
