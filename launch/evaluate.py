@@ -46,6 +46,7 @@ WINDOW = flags.DEFINE_integer("window", None, "Tokens in the window; data.sequen
 STRIDE = flags.DEFINE_integer("stride", None, "Tokens that the window moves by; half of it when not given.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Windows at a time; when not given, what devices can hold.")
 MESH = cli.define_mesh()
+OTHER = other_evaluations.define()
 HTML = cli.define_path("html", None, "With --probes: writes a page with their pictures.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 
@@ -72,12 +73,12 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name} must be at least 1, got {flag.value}")
     if (BATCH_SIZE.value or 1) > MAX_WINDOWS:
         raise UserError(f"--batch_size must be at most {MAX_WINDOWS:,}, got {BATCH_SIZE.value}")
-    if other_evaluations.asked():
+    if OTHER.asked():
         if TEXT.value or argv[1:]:
             raise UserError("--text has no effect beside --probes and --harness; leave it out")
         cli.prepare_jax()
         mesh = cli.mesh_from_flag(MESH)
-        return other_evaluations.run_them(RUN.value, CHECKPOINT.value, mesh, HTML.value, JSON.value)
+        return OTHER.run(RUN.value, CHECKPOINT.value, mesh, HTML.value, JSON.value)
     if HTML.value is not None:
         raise UserError("--html has no effect without --probes; leave it out")
     paths = TEXT.value + [expand_home(path) for path in argv[1:]]

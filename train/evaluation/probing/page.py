@@ -69,7 +69,9 @@ def _draw_curve(axes: "Axes", colors: Palette, curve: Curve) -> None:
         line[0].set_linewidth(1.5 if number == 0 else 1.1)
     if len(curve.lines) > 1:
         axes.legend(frameon=False, labelcolor=colors.muted, handlelength=1.8)
-    axes.set_ylim(bottom=0)
+    drawn = [y for values in curve.lines.values() for y in values if y is not None]
+    if min(drawn, default=0.0) < 0.5 * max(drawn, default=0.0):
+        axes.set_ylim(bottom=0)
     if curve.y_label.startswith("share"):
         axes.set_ylim(0, 1.03)
     axes.set_xlabel(curve.x_label)
