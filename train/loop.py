@@ -19,7 +19,7 @@ from train.data.config import Data
 from train.data.prepare import settings
 from train.data.prepare.prepare import prepare
 from train.data.prepare.progress import TerminalReporter
-from train.data.shards.dataset import Dataset, is_dataset, open_dataset
+from train.data.shards.dataset import Dataset, open_dataset
 from train.evaluation.named_evaluations import prepare_texts, refuse_missing_texts
 from train.experiment import Experiment
 from train.files.files import write_json
@@ -53,11 +53,6 @@ from train.run.time_spent import TimeSpent
 from train.state import StateConfig, TrainState, abstract_state, init_sharded, state_shardings
 from train.step import StepFn, compile_train_step
 from train.terminal.progress import Progress
-
-_HOLD_OUT = (
-    "prepare the text with data.validation=HeldOutDocuments(), Tail(fraction=0.1) where it is one file, or "
-    "SeparateText(path=...)"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +131,7 @@ def _begin(
     parameters.check_memory(experiment, make_mesh(experiment.mesh))
     refuse_missing_texts(experiment.evaluations, run)
     if isinstance(experiment.data, Data):
-        _require_validation_text(experiment.data)
+        settings.require_validation_text(experiment.data)
     stack.enter_context(run_folder.locked(run))
     if is_finished(experiment, run):
         say(f"{run} is finished: nothing is left to train, and nothing in it was changed; --run names another run")
@@ -159,13 +154,6 @@ def _begin(
     return {"dataset": folder}
 
 
-def _require_validation_text(data: Data) -> None:
-    """Raises UserError when raw text has no part that is held out."""
-    if data.validation is None and not any(is_dataset(source.path) for source in data.sources()):
-        settings.list_source_units(data, finished=False)  # report a missing text first
-        raise UserError(f"data.validation: the validation loss needs text that is held out, got None; {_HOLD_OUT}")
-
-
 def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
     """The checked dataset of a run. Tokenizes it and the further texts to evaluate if they are not tokenized yet."""
     fits = functools.partial(check_vocabulary, experiment)
@@ -173,7 +161,7 @@ def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
     check_vocabulary(experiment, dataset.tokenizer, dataset.folder)
     check_prompts(experiment.model, dataset.tokenizer, experiment.samples.prompts)
     if "validation" not in dataset.description["splits"]:
-        raise UserError(f"{dataset.folder} has no validation split, and a run needs one; {_HOLD_OUT}")
+        raise UserError(f"{dataset.folder} has no validation split, and a run needs one; {settings.HOLD_OUT}")
     for name in dataset.description["splits"]:
         if (lost := dataset.unrestored_in_words(name)) is not None:
             say(f"WARNING: {name} text: {lost}; bits per byte are not those of the original text")

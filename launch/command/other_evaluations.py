@@ -78,8 +78,8 @@ def define() -> OtherFlags:
         flags.DEFINE_string(
             "probes",
             None,
-            "Probes instead of text: induction, needle, recall, letters, markov or all, separated by commas, or options,"
-            " such as 'Needle(lengths=(64, 512))'. With --html a page with their pictures.",
+            "Probes instead of text: induction, needle, recall, letters, markov or all, or options such as "
+            "'Needle(lengths=(64, 512))'. With --html a page with their pictures.",
         ),
         flags.DEFINE_integer("sequences", 256, "With --probes: the sequences of each.", lower_bound=1),
         flags.DEFINE_integer("probe_seed", 0, "With --probes: the seed of the sequences.", lower_bound=0),
