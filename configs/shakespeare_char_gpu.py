@@ -31,7 +31,7 @@ experiment = dataclasses.replace(
         precision=dataclasses.replace(base.model.precision, compute="bfloat16"),
         scan_layers=False,
     ),
-    data=dataclasses.replace(base.data, batch_size=64, sequence_length=256),
+    data=dataclasses.replace(base.text, batch_size=64, sequence_length=256),
     training=dataclasses.replace(base.training, num_steps=5000),
     evaluation=Evaluation(every=250),
     checkpoints=Checkpoints(every=1000),

@@ -16,6 +16,6 @@ from train.experiment import Samples
 experiment = dataclasses.replace(
     base,
     model=dataclasses.replace(base.model, vocab_size=257),
-    data=dataclasses.replace(base.data, path="book.txt", tokenizer=Bytes(), validation=Tail(fraction=0.1)),
+    data=dataclasses.replace(base.text, path="book.txt", tokenizer=Bytes(), validation=Tail(fraction=0.1)),
     samples=Samples(prompts=("The ",), length=200),
 )

@@ -106,9 +106,9 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
 
     precision = experiment.model.precision
     cli.print_escaped(f"{run}: {count_parameters(experiment.model).total:,} parameters as {precision.parameters}")
-    if experiment.data.tokenizer is not None and (warning := load_tokenizer(run / "data").warning()) is not None:
+    if experiment.text.tokenizer is not None and (warning := load_tokenizer(run / "data").warning()) is not None:
         print(f"WARNING: {warning}", file=sys.stderr)
-    if experiment.data.tokenizer is None:
+    if experiment.text.tokenizer is None:
         print("WARNING: no tokenizer.json or tokenizer.model there: the run can be trained further and written back,")
         print("         but launch.evaluate and launch.generate need a tokenizer")
     return 0

@@ -3,6 +3,8 @@
     python -m launch.evaluate --run=runs/quickstart
     python -m launch.evaluate --run=runs/quickstart --text=book.txt 'notes/**/*.md' --stride=64 --json
     python -m launch.evaluate --run=runs/llama-70b --mesh=fsdp=4,tensor=2
+    python -m launch.evaluate --run=runs/quickstart --probes=induction,needle,recall --html=probes.html
+    python -m launch.evaluate --run=runs/quickstart --harness=arc_easy,lambada_openai --num_fewshot=0
 
 Without --text it measures the validation split of the run's own data. A text may be a file, a folder, a glob, a .jsonl,
 .json or .parquet file, perhaps compressed (.gz, .bz2, .xz, .zst), or hf:NAME; each file, or each row of a table, is a
@@ -15,6 +17,10 @@ and its bytes are not counted. Words are separated by whitespace in the original
 text. Standard errors are over documents (ratio estimator). A value that is too large for a number (a perplexity above
 1.8e308) is "not finite", and null in JSON: the loss above it is its logarithm.
 
+--probes asks tasks without data (train/evaluation/probes/), beside the losses of known strategies. --harness runs tasks
+of lm_eval (pip install -e '.[harness]'); its tasks read their data from the Hugging Face hub or, in --harness_folder,
+from files of your own.
+
 The parameters of the checkpoint are read and checked, its optimizer state is not: damage there is noticed only when the
 run is trained further. A script calls train.evaluation.evaluate.evaluate, which gives the same numbers.
 """
@@ -23,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch.command import cli, streams
+from launch.command import cli, other_evaluations, streams
 from model.errors import UserError
 from train.files.paths import expand_home
 
@@ -40,6 +46,8 @@ WINDOW = flags.DEFINE_integer("window", None, "Tokens in the window; data.sequen
 STRIDE = flags.DEFINE_integer("stride", None, "Tokens that the window moves by; half of it when not given.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Windows at a time; when not given, what devices can hold.")
 MESH = cli.define_mesh()
+OTHER = other_evaluations.define()
+HTML = cli.define_path("html", None, "With --probes: writes a page with their pictures.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 
 MAX_WINDOWS = 65_536  # at a time: together they are one array
@@ -65,6 +73,14 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name} must be at least 1, got {flag.value}")
     if (BATCH_SIZE.value or 1) > MAX_WINDOWS:
         raise UserError(f"--batch_size must be at most {MAX_WINDOWS:,}, got {BATCH_SIZE.value}")
+    if OTHER.asked():
+        if TEXT.value or argv[1:]:
+            raise UserError("--text has no effect beside --probes and --harness; leave it out")
+        cli.prepare_jax()
+        mesh = cli.mesh_from_flag(MESH)
+        return OTHER.run(RUN.value, CHECKPOINT.value, mesh, HTML.value, JSON.value)
+    if HTML.value is not None:
+        raise UserError("--html has no effect without --probes; leave it out")
     paths = TEXT.value + [expand_home(path) for path in argv[1:]]
 
     cli.prepare_jax()

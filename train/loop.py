@@ -14,11 +14,12 @@ from model.errors import UserError
 from model.kernels.selection import choices_said
 from model.options.tree import find_warnings
 from train.checkpoints.store import CheckpointStore
-from train.data.batches.pipeline import Batches
+from train.data.batches.opening import training_batches
+from train.data.config import Data
 from train.data.prepare import settings
 from train.data.prepare.prepare import prepare
 from train.data.prepare.progress import TerminalReporter
-from train.data.shards.dataset import Dataset, is_dataset, open_dataset
+from train.data.shards.dataset import Dataset, open_dataset
 from train.evaluation.named_evaluations import prepare_texts, refuse_missing_texts
 from train.experiment import Experiment
 from train.files.files import write_json
@@ -50,11 +51,6 @@ from train.run.time_spent import TimeSpent
 from train.state import StateConfig, TrainState, abstract_state, state_shardings
 from train.step import StepFn, compile_train_step
 from train.terminal.progress import Progress
-
-_HOLD_OUT = (
-    "prepare the text with data.validation=HeldOutDocuments(), Tail(fraction=0.1) where it is one file, or "
-    "SeparateText(path=...)"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,10 +128,8 @@ def _begin(
     check_mesh(experiment)
     parameters.check_memory(experiment, make_mesh(experiment.mesh))
     refuse_missing_texts(experiment.evaluations, run)
-    sources = experiment.data.sources()
-    if experiment.data.validation is None and not any(is_dataset(source.path) for source in sources):
-        settings.list_source_units(experiment.data, finished=False)  # report a missing text first
-        raise UserError(f"data.validation: the validation loss needs text that is held out, got None; {_HOLD_OUT}")
+    if isinstance(experiment.data, Data):
+        settings.require_validation_text(experiment.data)
     stack.enter_context(run_folder.locked(run))
     if is_finished(experiment, run):
         say(f"{run} is finished: nothing is left to train, and nothing in it was changed; --run names another run")
@@ -165,7 +159,7 @@ def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
     check_vocabulary(experiment, dataset.tokenizer, dataset.folder)
     check_prompts(experiment.model, dataset.tokenizer, experiment.samples.prompts)
     if "validation" not in dataset.description["splits"]:
-        raise UserError(f"{dataset.folder} has no validation split, and a run needs one; {_HOLD_OUT}")
+        raise UserError(f"{dataset.folder} has no validation split, and a run needs one; {settings.HOLD_OUT}")
     for name in dataset.description["splits"]:
         if (lost := dataset.unrestored_in_words(name)) is not None:
             say(f"WARNING: {name} text: {lost}; bits per byte are not those of the original text")
@@ -191,7 +185,7 @@ class _Trainer:
         self.statistics_step_fn: StepFn | None = None
         self.with_segments = feed.needs_segments(experiment.data, experiment.model)
         fields = feed.batch_fields(experiment.objective.fields, experiment.data, experiment.model)
-        self.batches = Batches(dataset, experiment.data, "train", fields)
+        self.batches = training_batches(dataset, experiment.data, fields)
         self.clock = Clock(experiment, self.mesh)
         self.called: set[Hook] = set()
 

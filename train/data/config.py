@@ -84,7 +84,22 @@ class TokenizerOf:
     path: str = dataclasses.field(metadata=IS_PATH)
 
 
-Tokenizer = SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """Ids written as numbers with spaces between them, as for tokens that stand for no text.
+
+    No token begins or ends documents.
+    """
+
+    vocab_size: int
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        if not 1 <= self.vocab_size <= MAX_PIECES:
+            yield "vocab_size", f"expected from 1 to {MAX_PIECES:,}, got {self.vocab_size:,}"
+
+
+Tokenizer = SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters | Numbers
 
 # ------------------------------------------------------------------------------------------------------ validation
 
@@ -202,7 +217,7 @@ class Data(Batched):
     """
 
     path: str | tuple[Source, ...] = dataclasses.field(default="stdlib", metadata=IS_PATH)
-    tokenizer: SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters | TokenizerOf | None = (
+    tokenizer: SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters | Numbers | TokenizerOf | None = (
         SentencePiece()
     )
     validation: HeldOutDocuments | Tail | SeparateText | None = HeldOutDocuments()

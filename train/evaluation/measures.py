@@ -73,7 +73,8 @@ class Tally:
         if self.count("words"):
             found["word_loss"] = ratio(nll_D, self.column("words"))
             found["word_perplexity"] = exponential(found["word_loss"])
-        found["bits_per_byte"] = ratio(nll_D / math.log(2), self.column("bytes"))
+        if self.count("bytes"):  # tokens that a task makes stand for no bytes
+            found["bits_per_byte"] = ratio(nll_D / math.log(2), self.column("bytes"))
         return found
 
 

@@ -1,9 +1,10 @@
-"""Further texts to evaluate during training, each with a name."""
+"""Further texts and probes to evaluate during training, each with a name."""
 
 import dataclasses
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from model.errors import UserError
 from train.data.config import Data, Source, TokenizerOf
@@ -12,6 +13,11 @@ from train.data.prepare.prepare import prepare
 from train.data.prepare.progress import Reporter
 from train.data.shards.dataset import Dataset, is_dataset, open_dataset
 from train.data.text.sources import list_units
+from train.evaluation.probes.induction import Induction
+from train.evaluation.probes.letters import Letters
+from train.evaluation.probes.markov import MarkovChains
+from train.evaluation.probes.needle import Needle
+from train.evaluation.probes.recall import Recall
 from train.files.files import read_json
 from train.files.paths import IS_PATH, AnyPath, literal_path
 
@@ -40,17 +46,48 @@ class NamedEvaluation:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        if not _NAME_PATTERN.fullmatch(self.name):
-            yield "name", f"expected letters, digits, _, - and ., 64 at most, got {self.name[:80]!r}"
-        if self.name == "validation":
-            yield "name", "'validation' is the split that `evaluation` measures; take another name"
+        yield from _problems_of_name(self.name)
         for name in ("every", "max_batches"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 yield name, f"must be at least 1, got {value}"
 
 
-def problems_of_names(options: Sequence[NamedEvaluation]) -> Iterator[tuple[str, str]]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbeEvaluation:
+    """The findings of a probe during the run: its numbers, and the losses of known strategies. It decides nothing.
+
+    Attributes:
+      name: the name of its lines in metrics.jsonl and of its curve.
+      probe: the probe (train/evaluation/probes/).
+      every: steps between evaluations; the last step is always evaluated.
+      num_sequences: the sequences to measure; of `Letters` the questions.
+    """
+
+    name: str
+    probe: MarkovChains | Induction | Recall | Needle | Letters
+    every: int = 500
+    num_sequences: int = 128
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        yield from _problems_of_name(self.name)
+        for name in ("every", "num_sequences"):
+            if getattr(self, name) < 1:
+                yield name, f"must be at least 1, got {getattr(self, name)}"
+
+
+AnyEvaluation = NamedEvaluation | ProbeEvaluation
+
+
+def _problems_of_name(name: str) -> Iterator[tuple[str, str]]:
+    if not _NAME_PATTERN.fullmatch(name):
+        yield "name", f"expected letters, digits, _, - and ., 64 at most, got {name[:80]!r}"
+    if name == "validation":
+        yield "name", "'validation' is the split that `evaluation` measures; take another name"
+
+
+def problems_of_names(options: Sequence[AnyEvaluation]) -> Iterator[tuple[str, str]]:
     """Yields the names that two evaluations share: they would write to the same folder and the same curve."""
     seen: dict[str, int] = {}
     for i, option in enumerate(options):
@@ -59,15 +96,21 @@ def problems_of_names(options: Sequence[NamedEvaluation]) -> Iterator[tuple[str,
             yield f"{i}.name", f"{option.name!r} is the name of evaluations.{first} too; give each its own"
 
 
-def changed_texts(earlier: Sequence[NamedEvaluation], now: Sequence[NamedEvaluation]) -> Iterator[str]:
+def changed_texts(earlier: Sequence[AnyEvaluation], now: Sequence[AnyEvaluation]) -> Iterator[str]:
     """Yields the changes of evaluations that keep their name: their curve would continue with losses of other text."""
     known = {option.name.lower(): option for option in earlier}
     for option in now:
         if (old := known.get(option.name.lower())) is not None:
-            for field in ("path", "field", "max_batches"):
-                one, other = getattr(old, field), getattr(option, field)
-                if one != other:
-                    yield f"evaluations ({option.name}): {field}: {one} -> {other}; a new name makes it a new one"
+            one, other = (_what_is_measured(value) for value in (old, option))
+            for field in one | other:
+                if (before := one.get(field)) != (after := other.get(field)):
+                    yield f"evaluations ({option.name}): {field}: {before} -> {after}; a new name makes it a new one"
+
+
+def _what_is_measured(option: AnyEvaluation) -> dict[str, Any]:
+    """The fields that decide the numbers of an evaluation."""
+    fields = (field.name for field in dataclasses.fields(option))
+    return {name: getattr(option, name) for name in fields if name not in ("name", "every")}
 
 
 def dataset_folder(option: NamedEvaluation, run: pathlib.Path) -> AnyPath:
@@ -75,23 +118,25 @@ def dataset_folder(option: NamedEvaluation, run: pathlib.Path) -> AnyPath:
     return literal_path(option.path) if is_dataset(option.path) else run / FOLDER / option.name
 
 
-def refuse_missing_texts(options: Sequence[NamedEvaluation], run: pathlib.Path) -> None:
+def refuse_missing_texts(options: Sequence[AnyEvaluation], run: pathlib.Path) -> None:
     """Raises UserError for a missing or unreadable text that is not tokenized yet; reads little of it."""
     for i, option in enumerate(options):
-        if not is_dataset(dataset_folder(option, run)):
+        if isinstance(option, NamedEvaluation) and not is_dataset(dataset_folder(option, run)):
             try:
                 list_units(Source(path=option.path, field=option.field))
             except UserError as error:
                 raise UserError(f"evaluations.{i}.path ({option.name}): {error}") from None
 
 
-def prepare_texts(options: Sequence[NamedEvaluation], run: pathlib.Path, dataset: Dataset, progress: Reporter) -> None:
+def prepare_texts(options: Sequence[AnyEvaluation], run: pathlib.Path, dataset: Dataset, progress: Reporter) -> None:
     """Tokenizes the texts with the tokenizer of the run's dataset.
 
     A text is tokenized once and not read again, so a resumed run measures the same tokens. Raises UserError for text
     that cannot be read, and for a dataset folder of another tokenizer.
     """
     for option in options:
+        if not isinstance(option, NamedEvaluation):
+            continue
         folder = dataset_folder(option, run)
         if not is_dataset(folder):
             source, tokenizer = Source(path=option.path, field=option.field), TokenizerOf(path=str(dataset.folder))

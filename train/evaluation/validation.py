@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from model.errors import UserError
-from train.data.batches.pipeline import EvaluationBatches
+from train.data.batches.opening import evaluation_batches
 from train.data.shards.dataset import Dataset
 from train.evaluation.measures import LossSums, Tally
 from train.experiment import Experiment
@@ -65,13 +65,8 @@ class SplitEvaluation:
         self._rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
         self._batch_size, self._alive = experiment.data.batch_size, alive
         self._isolated = feed.needs_segments(experiment.data, experiment.model)
-        self._batches = EvaluationBatches(
-            dataset,
-            experiment.data,
-            split,
-            limit=limit.max_batches,
-            rows=feed.local_rows(self._rows, self._batch_size),
-        )
+        rows = feed.local_rows(self._rows, self._batch_size)
+        self._batches = evaluation_batches(dataset, experiment.data, split, limit.max_batches, rows)
         self._coverage = self._batches.coverage
         if not self._coverage.tokens:
             max_batches = limit.max_batches

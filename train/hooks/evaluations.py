@@ -1,11 +1,14 @@
-"""Evaluations during training: of the validation split, and of further named texts."""
+"""Evaluations during training: of the validation split, of further named texts, and of probes."""
 
 import math
 from typing import Any
 
-from train.evaluation.named_evaluations import NamedEvaluation, evaluated_split
+from model.errors import UserError
+from train.evaluation.named_evaluations import NamedEvaluation, ProbeEvaluation, evaluated_split
+from train.evaluation.probing.measure import measure, reader_of
 from train.evaluation.validation import BatchLimit, SplitEvaluation
 from train.hooks.interface import Hook, Session, StepInfo
+from train.state import evaluation_params
 from train.terminal.formatting import format_fixed
 
 VALIDATION = "validation"
@@ -37,8 +40,7 @@ class ValidationHook(Hook):
         """See `Hook`."""
         values = self.measure(info.state) | self._unrestored
         self._metrics.evaluation(info.step, values)
-        loss, bits = format_fixed(values["loss"]), format_fixed(values["bits_per_byte"])
-        self._say(f"step {info.step}: validation loss {loss}, {bits} bits per byte{self._note}")
+        self._say(f"step {info.step}: validation loss {_in_words(values)}{self._note}")
         info.validation, info.best = values["loss"], values["loss"] < self._lowest
         self._lowest = min(self._lowest, values["loss"])
 
@@ -67,14 +69,60 @@ class NamedEvaluationHook(Hook):
         """See `Hook`."""
         values = self._measure(info.state) | self._unrestored
         self._metrics.evaluation(info.step, values, name=self._name)
-        loss, bits = format_fixed(values["loss"]), format_fixed(values["bits_per_byte"])
-        self._say(f"step {info.step}: {self._name} loss {loss}, {bits} bits per byte{self._note}")
+        self._say(f"step {info.step}: {self._name} loss {_in_words(values)}{self._note}")
+
+
+def _in_words(values: dict[str, float]) -> str:
+    """The loss, and bits per byte where tokens stand for bytes."""
+    bits = values.get("bits_per_byte")
+    return format_fixed(values["loss"]) + ("" if bits is None else f", {format_fixed(bits)} bits per byte")
+
+
+class ProbeHook(Hook):
+    """Measures a probe; see `ProbeEvaluation`."""
+
+    compiles = True
+    activity = "evaluation"
+
+    def __init__(self, session: Session, option: ProbeEvaluation) -> None:
+        """Args: the session, the option. Raises UserError when the probe does not fit the model."""
+        self.every, self._option, self._session = option.every, option, session
+        self._reader = reader_of(session.experiment, session.dataset.tokenizer)
+        try:
+            self._probe = option.probe.prepare(self._reader)
+        except UserError as error:
+            raise UserError(f"evaluations ({option.name}): {error}") from None
+
+    def __call__(self, info: StepInfo) -> None:
+        """See `Hook`. A line has the numbers of the probe, and its baselines as `baseline_NAME`."""
+        session, option = self._session, self._option
+        findings = measure(
+            session.experiment,
+            evaluation_params(session.experiment.optimizer, info.state),
+            session.layout,
+            self._probe,
+            self._reader,
+            num_sequences=option.num_sequences,
+            alive=session.alive,
+        )
+        numbers = {name: value for name, value in findings.numbers.items() if not math.isnan(value)}
+        baselines = {f"baseline_{name.replace(' ', '_')}": value for name, value in findings.baselines.items()}
+        session.metrics.evaluation(info.step, numbers | baselines, name=option.name)
+        known = ", ".join(f"{name} {format_fixed(value)}" for name, value in findings.baselines.items())
+        loss, accuracy = format_fixed(numbers["loss"]), f"{numbers['accuracy']:.1%}"
+        session.say(f"step {info.step}: {option.name} loss {loss} ({known}), accuracy {accuracy}")
+
+
+def _hook_of(session: Session, option: NamedEvaluation | ProbeEvaluation, validation: ValidationHook) -> Hook:
+    if isinstance(option, ProbeEvaluation):
+        return ProbeHook(session, option)
+    return NamedEvaluationHook(session, option, validation)
 
 
 def evaluation_hooks(session: Session) -> list[Hook]:
-    """The hook of the validation split and one for each further text, in the order of the config."""
+    """The hook of the validation split and one for each further evaluation, in the order of the config."""
     validation = ValidationHook(session)
     return [
         validation,
-        *(NamedEvaluationHook(session, option, validation) for option in session.experiment.evaluations),
+        *(_hook_of(session, option, validation) for option in session.experiment.evaluations),
     ]

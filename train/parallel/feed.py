@@ -12,6 +12,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from train.data.batches.pipeline import Batches
 from train.data.config import Data
+from train.data.generated import Generated
 
 HostBatch = dict[str, np.ndarray]
 
@@ -19,7 +20,7 @@ HostBatch = dict[str, np.ndarray]
 DOCUMENT_FIELDS = ("segment_ids", "positions")
 
 
-def needs_segments(data: Data, model: ModelConfig) -> bool:
+def needs_segments(data: Data | Generated, model: ModelConfig) -> bool:
     """Whether a model needs the segments of its rows, in training and in evaluation alike.
 
     It needs them if documents do not see each other, and if it reads their lengths: then documents that see each other
@@ -28,7 +29,7 @@ def needs_segments(data: Data, model: ModelConfig) -> bool:
     return not data.cross_document_attention or model.reads_lengths
 
 
-def batch_fields(objective_fields: tuple[str, ...], data: Data, model: ModelConfig) -> tuple[str, ...]:
+def batch_fields(objective_fields: tuple[str, ...], data: Data | Generated, model: ModelConfig) -> tuple[str, ...]:
     """The fields of a batch: those that the objective reads, and those of documents if the model needs them."""
     return objective_fields + (DOCUMENT_FIELDS if needs_segments(data, model) else ())
 

@@ -10,6 +10,7 @@ from model.errors import UserError
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
 from train.checkpoints.uploads import complete_steps
+from train.data.config import Data
 from train.data.shards.dataset import Dataset, dataset_of_run, is_dataset
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
@@ -97,7 +98,8 @@ def load_run(run: str | AnyPath, checkpoint: str = "latest", *, mesh: Mesh | Non
 
 def _load_run(run: AnyPath, checkpoint: str, mesh: Mesh | None) -> LoadedRun:
     experiment = experiments.load(run)
-    if experiment.data.tokenizer is None and (run / ORIGIN).is_dir() and not is_dataset(run / "data"):
+    no_tokenizer = isinstance(experiment.data, Data) and experiment.data.tokenizer is None
+    if no_tokenizer and (run / ORIGIN).is_dir() and not is_dataset(run / "data"):
         raise UserError(
             f"{run} was read from a folder without tokenizer.json or tokenizer.model, and text needs one; "
             "put it there, delete the run and convert again"

@@ -15,7 +15,9 @@ from model.errors import UserError
 from model.options.json import to_json
 from train.data import config
 from train.data.config import Data
+from train.data.generated import Generated
 from train.data.prepare import ray_workers, settings
+from train.data.prepare.generated import prepare_generated
 from train.data.prepare.progress import Reporter
 from train.data.prepare.settings import Units
 from train.data.prepare.tokenizing import finished_result, remove_result_files, table_path, training_text
@@ -47,7 +49,7 @@ MAX_TOKENIZER_BYTES = 256 << 20
 
 
 def prepare(
-    data: Data,
+    data: Data | Generated,
     into: AnyPath | str,
     progress: Reporter | None = None,
     workers: int | None = None,
@@ -56,11 +58,15 @@ def prepare(
 ) -> AnyPath:
     """Returns the dataset folder of a Data option: the folder that it names, or `into`, filled from raw text.
 
+    Data that a task makes has a folder without text.
+
     Work already done with the same settings on the same text is reused, finished or not. The bytes written do not
     depend on `workers` (the number of processes; by default one per core) or on the engine. `check` is called with the
     tokenizer before text is tokenized, and may raise. Raises UserError when the folder was made with other settings, or
     when the text cannot be read.
     """
+    if isinstance(data, Generated):
+        return prepare_generated(data, local_path(into, "a dataset that is made"))
     data = expand_paths(data, "data")
     given = data.sources()
     if len(given) == 1 and dataset.is_dataset(given[0].path):

@@ -19,6 +19,17 @@ from train.files.paths import AnyPath, literal_path
 FILE = "settings.json"
 SCHEMA = {"sources?": [{"path": str}], "texts?": {...: object}}
 Units = list[sources.Unit]
+HOLD_OUT = (
+    "prepare the text with data.validation=HeldOutDocuments(), Tail(fraction=0.1) where it is one file, or "
+    "SeparateText(path=...)"
+)
+
+
+def require_validation_text(data: Data) -> None:
+    """Raises UserError when raw text has no part that is held out, or cannot be read."""
+    if data.validation is None and not any(dataset.is_dataset(source.path) for source in data.sources()):
+        list_source_units(data, finished=False)  # report a missing text first
+        raise UserError(f"data.validation: the validation loss needs text that is held out, got None; {HOLD_OUT}")
 
 
 def list_source_units(data: Data, finished: bool, say: sources.Say | None = None) -> list[Units | None]:

@@ -87,6 +87,11 @@ class HuggingFaceTokenizer(Tokenizer):
             raise UserError(f"{where} has no token {token!r}: set data.tokenizer.{field} to one of its tokens")
         return found
 
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its text, special tokens included; None if there is no such token."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
     def encode(self, text: str) -> np.ndarray:
         """The library's ids of a text, int32 [tokens]; a long text is cut where that changes no id.
 

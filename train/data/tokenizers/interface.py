@@ -191,6 +191,10 @@ def tokenizer_class(option: config.Tokenizer) -> type[Tokenizer]:
         from train.data.tokenizers.huggingface import HuggingFaceTokenizer
 
         return HuggingFaceTokenizer
+    if isinstance(option, config.Numbers):
+        from train.data.tokenizers.numbers import NumbersTokenizer
+
+        return NumbersTokenizer
     return BytesTokenizer if isinstance(option, config.Bytes) else CharactersTokenizer
 
 
@@ -212,7 +216,7 @@ def make_tokenizer(option: config.Tokenizer | config.TokenizerOf, texts: Iterabl
         if not path.is_file():
             raise UserError(f"no tokenizer file at {option.path!r}; expected the path of one")
         return tokenizer_class(option).load(option, path)
-    return BytesTokenizer(option)
+    return tokenizer_class(option).load(option, None)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: pathlib.Path | str) -> None:

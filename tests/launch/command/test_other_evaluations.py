@@ -1,0 +1,54 @@
+"""launch.evaluate with --probes and --harness."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def answers(call, tiny_run, tmp_path_factory):
+    """The answers of one process to many calls, by name."""
+    page = tmp_path_factory.mktemp("pages") / "probes.html"
+    run = f"--run={tiny_run}"
+    calls = {
+        "table": (run, "--probes=induction", "--sequences=8", f"--html={page}"),
+        "json": (run, "--probes=induction", "--sequences=8", "--probe_seed=1", "--json"),
+        "unknown": (run, "--probes=inducton"),
+        "both": (run, "--probes=induction", "--harness=arc_easy"),
+        "text": (run, "--probes=induction", "--text=a.txt"),
+        "sequences": (run, "--sequences=8"),
+        "folder": (run, "--harness_folder=tasks"),
+        "html": (run, f"--html={page}"),
+        "no package": (run, "--harness=arc_easy"),
+    }
+    return dict(zip(calls, call("launch.evaluate", calls.values()), strict=True)) | {"page": page}
+
+
+def test_probes_are_printed_and_drawn(answers):
+    table = answers["table"]
+    assert table.status == 0, table.err
+    assert "induction: Induction(num_symbols_drawn=256, length=31)" in table.out
+    assert "loss of: uniform" in table.out
+    assert "Accuracy in the repetition" in answers["page"].read_text()
+    found = json.loads(answers["json"].out)
+    assert (found["seed"], found["num_sequences"]) == (1, 8)
+    assert found["probes"][0]["numbers"]["loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("unknown", "--probes: no probe is called 'inducton'"),
+        ("both", "--probes and --harness are two evaluations"),
+        ("text", "--text has no effect beside --probes"),
+        ("sequences", "--sequences has no effect without --probes"),
+        ("folder", "--harness_folder has no effect without --harness"),
+        ("html", "--html has no effect without --probes"),
+        ("no package", "pip install -e '.[harness]'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(name, words, answers):
+    answer = answers[name]
+    assert answer.status == 2
+    assert words in answer.err
+    assert answer.err.count("\n") == 1

@@ -1,0 +1,52 @@
+"""Training data that a task makes: no text, no tokenizer; sequence n is a pure function of a seed and n."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from model.options.field_marks import EXECUTION_ONLY
+from train.data.config import MAX_BATCH_TOKENS, MAX_PREFETCH
+from train.evaluation.probes.induction import Induction
+from train.evaluation.probes.markov import MarkovChains
+from train.evaluation.probes.needle import Needle
+from train.evaluation.probes.recall import Recall
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generated:
+    """Sequences of a task, all different: training never sees one twice, and the validation sequences are others.
+
+    The model's vocabulary are the symbols of the task, and the length of sequences is that of the task.
+
+    Attributes:
+      task: the task (train/evaluation/probes/).
+      batch_size: the sequences of all hosts together.
+      validation_batches: the number of batches that are held out.
+      seed: the seed of all sequences.
+      prefetch: the number of batches made ahead.
+    """
+
+    task: MarkovChains | Induction | Recall | Needle
+    batch_size: int = 64
+    validation_batches: int = 8
+    seed: int = 0
+    prefetch: int = dataclasses.field(default=16, metadata=EXECUTION_ONLY)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        for name, minimum in (("batch_size", 1), ("validation_batches", 1), ("seed", 0), ("prefetch", 0)):
+            if getattr(self, name) < minimum:
+                yield name, f"expected at least {minimum}, got {getattr(self, name)}"
+        if self.batch_size * self.sequence_length > MAX_BATCH_TOKENS:
+            yield "batch_size", f"one batch has more than {MAX_BATCH_TOKENS:,} tokens; expected fewer sequences"
+        if self.prefetch > MAX_PREFETCH:
+            yield "prefetch", f"expected at most {MAX_PREFETCH:,}, got {self.prefetch:,}"
+
+    @property
+    def sequence_length(self) -> int:
+        """T, the length of the task's sequences."""
+        return self.task.length
+
+    @property
+    def cross_document_attention(self) -> bool:
+        """Whether all tokens of a sequence see each other: they are one document."""
+        return True
