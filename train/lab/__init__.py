@@ -1,0 +1,1 @@
+"""The ablation lab: runs that differ in one thing, and what their differences show."""
