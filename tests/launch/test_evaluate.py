@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from launch.evaluate import table
+from train.evaluation.output.tables import result_table as table
 from train.evaluation.evaluate import MEASURES, Result
 from train.evaluation.measures import LossSums, Tally
 from train.run.loading import load_run

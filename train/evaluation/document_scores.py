@@ -6,7 +6,7 @@ ones. A document is known again by its number, its name and its tokens.
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ class DocumentScore:
     """The scored tokens of one document.
 
     Attributes:
-      number: its number among the documents with a scored token, from 0.
+      number: its number among all documents that were given, from 0.
       name, domain: those of the document.
       fingerprint: a checksum of its tokens.
       sums: the loss and the sizes.
@@ -104,22 +104,23 @@ class Collector:
         self._stored = stored or {}
         self._open: dict[int, _Open] = {}
         self._kept_of_domain: dict[str, int] = {}
-        self._count = 0
         self.finished: dict[int, DocumentScore] = {}
 
-    def begin(self, document: Document, stream: np.ndarray, first: PrefixSize, found: Sequence[Window]) -> int:
-        """Takes a document with a scored token, and returns its number.
+    def begin(
+        self, number: int, document: Document, stream: np.ndarray, first: PrefixSize, num_windows: int
+    ) -> None:
+        """Takes a document with a scored token.
 
         Args:
+          number: its number among all documents.
           document: the document.
           stream: its tokens, after the mark that it begins after, if there is one.
           first: the part of its text that is not scored.
-          found: its windows.
+          num_windows: the number of its windows.
 
         Raises:
           UserError: when another document was stored under this number.
         """
-        number, self._count = self._count, self._count + 1
         left = self._kept.of_domain - self._kept_of_domain.get(document.domain, 0)
         count = max(0, min(self._kept.of_document, left, len(stream) - 1))
         self._kept_of_domain[document.domain] = self._kept_of_domain.get(document.domain, 0) + count
@@ -146,8 +147,7 @@ class Collector:
                 )
             self.finished[number] = dataclasses.replace(known, domain=score.domain)
         else:
-            self._open[number] = _Open(score, len(found), np.zeros(count, np.float32))
-        return number
+            self._open[number] = _Open(score, num_windows, np.zeros(count, np.float32))
 
     def is_finished(self, number: int) -> bool:
         """Whether a document needs no further window."""

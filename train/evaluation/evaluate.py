@@ -243,7 +243,7 @@ def _identity(run: LoadedRun) -> dict[str, Any]:
         "tokenizer": run.tokenizer.fingerprint(),
         "context_length": run.experiment.model.context_length,
         "mesh": {name: size for name, size in run.mesh.shape.items() if size > 1},
-        "device": jax.devices()[0].device_kind,
+        "device": run.mesh.devices.flat[0].device_kind,
         "jax": jax.__version__,
     }
 

@@ -98,14 +98,14 @@ def score(
     collector = Collector(length, detailed=detailed, kept=kept, stored=stored, on_finish=on_finish)
 
     def document_windows() -> Iterator[DocumentWindow]:
-        for document in documents:
+        for number, document in enumerate(documents):
             # Without an id that begins documents, the first token is only an input.
             stream = document.ids if begin is None else np.concatenate([[begin], document.ids])
             if len(stream) < 2:
                 continue
             found = list(windows(len(stream) - 1, length, stride, kind))
             first = NO_PREFIX if begin is not None else document.first
-            number = collector.begin(document, stream, first, found)
+            collector.begin(number, document, stream, first, len(found))
             for one in found:
                 inputs, targets = stream[one.begin : one.stop], stream[one.begin + 1 : one.stop + 1]
                 yield DocumentWindow(number, inputs, targets, one.first_scored - one.begin, one.begin, one.weight)

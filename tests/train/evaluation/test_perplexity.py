@@ -23,7 +23,9 @@ from train.data.config import Bytes, Characters
 from train.data.tokenizers.interface import BytesTokenizer, CharactersTokenizer
 from train.data.tokenizers.prefixes import PrefixSize
 from train.evaluation.documents import Document, from_text
-from train.evaluation.perplexity import default_batch_size, score, windows
+from train.evaluation.measures import Tally
+from train.evaluation.perplexity import default_batch_size, score
+from train.evaluation.windows import windows
 from train.objectives.next_token import token_nll
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import ActivationAxes, Sharding, layout_of
@@ -54,7 +56,8 @@ def documents_of(*lengths):
 
 def run(params, documents, *, begin=END, stride=T, model=CONFIG, mesh=None, table=None, **options):
     layout = layout_of(mesh or make_mesh(Mesh(), jax.devices()[:1]), table or Sharding())
-    return score(model, params, documents, begin=begin, layout=layout, stride=stride, **options)
+    scores = score(model, params, documents, begin=begin, layout=layout, stride=stride, **options)
+    return Tally(one.sums for one in scores)
 
 
 def naive(params, document, begin, context_of):
