@@ -18,14 +18,12 @@ and on TPU VMs, and continues from its last checkpoint. Exit status: that of the
 the run was submitted, and 2 for a mistake in the input.
 """
 
-import dataclasses
 import pathlib
-import types
-import typing
 from typing import Any
 
 from absl import flags
 
+from launch.clusters.engine_flags import define_engine_flags, engine_from_flags, require_engine
 from launch.clusters.gke import Gke
 from launch.clusters.job import Engine, Job, check_devices
 from launch.clusters.local import Local
@@ -33,7 +31,6 @@ from launch.clusters.slurm import Slurm
 from launch.clusters.tpu_vm import TpuVm
 from launch.command import cli
 from model.errors import UserError
-from model.options.words import nearest
 
 ENGINES: dict[str, Any] = {engine.NAME: engine for engine in (Local, Slurm, Gke, TpuVm)}
 
@@ -46,51 +43,21 @@ PYTHON = flags.DEFINE_string("python", None, "The Python of the processes; this 
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prints exactly what would be submitted or run, and nothing else.")
 
 
-def _define_flags() -> dict[str, flags.FlagHolder[Any]]:
-    """Defines a flag for every field of an engine; engines share the flags of equal names."""
-    belongs: dict[str, list[tuple[str, dataclasses.Field[Any]]]] = {}
-    for name, engine in ENGINES.items():
-        for field in dataclasses.fields(engine):
-            belongs.setdefault(field.name, []).append((name, field))
-    defined: dict[str, flags.FlagHolder[Any]] = {}
-    for name, fields in belongs.items():
-        help = " ".join(f"{engine}: {field.metadata['help']}" for engine, field in fields)
-        kind = _kind(fields[0][1])
-        if kind is tuple:
-            defined[name] = flags.DEFINE_multi_string(name, None, help)
-        elif kind is bool:
-            defined[name] = flags.DEFINE_bool(name, None, help)
-        elif kind is int:
-            defined[name] = flags.DEFINE_integer(name, None, help, lower_bound=0)
-        else:
-            defined[name] = flags.DEFINE_string(name, None, help)
-    return defined
-
-
-def _kind(field: dataclasses.Field[Any]) -> type:
-    """The type of an engine's field, without None."""
-    annotation: Any = field.type
-    if isinstance(annotation, types.UnionType):
-        annotation = next(kind for kind in typing.get_args(annotation) if kind is not type(None))
-    return typing.get_origin(annotation) or annotation
-
-
-_FLAGS = _define_flags()
+_FLAGS = define_engine_flags(ENGINES)
 
 
 def main(argv: list[str]) -> int:
     """Reads the flags, and prints or submits."""
     if TO.value is None:
         raise UserError(f"--to is missing: which engine? One of {', '.join(ENGINES)}")
-    if TO.value not in ENGINES:
-        raise UserError(f"--to={TO.value} is no engine; {nearest(TO.value, ENGINES)}")
+    require_engine(ENGINES, TO.value)
     if wrong := [word for word in argv[1:] if not word.startswith("--") or word == "--"]:
         raise UserError(
             f"unexpected argument {wrong[0]!r}; after -- come flags of launch.train, as in -- --hard_stop=9"
         )
     if CONFIG.value is None:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
-    engine = _engine(TO.value)
+    engine: Engine = engine_from_flags(ENGINES, TO.value, _FLAGS)
     job = Job(
         config=CONFIG.value,
         run=RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}",
@@ -106,29 +73,6 @@ def main(argv: list[str]) -> int:
         print(engine.text(job), end="")
         return 0
     return engine.submit(job)
-
-
-def _engine(to: str) -> Engine:
-    """The engine with its flags. Raises UserError for a flag of another one, and for a 0 where 1 is the least."""
-    chosen = ENGINES[to]
-    given = {name: flag.value for name, flag in _FLAGS.items() if flag.value is not None}
-    for name, value in given.items():
-        if name not in _names(chosen):
-            others = " and ".join(f"--to={other}" for other, engine in ENGINES.items() if name in _names(engine))
-            raise UserError(f"--{name} has no effect with --to={to}; it belongs to {others}")
-        if value == 0 and name in _FROM_1 and not isinstance(value, bool):
-            raise UserError(f"--{name}=0: expected a whole number from 1")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    engine: Engine = chosen(**values)
-    return engine
-
-
-def _names(engine: Any) -> set[str]:
-    """The names of an engine's flags."""
-    return {field.name for field in dataclasses.fields(engine)}
-
-
-_FROM_1 = ("processes", "devices_per_process", "nodes", "tasks_per_node", "cpus_per_task", "slices", "max_running")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sysconfig
 import traceback
 import typing
 from collections.abc import Sequence
+from typing import Any
 
 from model.errors import UserError
 from model.options.annotations import alternatives, fields_of
@@ -25,16 +26,28 @@ from train.files.paths import expand_paths
 def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
     """Returns the checked experiment that a config file defines, with `--set` overrides applied in order.
 
-    A config file is Python and assigns `experiment = Experiment(...)`. Raises UserError for a missing file, for a file
-    that defines no experiment, and for every problem of the options.
+    A config file is Python and assigns `experiment = Experiment(...)`; of a file that assigns an ablation it is the
+    base. Raises UserError for a missing file, for a file that defines no experiment, and for every problem of the
+    options.
     """
+    assigned = assignments_of(path)
+    experiment = assigned.get("experiment")
+    if "ablation" in assigned:
+        experiment = getattr(assigned["ablation"], "base", None)
+    if not isinstance(experiment, Experiment):
+        raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
+    return with_overrides(experiment, overrides)
+
+
+def assignments_of(path: str) -> dict[str, Any]:
+    """Runs a config file, and returns all names that it assigns. Raises UserError for a missing file, and as Python."""
     if not pathlib.Path(path).is_file():
         known = [str(p) for p in sorted(pathlib.Path(path).parent.glob("*.py")) if p.name != "__init__.py"]
         raise UserError(f"no config file at {path}; {nearest(path, known)}")
     if pathlib.Path(path).suffix != ".py":
         raise UserError(f"--config={path}: a config is a Python file, such as configs/quickstart.py")
     try:
-        experiment = runpy.run_path(path).get("experiment")
+        return runpy.run_path(path)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except KeyboardInterrupt:
@@ -45,8 +58,13 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
         ) from error
     except BaseException as error:  # a mistake in a user's Python can raise anything
         raise UserError(f"{_position(error, path)}: {_describe_exception(error)}{_hint(error)}") from error
-    if not isinstance(experiment, Experiment):
-        raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
+
+
+def with_overrides(experiment: Experiment, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment with `--set` overrides applied in order, checked, and resolved as a run reads it.
+
+    Raises UserError for every problem of the overrides and of the options.
+    """
     for assignment in overrides:
         experiment = _apply_override(experiment, assignment)
     experiment = expand_paths(experiment)
@@ -89,7 +107,7 @@ def _position(error: BaseException, path: str) -> str:
 
 def _last_frame(error: BaseException) -> traceback.FrameSummary | None:
     """The last call of a config file's error that is neither in Python nor in an installed package."""
-    called = traceback.extract_tb(error.__traceback__)[1:]  # without the first frame, that of `from_file`
+    called = traceback.extract_tb(error.__traceback__)[1:]  # without the first frame, that of `assignments_of`
     not_ours = ("<", sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
     frames = [f for f in called if not f.filename.startswith(not_ours)]
     return frames[-1] if frames else None

@@ -6,10 +6,11 @@ tells them; pods of GPUs by the flags of launch.train and the DNS names that a J
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from launch.clusters.accelerators import ACCELERATORS, OfTopology, chips_per_host, hosts_of
-from launch.clusters.job import RESTART_STATUSES, Job, call, option, require_program
+from launch.clusters.job import RESTART_STATUSES, Job, call, lines_of, option, require_program
 from model.errors import UserError
 from train.files.paths import is_remote
 from train.parallel.planner.chips import Cluster
@@ -43,17 +44,69 @@ class Gke(OfTopology):
 
     def submit(self, job: Job) -> int:
         """See `Engine`. A JobSet of that name, so for that run, must not be there."""
-        manifest = self.text(job)
+        return self._create(job, self.text(job), "jobset", f"jobs/{job.name}-{_WORKERS}-0")
+
+    def sweep_text(self, job: Job, jobs: Sequence[Job], at_once: int | None) -> str:
+        """The manifests of many runs, `at_once` of them at a time; `job` gives them their name and their folder.
+
+        Runs on one host each are one indexed job, in which a run that fails leaves the others alone. Runs on several
+        hosts are a JobSet each, and all are started at once. Raises UserError as `text` does.
+        """
+        import yaml
+
+        several = hosts_of(self.cluster) * self.cluster.slices > 1
+        if several and at_once is not None:
+            raise UserError(
+                f"--jobs={at_once} has no effect: each run has several hosts, and the queue decides; see --queue"
+            )
+        manifests = [self.manifest(one) for one in jobs] if several else [self._indexed(job, jobs, at_once)]
+        return str(yaml.safe_dump_all(manifests, sort_keys=False, width=1000))
+
+    def submit_sweep(self, job: Job, jobs: Sequence[Job], at_once: int | None) -> int:
+        """Creates what `sweep_text` says, and returns the exit status."""
+        several = hosts_of(self.cluster) * self.cluster.slices > 1
+        kind, log = ("jobset", f"jobs/{jobs[0].name}-{_WORKERS}-0") if several else ("job", f"jobs/{job.name}")
+        return self._create(job, self.sweep_text(job, jobs, at_once), kind, log)
+
+    def _indexed(self, job: Job, jobs: Sequence[Job], at_once: int | None) -> dict[str, Any]:
+        """One indexed job on hosts of their own: index n is run n."""
+        alone = (
+            [] if self.cluster.is_tpu else [f"--coordinator=127.0.0.1:{_PORT}", "--num_processes=1", "--process_id=0"]
+        )
+        lines = ['case "$JOB_COMPLETION_INDEX" in']
+        lines += [f"{index}) exec {lines_of([*one.command(), *alone])} ;;" for index, one in enumerate(jobs)]
+        template = self.manifest(job)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+        container = template["containers"][0]
+        container["command"] = _escaped(["bash", "-c", "\n".join([*lines, "esac"])])
+        container.pop("env", None)  # of the index among the hosts of one run
+        codes = {"containerName": container["name"], "operator": "NotIn", "values": list(RESTART_STATUSES)}
+        metadata = {name: value for name, value in self.manifest(job)["metadata"].items() if name != "annotations"}
+        return {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": metadata,
+            "spec": {
+                "ttlSecondsAfterFinished": 86400,
+                "completionMode": "Indexed",
+                "completions": len(jobs),
+                "parallelism": min(at_once or len(jobs), len(jobs)),
+                "backoffLimitPerIndex": self.max_restarts,
+                "podFailurePolicy": {"rules": [{"action": "FailIndex", "onExitCodes": codes}]},
+                "template": {"spec": template},
+            },
+        }
+
+    def _create(self, job: Job, manifest: str, kind: str, log: str) -> int:
         require_program("kubectl", "install it: gcloud components install kubectl")
         done = call(["kubectl", "create", "--filename=-"], manifest)
         if "AlreadyExists" in done.stderr:
             raise UserError(
                 f"the job {job.name} is there already, for a run with the folder name of {job.run}; delete it "
-                f"(kubectl delete jobset {job.name}), or give another --run"
+                f"(kubectl delete {kind} {job.name}), or give another --run"
             )
         if done.returncode:
             raise UserError(f"kubectl: {done.stderr.strip()}; --dry_run prints the manifest")
-        print(f"{done.stdout.strip()}; its log: kubectl logs --follow jobs/{job.name}-{_WORKERS}-0")
+        print(f"{done.stdout.strip()}; its log: kubectl logs --follow {log}")
         return 0
 
     def manifest(self, job: Job) -> dict[str, Any]:

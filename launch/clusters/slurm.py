@@ -12,6 +12,7 @@ one at SIGUSR2. Here the job is a command that any user can read, and the traini
 import dataclasses
 import re
 import shlex
+from collections.abc import Sequence
 from typing import ClassVar
 
 from launch.clusters.job import RESTART_STATUSES, Job, call, lines_of, option, require_program
@@ -55,6 +56,13 @@ class Slurm:
 
     def text(self, job: Job) -> str:
         """See `Engine`: the script."""
+        return self.script(job, self.jobs(job))
+
+    def script(self, job: Job, jobs: Sequence[Job]) -> str:
+        """The script of a job array, with one task for each of `jobs`; `job` gives it its name and its folder.
+
+        Raises UserError as `text` does.
+        """
         if self.partition is None:
             raise UserError("--partition is missing: in which partition of the cluster? sinfo --summarize lists them")
         if self.time is not None and not _TIME.fullmatch(self.time):
@@ -63,7 +71,6 @@ class Slurm:
             raise UserError(f"--sbatch={wrong[0]}: expected an option with its value, such as --sbatch=--qos=high")
         if is_remote(job.run):
             raise UserError(f"--run={job.run}: the nodes need a folder that they share, such as --run=/shared/runs/one")
-        jobs = self.jobs(job)
         lines = ["#!/usr/bin/env bash", *(f"#SBATCH {_directive(text)}" for text in self._directives(job, len(jobs)))]
         lines += [
             "set -u",
@@ -96,7 +103,11 @@ class Slurm:
 
     def submit(self, job: Job) -> int:
         """See `Engine`. Refuses a run in whose folder a job of this user trains, or waits to."""
-        script = self.text(job)
+        return self.submit_array(job, self.jobs(job))
+
+    def submit_array(self, job: Job, jobs: Sequence[Job]) -> int:
+        """Submits `script`, and returns the exit status. Refuses it as `submit` does."""
+        script = self.script(job, jobs)
         for program in ("sbatch", "squeue"):
             require_program(program, "run this on a login node of the cluster")
         listed = call(["squeue", "--me", "--noheader", "--format=%A %k"])
@@ -109,12 +120,13 @@ class Slurm:
                     f"job {number} trains in {job.run} already, or waits to; cancel it (scancel {number}), or give "
                     "another --run"
                 )
-        local_path(self._output(job), "--run").parent.mkdir(parents=True, exist_ok=True)
+        output = self._output(job, len(jobs))
+        local_path(output, "--run").parent.mkdir(parents=True, exist_ok=True)
         done = call(["sbatch", "--parsable"], script)
         if done.returncode:
             raise UserError(f"{done.stderr.strip() or 'sbatch failed'}; the script is printed by --dry_run")
         number = done.stdout.strip().split(";")[0]
-        print(f"job {number}; its output: {self._output(job).replace('%j', number).replace('%A', number)}")
+        print(f"job {number}; its output: {output.replace('%j', number).replace('%A', number)}")
         return 0
 
     def _comment(self, job: Job) -> str:
@@ -123,8 +135,8 @@ class Slurm:
     def _absolute(self, job: Job) -> str:
         return str(local_path(self.folder or ".", "--folder").absolute() / job.run)
 
-    def _output(self, job: Job) -> str:
-        number = "%j" if len(self.jobs(job)) == 1 else "%A_%a"
+    def _output(self, job: Job, count: int) -> str:
+        number = "%j" if count == 1 else "%A_%a"
         return f"{self._absolute(job).replace('%', '%%')}/logs/slurm-{number}.txt"
 
     def _directives(self, job: Job, count: int) -> list[str]:
@@ -132,7 +144,7 @@ class Slurm:
             "job-name": job.name,
             "comment": self._comment(job),
             "chdir": str(local_path(self.folder or ".", "--folder").absolute()),
-            "output": self._output(job),
+            "output": self._output(job, count),
             "open-mode": "append",
             "partition": self.partition,
             "account": self.account,

@@ -1,55 +1,19 @@
 """The curves of a run as pictures: SVG in the colours of the page around it, or a PNG in light colours."""
 
-import dataclasses
-import html
 import io
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from train.report.drawing import LIGHT, Chart, Palette, draw_svg, new_figure, style
 from train.report.optional_parts import stream_norms, text_losses, update_ratios
 from train.report.run import RunData, Series, smooth
-from train.terminal.formatting import format_count, format_fixed
+from train.terminal.formatting import format_fixed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _POINTS = 500  # a curve of more points than this is drawn as a band between its extremes
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Palette:
-    """The colours of a chart, named by what they paint."""
-
-    ink: str
-    muted: str
-    rule: str
-    train: str
-    validation: str
-    bad: str
-
-
-LIGHT = Palette(ink="#22252a", muted="#6c717a", rule="#e3e2de", train="#2f6690", validation="#c4572c", bad="#b3261e")
-
-# Placeholders for the page's colours: in the SVG each becomes var(--name), so one picture serves light and dark.
-_PLACEHOLDERS = Palette(
-    ink="#010203", muted="#010204", rule="#010205", train="#010206", validation="#010207", bad="#010208"
-)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Chart:
-    """A picture for the page: inline SVG, and the words around it."""
-
-    title: str
-    caption: str
-    svg: str
-
-
-# ------------------------------------------------------------------------------------------------- what is drawn
 
 
 def loss_chart(run: RunData) -> Chart | None:
@@ -61,7 +25,7 @@ def loss_chart(run: RunData) -> Chart | None:
     def draw(axes: "Axes", colors: Palette) -> None:
         caption.append(_draw_losses(axes, colors, run))
 
-    svg = _svg("loss", draw, width=8.6, height=3.7, label="training and validation loss over the steps")
+    svg = draw_svg("loss", draw, width=8.6, height=3.7, label="training and validation loss over the steps")
     return Chart(title="Loss", caption=caption[0], svg=svg)
 
 
@@ -89,8 +53,8 @@ def small_charts(run: RunData) -> list[Chart]:
 def loss_png(run: RunData) -> bytes:
     """The loss chart as a PNG of 1720 x 740 pixels on white."""
     buffer = io.BytesIO()
-    with _style(LIGHT):
-        figure, axes = _figure(8.6, 3.7)
+    with style(LIGHT):
+        figure, axes = new_figure(8.6, 3.7)
         _draw_losses(axes, LIGHT, run)
         # By this mark train/data/text recognises the picture when it lies beside text.
         figure.savefig(buffer, format="png", dpi=200, facecolor="white", metadata={"Software": "Cairn"})
@@ -185,7 +149,7 @@ def _curve(name: str, title: str, series: Series, last_step: int, baseline: bool
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
         caption.extend(_mark_not_finite(axes, series, colors))
 
-    svg = _svg(name, draw, width=4.2, height=2.1, label=f"{title} over the steps")
+    svg = draw_svg(name, draw, width=4.2, height=2.1, label=f"{title} over the steps")
     return Chart(title=title, caption=" ".join(caption), svg=svg)
 
 
@@ -258,85 +222,3 @@ def _mark_not_finite(axes: "Axes", series: Series, colors: Palette) -> list[str]
         label="not finite",
     )
     return [f"{len(broken):,} of {len(series):,} points are NaN or infinite (red ticks)."]
-
-
-# ------------------------------------------------------------------------------------------------ how it is drawn
-
-
-@contextmanager
-def _style(colors: Palette) -> Iterator[None]:
-    import matplotlib
-
-    style: Any = {
-        "font.size": 8.5,
-        "font.family": "sans-serif",
-        "svg.fonttype": "none",
-        "axes.edgecolor": colors.rule,
-        "axes.labelcolor": colors.muted,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.spines.left": False,
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        "axes.axisbelow": True,
-        "grid.color": colors.rule,
-        "grid.linewidth": 0.7,
-        "text.color": colors.ink,
-        "xtick.color": colors.rule,
-        "xtick.labelcolor": colors.muted,
-        "ytick.color": colors.rule,
-        "ytick.labelcolor": colors.muted,
-        "ytick.major.size": 0,
-        "ytick.minor.size": 0,
-        "xtick.major.size": 3,
-    }
-    with matplotlib.rc_context(style):
-        yield
-
-
-def _figure(width: float, height: float) -> tuple[Any, "Axes"]:
-    from matplotlib.figure import Figure  # not pyplot, which looks for a screen and takes longer to import
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _format_tick(value)))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _format_tick(value)))
-    return figure, axes
-
-
-def _format_tick(value: float) -> str:
-    if abs(value) >= 1000:
-        text = format_count(value)
-        return re.sub(r"\.?0+(?=[kMBT]$)", "", text) if "." in text else text
-    if value == 0 or abs(value) >= 0.01:
-        return f"{value:.4g}"
-    digits, exponent = f"{value:.2e}".split("e")
-    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
-
-
-def _svg(name: str, draw: "Callable[[Axes, Palette], None]", *, width: float, height: float, label: str) -> str:
-    """Draws a chart (sizes in inches) as SVG that scales with the page and takes its colours and its font."""
-    import matplotlib
-
-    # The salt decides the ids inside the SVG. It is fixed, so that the same run gives the same page, and different for
-    # each chart, because several charts share the page.
-    with _style(_PLACEHOLDERS), matplotlib.rc_context({"svg.hashsalt": f"cairn-{name}"}):
-        figure, axes = _figure(width, height)
-        draw(axes, _PLACEHOLDERS)
-        buffer = io.StringIO()
-        nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    body = text[text.index(">", text.index("<svg")) + 1 :]
-    for field in dataclasses.fields(Palette):
-        body = body.replace(getattr(_PLACEHOLDERS, field.name), f"var(--{field.name})")
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)  # it would style the whole page
-    body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", body)  # the page names the family
-    body = re.sub(r"font-family: [^;\"]*;?", "", body)
-    body = re.sub(r'<g id="[^"]*"', "<g", body)  # names of parts, the same in every chart
-    size = f"0 0 {width * 72:g} {height * 72:g}"
-    return f'<svg viewBox="{size}" role="img" aria-label="{html.escape(label)}" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'

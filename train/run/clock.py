@@ -3,8 +3,10 @@
 import collections
 import concurrent.futures
 import contextlib
+import resource
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +37,7 @@ class Clock:
     def __init__(self, experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
         """Args: the experiment, for the FLOPs of a token, and the mesh, for the devices' peak."""
         self._utilization = Utilization.of(experiment, mesh)
+        self._devices = list(mesh.local_devices)
         # On a CPU the call that starts a step may compute it.
         self._starts_and_returns = mesh.devices.flat[0].platform != "cpu"
         self._began = time.monotonic()
@@ -111,12 +114,25 @@ class Clock:
             "mfu": self._utilization.mfu(rate),
             "data_wait_fraction": self._data_wait / elapsed,
             "includes_compilation": self.compiling,
+            "peak_bytes": peak_bytes(self._devices),
         }
         if self.compiling:
             self.first_step_seconds = elapsed - self._data_wait
         self.step, self.compiling = self._ended, False
         self._since, self._tokens, self._data_wait = self._end, 0, 0.0
         return values
+
+
+def peak_bytes(devices: Sequence[jax.Device]) -> int | None:
+    """The most memory that one of these devices has had in use; on a CPU, that this process has had; None if unknown.
+
+    The peak of a process includes its libraries and the compiler.
+    """
+    if devices[0].platform == "cpu":
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes
+    used = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in devices]
+    return max((int(value) for value in used if value is not None), default=None)
 
 
 def _when_ready(results: Any) -> float:

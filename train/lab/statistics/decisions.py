@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from model.errors import UserError
 from train.lab.statistics.differences import check_level
@@ -42,7 +42,8 @@ def decision_accuracy(
     The variants are taken as a sample of the changes that one might try, and the share is that of a new pair of such
     changes, decided by means over as many seeds as here. Pairs share variants, so they are not independent: the
     interval is Wilson's with the number of pairs replaced by the number of independent pairs that has the same
-    variance, which is estimated by leaving out each variant in turn (the jackknife of a U-statistic).
+    variance, which is estimated by leaving out each variant in turn (the jackknife of a U-statistic). It is wider than
+    it needs to be with fewer than ten variants.
 
     Args:
       small: variant -> seed -> value, at the small size.
@@ -65,7 +66,7 @@ def decision_accuracy(
         raise UserError(f"the variant {broken!r} has a value that is not finite; expected finite values")
     agree = _agreements(before, after)
     share, effective = _share(agree), _independent_pairs(agree)
-    low, high = _wilson(share, effective, level, freedom=len(names) - 1)
+    low, high = _wilson(share, effective, level)
     count = len(names)
     return DecisionAccuracy(
         share=share, low=low, high=high, level=level, pairs=count * (count - 1) // 2, variants=count
@@ -94,9 +95,9 @@ def _independent_pairs(agree: np.ndarray) -> float:
     return float(np.clip(share * (1 - share) / variance if variance else pairs, count / 2, pairs))
 
 
-def _wilson(share: float, n: float, level: float, freedom: int) -> tuple[float, float]:
-    """Wilson's interval of a share of n, with a quantile of Student's t for the variance that was estimated."""
-    z = float(stats.t.isf((1 - level) / 2, freedom))
+def _wilson(share: float, n: float, level: float) -> tuple[float, float]:
+    """Wilson's interval of a share of n."""
+    z = float(special.ndtri((1 + level) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)

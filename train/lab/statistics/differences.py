@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from model.errors import UserError
 
@@ -70,20 +70,9 @@ def of_differences(differences: Sequence[float], level: float = 0.95) -> Differe
     """`paired`, of the differences themselves."""
     check_level(level)
     values = np.asarray(differences, np.float64)
-    mean, deviation, n = float(values.mean()), float(values.std(ddof=1)), len(values)
-    # Equal differences, such as those of a change that does nothing, have no deviation to divide by.
-    if deviation <= 1e-14 * np.abs(values).max():
-        return Difference(mean=mean, low=mean, high=mean, level=level, n=n, p_value=0.0 if mean else 1.0, deviation=0.0)
-    test = stats.ttest_1samp(values, 0.0)
-    low, high = test.confidence_interval(level)
-    return Difference(
-        mean=mean,
-        low=float(low),
-        high=float(high),
-        level=level,
-        n=n,
-        p_value=float(test.pvalue),
-        deviation=deviation,
+    deviation = _deviation(values)
+    return _from_t(
+        float(values.mean()), deviation, deviation / math.sqrt(len(values)), len(values) - 1, len(values), level
     )
 
 
@@ -98,16 +87,39 @@ def unpaired(base: Mapping[int, float], other: Mapping[int, float], level: float
             raise UserError(f"expected at least two seeds of the {name}, got {_listed(sorted(values))}: run more seeds")
         check_finite(values)
     before, after = (np.array([values[seed] for seed in sorted(values)], np.float64) for values in (base, other))
+    parts = [_deviation(values) ** 2 / len(values) for values in (before, after)]  # of the variance of the difference
+    weights = [part**2 / (len(values) - 1) for part, values in zip(parts, (before, after), strict=True)]
+    freedom = sum(parts) ** 2 / sum(weights) if sum(weights) else 1.0
+    deviation = math.sqrt((_deviation(before) ** 2 + _deviation(after) ** 2) / 2)
     mean, n = float(after.mean() - before.mean()), min(len(before), len(after))
-    deviation = math.sqrt((before.var(ddof=1) + after.var(ddof=1)) / 2)
-    if deviation <= 1e-14 * max(np.abs(before).max(), np.abs(after).max()):
-        p_value, low, high = (0.0 if mean else 1.0), mean, mean
-    else:
-        test = stats.ttest_ind(after, before, equal_var=False)
-        p_value, (low, high) = float(test.pvalue), map(float, test.confidence_interval(level))
+    return _from_t(mean, deviation, math.sqrt(sum(parts)), freedom, n, level, design="unpaired")
+
+
+def _from_t(
+    mean: float, deviation: float, error: float, freedom: float, n: int, level: float, design: Design = "paired"
+) -> Difference:
+    """The difference whose distance from the truth, in standard errors, is Student's t of these degrees of freedom."""
+    if error:
+        half = float(special.stdtrit(freedom, (1 + level) / 2)) * error
+        p_value = 2 * float(special.stdtr(freedom, -abs(mean) / error))
+    else:  # equal differences, such as those of a change that does nothing
+        half, p_value = 0.0, 0.0 if mean else 1.0
     return Difference(
-        mean=mean, low=low, high=high, level=level, n=n, p_value=p_value, deviation=deviation, design="unpaired"
+        mean=mean,
+        low=mean - half,
+        high=mean + half,
+        level=level,
+        n=n,
+        p_value=p_value,
+        deviation=deviation,
+        design=design,
     )
+
+
+def _deviation(values: np.ndarray) -> float:
+    """The standard deviation; 0 where the values differ only by rounding."""
+    deviation = float(values.std(ddof=1))
+    return 0.0 if deviation <= 1e-14 * np.abs(values).max() else deviation
 
 
 def seed_noise(values: Mapping[str, Mapping[int, float]]) -> float | None:

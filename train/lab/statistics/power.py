@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from train.lab.statistics.differences import Design
 
@@ -26,8 +26,9 @@ def power(effect: float, n: int, alpha: float = 0.05, design: Design = "paired")
     pairs = design != "unpaired"
     freedom = n - 1 if pairs else 2 * (n - 1)
     shift = abs(effect) * math.sqrt(n if pairs else n / 2)
-    threshold = float(stats.t.isf(alpha / 2, freedom))
-    return 1.0 - float(special.nctdtr(freedom, shift, threshold))
+    threshold = float(special.stdtrit(freedom, 1 - alpha / 2))
+    miss = float(special.nctdtr(freedom, shift, threshold))
+    return 1.0 if math.isnan(miss) else 1.0 - miss  # SciPy returns NaN for some chances below 1e-80
 
 
 def seeds_to_show(effect: float, alpha: float = 0.05, design: Design = "paired", chance: float = POWER) -> int | None:

@@ -92,18 +92,10 @@ def _falling(curve: Curve, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _log_cost_at(target: float, cost: np.ndarray, loss: np.ndarray) -> float:
-    """The logarithm of the cost at which a falling curve reaches a loss, linear in it between two points.
-
-    On a level stretch, which is a mean of several evaluations, the middle of the stretch counts.
-    """
-    logs = np.log(cost)
-    distinct, first, counts = np.unique(-loss, return_index=True, return_counts=True)
-    starts, ends = logs[first], logs[first + counts - 1]
-    after = int(np.searchsorted(distinct, -target))
-    if after < len(distinct) and math.isclose(distinct[after], -target, rel_tol=1e-12, abs_tol=1e-300):
-        return float(starts[after] + ends[after]) / 2
-    share = (-target - distinct[after - 1]) / (distinct[after] - distinct[after - 1])
-    return float(ends[after - 1] + share * (starts[after] - ends[after - 1]))
+    """The logarithm of the cost at which a falling curve reaches a loss; a level stretch counts at its middle."""
+    levels, stretch = np.unique(loss, return_inverse=True)
+    middles = np.bincount(stretch, np.log(cost)) / np.bincount(stretch)
+    return float(np.interp(target, levels, middles))
 
 
 def _exponential(value: float) -> float:

@@ -1,0 +1,235 @@
+"""A sweep from its file to its end: resolve, search the rates, run, and report what happened.
+
+Processes are the caller's: `execute` runs commands and returns their exit statuses (launch/clusters/pool.py).
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from model.errors import UserError
+from train.config_file import with_overrides
+from train.lab import folder as folders
+from train.lab import search as searches
+from train.lab.ablation import Ablation
+from train.lab.folder import Run
+from train.lab.variants import (
+    Variant,
+    ablation_from_file,
+    common_settings,
+    hold_equal,
+    name_of,
+    naming,
+    refuse_equal,
+    resolve,
+    seeded,
+)
+from train.terminal.formatting import format_number
+
+EXIT_MISTAKE = 2  # of a run that diverged too, and that no other try would mend
+# Runs these to their ends, shown under a title, and returns the exit status of each by the name of its folder.
+Execute = Callable[[str, Sequence[Run]], Mapping[str, int]]
+MeasureStep = Callable[[Variant], float]
+
+
+class SweepStoppedError(Exception):
+    """A signal ended the runs of a sweep before their ends; the same command continues them."""
+
+
+@dataclasses.dataclass
+class Sweep:
+    """A sweep that is resolved.
+
+    Attributes:
+      config: the path of its file.
+      folder: its folder.
+      common: settings that all runs have.
+      ablation: the value of the file.
+      untuned: the base and the variants, with the settings that hold a quantity equal.
+      rounds: the rounds of the search of rates so far, by variant.
+      variants: `untuned`, with the rate of each whose search is done.
+    """
+
+    config: str
+    folder: pathlib.Path
+    common: tuple[str, ...]
+    ablation: Ablation
+    untuned: dict[str, Variant]
+    rounds: dict[str, list[searches.Round]]
+    variants: dict[str, Variant] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Gives every variant whose search is done its rate."""
+        self.variants = {name: self._tuned(variant) for name, variant in self.untuned.items()}
+        refuse_equal(self.variants)
+
+    @classmethod
+    def from_file(
+        cls, config: str, folder: pathlib.Path, overrides: Sequence[str] = (), measure: MeasureStep | None = None
+    ) -> "Sweep":
+        """Resolves the ablation of a config file, for the folder of a sweep; writes nothing.
+
+        `measure` is called for step times, for hold="time", unless the folder has them. Raises UserError for every
+        mistake in the file, and for a folder of another sweep.
+        """
+        common = common_settings(overrides)
+        ablation = ablation_from_file(config, common)
+        before = folders.read(folder)
+        plain = resolve(ablation)
+        held = _held_before(ablation, before, plain) or hold_equal(ablation, plain, measure)
+        rounds = {name: list(one["rounds"]) for name, one in ((before or {}).get("search") or {}).items()}
+        sweep = cls(config, folder, common, ablation, held, {name: rounds.get(name, []) for name in held})
+        if before is not None:
+            folders.check_same(folder, before, sweep.content(), ablation.base)
+        return sweep
+
+    def content(self) -> dict[str, Any]:
+        """The content of sweep.json."""
+        search, found = self.ablation.search, None
+        if search is not None:
+            found = {
+                name: searches.summary(search, self.untuned[name].experiment, rounds)
+                if self._is_searched(name)
+                else {"field": "schedule.peak", "rate": None, "rounds": list(rounds)}
+                for name, rounds in self.rounds.items()
+            }
+        return folders.describe(self.config, name_of(self.config), self.ablation, self.variants, found)
+
+    def save(self) -> None:
+        """Writes sweep.json."""
+        folders.write(self.folder, self.content())
+
+    def runs(self) -> list[Run]:
+        """The runs to compare."""
+        return folders.runs_of(self.folder, self.ablation, self.variants)
+
+    def notes(self) -> list[str]:
+        """The changes that hold a quantity equal, and the rates that were found, a line for each variant."""
+        lines = [f"{name}: {one.note}" for name, one in self.variants.items() if one.note]
+        search = self.ablation.search
+        for name in self.rounds if search is not None else ():
+            if search is not None and self._is_searched(name):
+                found = searches.summary(search, self.untuned[name].experiment, self.rounds[name])
+                edge = "; it is the last at its end of the range, and one beyond may be better" * found["at_edge"]
+                lines.append(f"{name}: learning rate {found['rate']:g}, the best of {found['runs']} runs{edge}")
+        return lines
+
+    # ----------------------------------------------------------------------------------------------------- search
+
+    def _is_searched(self, name: str) -> bool:
+        search = self.ablation.search
+        return search is None or not searches.trials(search, self.untuned[name].experiment, self.rounds[name])
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the rate of every variant is tuned, or none is to be."""
+        return all(map(self._is_searched, self.untuned))
+
+    def search_rates(self, execute: Execute) -> None:
+        """Runs the rounds of the search that are left, and saves the record after each.
+
+        Raises UserError when all rates of a variant fail.
+        """
+        search = self.ablation.search
+        while search is not None and not self.is_searched:
+            trials = [
+                (name, trial, self._trial_run(name, trial))
+                for name, variant in self.untuned.items()
+                for trial in searches.trials(search, variant.experiment, self.rounds[name])
+            ]
+            todo = [run for _, _, run in trials if not folders.is_done(run)]
+            number = 1 + min(len(self.rounds[name]) for name, _, _ in trials)
+            statuses = execute(f"learning rates, round {number} of {len(search.lengths)}", todo)
+            if broken := failures(todo, {name: code for name, code in statuses.items() if code != EXIT_MISTAKE}):
+                raise UserError("\n  ".join(["the search of the learning rates cannot go on:", *broken]))
+            for name in dict.fromkeys(name for name, _, _ in trials):
+                own = [(trial, run) for other, trial, run in trials if other == name]
+                losses = {trial.rate: _final(run, self.ablation.metric) for trial, run in own}
+                self.rounds[name].append({"steps": own[0][0].steps, "losses": losses})
+                with naming(name):
+                    searches.best_rate(self.rounds[name])
+            self.__post_init__()
+            self.save()
+
+    def _trial_run(self, name: str, trial: searches.Trial) -> Run:
+        assert self.ablation.search is not None
+        variant, seed = self.untuned[name], self.ablation.search.seed
+        settings = seeded((*variant.settings, *variant.held, *trial.settings), seed)
+        folder = self.folder / folders.SEARCHES / f"{name}-rate{trial.rate}-steps{trial.steps}"
+        with naming(name):
+            return Run(folder, name, seed, settings, with_overrides(self.ablation.base, settings))
+
+    def _tuned(self, variant: Variant) -> Variant:
+        if self.ablation.search is None or not self._is_searched(variant.name):
+            return variant
+        settings = searches.rate_settings(variant.experiment, searches.best_rate(self.rounds[variant.name]))
+        every = seeded((*variant.settings, *settings, *variant.held), self.ablation.seeds[0])
+        return dataclasses.replace(variant, tuned=settings, experiment=with_overrides(self.ablation.base, every))
+
+
+def _held_before(
+    ablation: Ablation, before: Mapping[str, Any] | None, plain: Mapping[str, Variant]
+) -> dict[str, Variant] | None:
+    """The variants with the changes of an earlier start, which a measured time would not give again; None if none."""
+    hold = ablation.held
+    stored = (before or {}).get("variants", {})
+    if hold is None or hold.equal != "time" or not all(name in stored for name in plain):
+        return None
+    found = {}
+    for name, variant in plain.items():
+        held = tuple(stored[name]["held"])
+        experiment = with_overrides(ablation.base, seeded((*variant.settings, *held), ablation.seeds[0]))
+        found[name] = dataclasses.replace(variant, held=held, note=stored[name]["note"], experiment=experiment)
+    return found
+
+
+def _final(run: Run, metric: str) -> float | None:
+    """The metric at the last step of a run; None if it failed before."""
+    progress = folders.progress_of(run, metric)
+    return progress.value if progress.state == "finished" else None
+
+
+def failures(runs: Sequence[Run], statuses: Mapping[str, int]) -> list[str]:
+    """A line for each run that did not end as it should, with the reason if its folder has one."""
+    lines = []
+    for run in runs:
+        status = statuses.get(run.label, 0)
+        if status == 0:
+            continue
+        progress = folders.progress_of(run, "loss")
+        reason = f": {progress.reason}" if progress.reason else ""
+        lines.append(f"{run.label} ended with status {status} at step {progress.step}{reason}; see {log_of(run)}")
+    return lines
+
+
+def log_of(run: Run) -> pathlib.Path:
+    """The file with the output of a run's process."""
+    return run.folder / "logs" / "sweep.txt"
+
+
+def plain_table(sweep: Sweep) -> list[str]:
+    """The mean of the metric at the end of the runs of each variant, over the seeds that are done, as lines."""
+    runs, metric = sweep.runs(), sweep.ablation.metric
+    rows = []
+    for name in sweep.variants:
+        values = [value for run in runs if run.variant == name and (value := _final(run, metric)) is not None]
+        mean = sum(values) / len(values) if values else None
+        rows.append((name, mean, len(values)))
+    rows.sort(key=lambda row: (row[1] is None, row[1]))
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{'':{width}}  {'mean ' + metric:>12}  seeds"]
+    for name, mean, count in rows:
+        lines.append(
+            f"{name:{width}}  {'-' if mean is None else format_number(mean):>12}  {count}/{len(sweep.ablation.seeds)}"
+        )
+    return lines
+
+
+def require_searched(sweep: Sweep, engine: str) -> None:
+    """Raises UserError when the rates are not tuned yet: each round depends on the last, so no array can hold them."""
+    if not sweep.is_searched:
+        raise UserError(
+            f"--to={engine}: the search of the learning rates comes first, and runs where the command runs; give the "
+            "same command with --to=local --only=search before"
+        )
