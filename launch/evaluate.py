@@ -17,7 +17,7 @@ are several domains, each is measured, and their mean.
 Every token is scored once, in a window of --window tokens (the length of the training sequences when not given) that
 moves by --stride: the smaller the stride, the more context a token has, and the longer it takes. A document begins
 after the mark that begins documents, as in training; if the tokenizer has no such mark, the first token is not scored,
-and its bytes are not counted. With the stride of a whole window these are the windows of lm-eval's rolling loglikelihood.
+and its bytes are not counted. A stride of a whole window makes the windows of lm-eval's rolling loglikelihood.
 --stream joins the documents of a domain and cuts windows as the documentation of transformers does ("Perplexity of
 fixed-length models"), and prints its perplexity too. Words are separated by whitespace in the original text; bytes and
 characters are those of the original text. Standard errors are over documents (ratio estimator). A value that is too
@@ -33,7 +33,7 @@ run is trained further. A script calls train.evaluation.evaluate.evaluate, or tr
 this, which give the same numbers.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from absl import flags
 
@@ -134,7 +134,7 @@ def _request(texts: list[str]) -> Any:
         separator=SEPARATOR.value,
         window=WINDOW.value,
         stride=STRIDE.value,
-        windows=WINDOWS.value,
+        windows=cast(Any, WINDOWS.value),
         batch_size=BATCH_SIZE.value,
         detailed=DETAILS.value,
         lengths=tuple(LENGTHS.value),

@@ -106,9 +106,7 @@ class Collector:
         self._kept_of_domain: dict[str, int] = {}
         self.finished: dict[int, DocumentScore] = {}
 
-    def begin(
-        self, number: int, document: Document, stream: np.ndarray, first: PrefixSize, num_windows: int
-    ) -> None:
+    def begin(self, number: int, document: Document, stream: np.ndarray, first: PrefixSize, num_windows: int) -> None:
         """Takes a document with a scored token.
 
         Args:

@@ -152,8 +152,8 @@ def texts_of_split(dataset: Dataset, split: str) -> Iterator[Text]:
     unrestored = dataset.unrestored(split)
     if unrestored is None or unrestored.documents:
         raise UserError(
-            f"the {split} split of {dataset.folder} keeps only tokens, and its tokenizer loses a part of the text; give "
-            "the text itself with --text"
+            f"the {split} split of {dataset.folder} keeps only tokens, and its tokenizer loses a part of the text; "
+            "give the text itself with --text"
         )
     parts = dataset.split(split)
     return (

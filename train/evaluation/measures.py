@@ -1,8 +1,8 @@
-"""Loss, perplexity, bits per byte and per character: the one module that computes these numbers from sums over scored tokens.
+"""Loss, perplexity, bits per byte and per character: the one module that computes them from sums over scored tokens.
 
 Each is a quotient whose numerator and denominator cover the same tokens: bits per byte and per character and the
-measures per word cover only the text, the loss per token also the marks that end documents, if they were scored. A first token without any
-token before it is in neither.
+measures per word cover only the text, the loss per token also the marks that end documents, if they were scored. A
+first token without any token before it is in neither.
 """
 
 import dataclasses

@@ -88,7 +88,9 @@ def _refuse_other(path: pathlib.Path, found: Any, expected: Mapping[str, Any]) -
     ]
     if changed:
         listed = "\n  ".join(changed)
-        raise UserError(f"{path} holds the results of another evaluation (its value -> this one's):\n  {listed}\n{REMEDY}")
+        raise UserError(
+            f"{path} holds the results of another evaluation (its value -> this one's):\n  {listed}\n{REMEDY}"
+        )
 
 
 def fingerprint_of_params(params: Any) -> str:

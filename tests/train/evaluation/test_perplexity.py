@@ -77,30 +77,6 @@ def naive(params, document, begin, context_of):
 LOGITS = jax.jit(lambda params, inputs: forward(CONFIG, params, inputs).logits_BTV)
 
 
-# ------------------------------------------------------------------------------------------------------- the window
-
-
-def test_windows_score_every_input_once_with_all_the_context_they_allow():
-    for inputs in range(0, 30):
-        for stride in range(1, T + 1):
-            scored = []
-            for window in windows(inputs, T, stride):
-                assert 0 <= window.begin <= window.first_scored < window.stop <= inputs
-                assert window.stop - window.begin == min(T, inputs)
-                for place in range(window.first_scored, window.stop):
-                    scored.append(place)
-                    # The least context that a window moving by `stride` leaves, or all tokens before.
-                    assert place - window.begin >= min(place, T - stride)
-            assert scored == list(range(inputs))
-
-
-def test_windows_of_a_hand_worked_case():
-    assert list(windows(11, 8, 3)) == [(0, 0, 8), (3, 8, 11)]
-    assert list(windows(12, 8, 3)) == [(0, 0, 8), (3, 8, 11), (4, 11, 12)]
-    assert list(windows(16, 8, 8)) == [(0, 0, 8), (8, 8, 16)]
-    assert list(windows(5, 8, 8)) == [(0, 0, 5)]
-
-
 @pytest.mark.parametrize("begin", [END, None])
 def test_stride_one_scores_every_token_after_the_fullest_context(params, begin):
     documents = documents_of(2, 1, T - 1, T, T + 1, 19)

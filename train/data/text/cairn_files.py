@@ -27,7 +27,18 @@ RUN_FILES = (
     *_LOGS,
     *(f"{name}.old" for name in _LOGS),
 )
-RUN_FOLDERS = ("data", "evaluations", "checkpoints", "tensorboard", "origin", "damaged", "wandb", "logs", "profile", "perplexity")
+RUN_FOLDERS = (
+    "data",
+    "evaluations",
+    "checkpoints",
+    "tensorboard",
+    "origin",
+    "damaged",
+    "wandb",
+    "logs",
+    "profile",
+    "perplexity",
+)
 # The marks that train.report writes into a page and into a picture.
 REPORT_MARK = re.compile(rb"<title>[^<{]*: Cairn report</title>")
 PICTURE_MARK = b"Software\0Cairn"

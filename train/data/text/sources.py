@@ -165,8 +165,8 @@ def _json_units(file: BinaryIO, path: str, name: str, field: str, start: int, si
 def read_unit(unit: Unit, label: LabelField | None = None) -> Iterator[Document]:
     """The documents of a unit, in order; those of tables with the label that is asked for.
 
-    With a label, rows that have one and no text are documents too: empty ones. Raises UserError that names the file, and the byte, line or row in it, where text cannot be read; and when the file
-    has changed since it was listed.
+    With a label, rows that have one and no text are documents too: empty ones. Raises UserError that names the file,
+    and the byte, line or row in it, where text cannot be read; and when the file has changed since it was listed.
     """
     if unit.format == "hf":
         yield from read_hub(unit, label)

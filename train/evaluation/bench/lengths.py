@@ -52,7 +52,9 @@ def parse_lengths(texts: Sequence[str], trained: int) -> list[int]:
             raise UserError(f"--lengths: {text!r} is no length; expected tokens, as in 2048, or a multiple, as in 0.5x")
         length = math.floor(float(found[1]) * trained) if found[2] else int(found[1])
         if length < 2:
-            raise UserError(f"--lengths: {text} is {length} of the {trained} trained tokens; expected at least 2 tokens")
+            raise UserError(
+                f"--lengths: {text} is {length} of the {trained} trained tokens; expected at least 2 tokens"
+            )
         lengths.append(length)
     return sorted(set(lengths))
 

@@ -148,7 +148,7 @@ def _compared(
     counts = [tally.column(denominator) for tally in tallies]
     if not all(count.sum() for count in counts):
         return None
-    values = [float(x.sum() / n.sum()) for x, n in zip(sums, counts, strict=True)]
+    base, other = (float(x.sum() / n.sum()) for x, n in zip(sums, counts, strict=True))
     known = len(pairs) > 1 and all(np.all(n > 0) for n in counts) and all(np.all(np.isfinite(x)) for x in sums)
     difference = paired_bootstrap(sums[0], counts[0], sums[1], counts[1], draws, seed) if known else None
-    return Compared(*values, difference)
+    return Compared(base, other, difference)

@@ -116,7 +116,8 @@ def evaluate_request(
             base, lambda: _documents(request, base, base), lengths, lambda model, docs, n: measure(model, docs, n)
         )
         return Outcome(results=(found[-1].result,), models=(base,), lengths=tuple(found))
-    result = measure(base, _documents(request, base, base), request.window)
+    own_split = not request.texts and not request.stream  # which knows the text that its tokenizer lost
+    result = measure(base, None if own_split else _documents(request, base, base), request.window)
     if request.against is None:
         return Outcome(results=(result,), models=(base,))
     other = load_model(request.against, request.against_checkpoint, mesh=mesh)
@@ -149,11 +150,9 @@ def _measure(
     )
 
 
-def _documents(request: Request, base: LoadedRun, model: LoadedRun) -> Iterable[Document] | None:
-    """The documents of a request as a model reads them; None for the validation split of the model's own run."""
+def _documents(request: Request, base: LoadedRun, model: LoadedRun) -> Iterable[Document]:
+    """The documents of a request as a model reads them."""
     if not request.texts and not request.stream:
-        if model is base and not request.lengths:
-            return None
         if same_tokens(base, model):
             return from_split(base.dataset(), "validation")
     return tokenized(model.tokenizer, _texts(request, base))
@@ -175,7 +174,7 @@ def _results_file(request: Request, base: LoadedRun, part: str) -> pathlib.Path 
         return None
     if not isinstance(base.folder, pathlib.Path) or not (base.folder / "checkpoints").is_dir():
         raise UserError(
-            f"{base.folder} is no run folder on this machine, so --resume cannot keep results there; give --results=FILE"
+            f"{base.folder} is no run folder on this machine: --resume cannot keep results there; give --results=FILE"
         )
     values = dataclasses.asdict(request) | {"step": base.step, "results": None}
     name = hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:16]

@@ -13,6 +13,7 @@ from train.data.tokenizers.prefixes import LOOKAHEAD_TOKENS
 from train.data.tokenizers.streaming import common_prefix
 
 BLOCK = 64  # tokens that are decoded together
+UNFINISHED = "\ufffd"
 
 
 class TokenOnPage(NamedTuple):
@@ -37,11 +38,10 @@ def ends_of_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[str, list[
     """
     text = tokenizer.decode(ids)
     ends = _ends_by_blocks(tokenizer, ids)
-    if ends[-1:] != [len(text)] or any(end is not None and end > len(text) for end in ends):
+    if ends[-1:] != [len(text)]:
         ends = [_whole_prefix(tokenizer.decode(ids[:count]), text) for count in range(1, len(ids) + 1)]
-    if ends:
-        ends[-1] = len(text)  # the last token ends the text, even inside a character
-    return text, ends
+    text = text.rstrip(UNFINISHED)  # the ids may be the first of more
+    return text, [None if end is None or end > len(text) else end for end in ends]
 
 
 def _ends_by_blocks(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int | None]:
@@ -91,19 +91,29 @@ def split_into_pieces(
     text = found[0][0] if not agree else found[0][0][:length]
     shared = set.intersection(*({end for end in ends if end is not None} for _, ends, _, _ in found))
     pieces, begin, places = [], 0, [0] * len(found)
-    for end in sorted(place for place in shared if place <= len(text)):
+    for end in sorted(place for place in shared if 0 < place <= len(text)):
         tokens = []
         for k, ((_, ends, ids, losses), (tokenizer, _, _)) in enumerate(zip(found, readings, strict=False)):
-            first = places[k]
-            last = max(at for at in range(first, len(ends)) if ends[at] == end) + 1 if end in ends[first:] else first
-            places[k] = last
+            first, places[k] = places[k], _after_last(ends, places[k], end)
             unscored = len(ids) - len(losses)
             tokens.append(
                 tuple(
                     TokenOnPage(tokenizer.decode([ids[at]]), None if at < unscored else losses[at - unscored])
-                    for at in range(first, last)
+                    for at in range(first, places[k])
                 )
             )
         pieces.append(Piece(text[begin:end], tuple(tokens)))
         begin = end
     return pieces, agree
+
+
+def _after_last(ends: Sequence[int | None], first: int, end: int) -> int:
+    """The number after the last token, from `first` on, that ends at `end`."""
+    found = first
+    for at in range(first, len(ends)):
+        known = ends[at]
+        if known is not None and known > end:
+            break
+        if known == end:
+            found = at + 1
+    return found

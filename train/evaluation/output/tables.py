@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from train.evaluation.bench.request import Outcome
 from train.evaluation.bench.lengths import LengthResult
 from train.evaluation.bench.pairs import OTHER_TOKENIZERS, Compared, Pair
+from train.evaluation.bench.request import Outcome
 from train.evaluation.details import TOP, Details
 from train.evaluation.domains import EXPONENTIALS, macro_average
 from train.evaluation.evaluate import COUNTS, UNKNOWN, Result, finite_or_none, tally_as_json
@@ -46,20 +46,15 @@ def result_table(result: Result, text: str) -> str:
     found = tally_as_json(result.tally, result.measures)
     lines = [f"{escape_unprintable(str(result.run))}, step {result.step}, on {escape_unprintable(text)}", ""]
     lines += align([[name, f"{found[name]:,}"] for name in ("documents", "tokens", "words", "bytes")])
-    rows = [["", "value", "standard error", ""]]
-    for name, (words, unit) in MEASURE_WORDS.items():
-        if name == "bits_per_character" and name not in result.measures:
-            continue
-        rows.append(
-            [words, _format_value(found[name], "not finite"), _format_value(found[f"{name}_standard_error"], "-"), unit]
-        )
-    if (perplexity := result.transformers_perplexity) is not None:
-        value = _format_value(finite_or_none(perplexity.value), "not finite")
-        rows.append(["  as transformers weighs", value, "", ""])
+    units = dict(MEASURE_WORDS.values())
+    rows = [["", "value", "standard error", ""], *([*row, units.get(row[0], "")] for row in measure_rows(result))]
     lines += ["", *align(rows), ""]
     if (domains := result.domains) and len(domains) > 1:
-        measures = {name: tally.measures() for name, tally in domains.items()}
-        lines += [*_domain_rows(measures), ""]
+        listed = domain_rows({name: tally.measures() for name, tally in domains.items()})
+        lines += _columns([*listed[: MAX_DOMAINS + 1], listed[-1]] if len(listed) > MAX_DOMAINS + 2 else listed)
+        if len(domains) > MAX_DOMAINS:
+            lines.append(f"  and {len(domains) - MAX_DOMAINS:,} domains more: see --json")
+        lines.append("")
     if result.details is not None:
         lines += [*_detail_rows(result.details), ""]
     lines.append(f"  window {result.window} tokens, stride {result.stride}; {_first_token_note(result)}")
@@ -71,6 +66,20 @@ def result_table(result: Result, text: str) -> str:
     if result.documents_not_restored:
         lines.append(f"  WARNING: {_NOT_RESTORED.format(result.documents_not_restored)}")
     return "\n".join(lines)
+
+
+def measure_rows(result: Result) -> list[list[str]]:
+    """A row for each measure: its name, its value, its standard error."""
+    rows = []
+    for name, (words, _) in MEASURE_WORDS.items():
+        if name == "bits_per_character" and name not in result.measures:
+            continue
+        estimate = result.measures.get(name, UNKNOWN)
+        rows.append([words, _format_value(finite_or_none(estimate.value), "not finite"), _error(estimate)])
+    if (perplexity := result.transformers_perplexity) is not None:
+        value = _format_value(finite_or_none(perplexity.value), "not finite")
+        rows.append(["  as transformers weighs", value, "-"])
+    return rows
 
 
 def lengths_table(results: Sequence[LengthResult]) -> str:
@@ -103,11 +112,11 @@ def pair_table(pair: Pair, text: str) -> str:
     lines += [*_columns(counts), ""]
     if not pair.same_tokenizer:
         lines += [f"  {OTHER_TOKENIZERS}", ""]
-    lines += _columns([["", "A", "B", "B - A", "95% interval", "p"], *_difference_rows(pair.measures)])
+    lines += _columns([["", "A", "B", "B - A", "95% interval", "p"], *difference_rows(pair.measures)])
     if pair.domains:
         rows = []
         for domain, measures in pair.domains.items():
-            ((_, *cells),) = _difference_rows({name: measures[name] for name in ("bits_per_byte",)})
+            ((_, *cells),) = difference_rows({name: measures[name] for name in ("bits_per_byte",)})
             rows.append([escape_unprintable(domain), *cells])
         lines += ["", *_columns([["bits per byte of", "A", "B", "B - A", "95% interval", "p"], *rows])]
     if all(one.difference is None for one in pair.measures.values()):
@@ -121,7 +130,8 @@ def pair_table(pair: Pair, text: str) -> str:
     return "\n".join(lines)
 
 
-def _difference_rows(measures: Mapping[str, Compared]) -> list[list[str]]:
+def difference_rows(measures: Mapping[str, Compared]) -> list[list[str]]:
+    """A row for each measure of two models: its name, both values, the difference, its interval, its p-value."""
     rows = []
     for name, one in measures.items():
         if name in PERPLEXITIES:
@@ -135,20 +145,18 @@ def _difference_rows(measures: Mapping[str, Compared]) -> list[list[str]]:
     return rows
 
 
-def _domain_rows(domains: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
-    """A row for each domain, and their mean."""
+def domain_rows(domains: Mapping[str, Mapping[str, Estimate]]) -> list[list[str]]:
+    """A row of heads, a row for each domain, and their mean."""
     heads = [MEASURE_WORDS[name][0] for name in DOMAIN_MEASURES]
     rows = [["domain", *heads]]
-    listed = list(domains.items())
-    for domain, measures in [*listed[:MAX_DOMAINS], ("mean of the domains", macro_average(domains.values()))]:
+    for domain, measures in [*domains.items(), ("mean of the domains", macro_average(domains.values()))]:
         cells = []
         for name in DOMAIN_MEASURES:
             estimate = measures.get(name, UNKNOWN)
             error = f" ±{_error(estimate)}" if finite_or_none(estimate.standard_error) is not None else ""
             cells.append(_number(estimate.value) + error)
         rows.append([escape_unprintable(domain), *cells])
-    more = [f"  and {len(listed) - MAX_DOMAINS:,} domains more: see --json"] if len(listed) > MAX_DOMAINS else []
-    return [*_columns(rows), *more]
+    return rows
 
 
 def _detail_rows(details: Details) -> list[str]:
