@@ -6,7 +6,7 @@ came, and conf(b) its mean probability,
 
     ECE = sum over bins b of n_b / n * |acc(b) - conf(b)|
 
-The position of a token is the number of tokens before it in its window. Positions have bins 1, 2-3, 4-7, 8-15, ...
+The position of a token is the number of tokens before it in its window. Positions have bins 1, 2, 3-4, 5-8, 9-16, ...
 """
 
 import dataclasses
@@ -36,12 +36,12 @@ class TokenScores(NamedTuple):
 
 def num_position_bins(length: int) -> int:
     """The number of bins of positions in windows of `length` inputs."""
-    return length.bit_length()
+    return (length - 1).bit_length() + 1
 
 
 def position_range(number: int, length: int) -> tuple[int, int]:
     """The first and the last position of a bin."""
-    return 1 << number, min((2 << number) - 1, length)
+    return (1 << number) // 2 + 1, min(1 << number, length)
 
 
 @dataclasses.dataclass
@@ -80,7 +80,7 @@ class DetailSums:
         for row, weights in zip(self.bins, (None, scores.confidence, correct), strict=True):
             row += np.bincount(at, weights, CONFIDENCE_BINS)
         positions = np.arange(first, first + len(scores.nll))
-        at = np.frexp(positions.astype(np.float64))[1] - 1  # floor(log2)
+        at = np.frexp(positions - 1.0)[1]  # ceil(log2(position))
         for row, weights in zip(self.positions, (None, scores.nll), strict=True):
             row += np.bincount(at, weights, len(row))
 

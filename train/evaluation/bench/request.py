@@ -152,9 +152,8 @@ def _measure(
 
 def _documents(request: Request, base: LoadedRun, model: LoadedRun) -> Iterable[Document]:
     """The documents of a request as a model reads them."""
-    if not request.texts and not request.stream:
-        if same_tokens(base, model):
-            return from_split(base.dataset(), "validation")
+    if not request.texts and not request.stream and same_tokens(base, model):
+        return from_split(base.dataset(), "validation")
     return tokenized(model.tokenizer, _texts(request, base))
 
 

@@ -164,7 +164,7 @@ def _positions_chart(found: list[tuple[str, Details]]) -> Chart:
         _add_legend(axes, colors, len(found))
 
     svg = draw_svg("positions", draw, width=4.2, height=2.6, label="loss against the position in the context")
-    caption = "Means of positions 1, 2 to 3, 4 to 7, ...; bars are standard errors over documents."
+    caption = "Means of positions 1, 2, 3 to 4, 5 to 8, ...; bars are standard errors over documents."
     return Chart(title="Loss against the position in the context", caption=caption, svg=svg)
 
 
