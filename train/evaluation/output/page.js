@@ -25,10 +25,10 @@
       const [a, b] = [lossOf(piece, 0), lossOf(piece, 1)];
       if (a === null || b === null) return "";
       const share = Math.min(1, Math.abs(b - a) / MOST_DIFFERENCE);
-      return mixed(b < a ? "train" : "validation", 0.85 * share);
+      return mixed(b < a ? "train" : "validation", 0.75 * share);
     }
     const loss = lossOf(piece, Number(view));
-    return loss === null ? "" : mixed("validation", 0.85 * Math.min(1, Math.max(0, loss) / MOST));
+    return loss === null ? "" : mixed("validation", 0.75 * Math.min(1, Math.max(0, loss) / MOST));
   };
   const visible = (text) => text.replace(/[\u0000-\u0008\u000b-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)));
   const quoted = (text) => visible(text).replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥");
@@ -82,10 +82,10 @@
   const drawLegend = () => {
     const bar = make("i");
     if (view === "difference") {
-      bar.style.background = `linear-gradient(90deg, ${mixed("train", 0.85)}, transparent, ${mixed("validation", 0.85)})`;
+      bar.style.background = `linear-gradient(90deg, ${mixed("train", 0.75)}, transparent, ${mixed("validation", 0.75)})`;
       legend.replaceChildren(`B better by ${MOST_DIFFERENCE} nats`, bar, `A better by ${MOST_DIFFERENCE}`);
     } else {
-      bar.style.background = `linear-gradient(90deg, transparent, ${mixed("validation", 0.85)})`;
+      bar.style.background = `linear-gradient(90deg, transparent, ${mixed("validation", 0.75)})`;
       legend.replaceChildren("0 nats", bar, `${MOST} and more; tokens without a colour were not scored`);
     }
   };
