@@ -76,9 +76,8 @@ def measure_rows(result: Result) -> list[list[str]]:
             continue
         estimate = result.measures.get(name, UNKNOWN)
         rows.append([words, _format_value(finite_or_none(estimate.value), "not finite"), _error(estimate)])
-    if (perplexity := result.transformers_perplexity) is not None:
-        value = _format_value(finite_or_none(perplexity.value), "not finite")
-        rows.append(["  as transformers weighs", value, "-"])
+        if name == "perplexity" and (weighed := result.transformers_perplexity) is not None:
+            rows.append(["  as transformers weighs", _format_value(finite_or_none(weighed.value), "not finite"), "-"])
     return rows
 
 

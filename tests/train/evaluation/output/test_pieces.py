@@ -38,7 +38,7 @@ def known():
 
 
 class Strange(BytesTokenizer):
-    """A decoder that depends on what comes before: after 70 tokens it writes no more than their number's last digit."""
+    """Writes another letter where there are more than 70 tokens, so that parts do not decode as they do in the whole."""
 
     def decode(self, ids):
         text = super().decode(ids)
