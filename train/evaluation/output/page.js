@@ -83,7 +83,7 @@
     const bar = make("i");
     if (view === "difference") {
       bar.style.background = `linear-gradient(90deg, ${mixed("train", 0.75)}, transparent, ${mixed("validation", 0.75)})`;
-      legend.replaceChildren(`B better by ${MOST_DIFFERENCE} nats`, bar, `A better by ${MOST_DIFFERENCE}`);
+      legend.replaceChildren(`B better by ${MOST_DIFFERENCE} nats`, bar, `A better by ${MOST_DIFFERENCE} nats`);
     } else {
       bar.style.background = `linear-gradient(90deg, transparent, ${mixed("validation", 0.75)})`;
       legend.replaceChildren("0 nats", bar, `${MOST} and more; tokens without a colour were not scored`);
@@ -98,6 +98,8 @@
     held = span;
     if (!span) { about.hidden = true; return; }
     about.replaceChildren();
+    const several = models.some((_, model) => tokensOf(span.piece, model).length > 1);
+    if (several) about.append(make("b", "", quoted(span.piece[0])));
     const table = make("table");
     models.forEach((_, model) => {
       const tokens = tokensOf(span.piece, model);

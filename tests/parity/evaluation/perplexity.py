@@ -1,6 +1,6 @@
 """Compares perplexities with `transformers` and torch, live, and prints a table:
 
-    python -m tests.parity.perplexity
+    python -m tests.parity.evaluation.perplexity
 
 For small random models of several families with a byte-level tokenizer, written as a Hugging Face folder that is read
 directly: the perplexity of the strided loop in the documentation of `transformers` ("Perplexity of fixed-length
