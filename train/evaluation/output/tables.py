@@ -63,6 +63,8 @@ def result_table(result: Result, text: str) -> str:
         lines.append(f"  the longest document has {longest:,} scored tokens: no window was full")
     if len(result.tally.entries) == 1:
         lines.append(f"  {ONE_DOCUMENT}")
+    elif len(domains) == len(result.tally.entries):
+        lines.append("  every domain is one document: standard errors are over the domains")
     if result.documents_not_restored:
         lines.append(f"  WARNING: {_NOT_RESTORED.format(result.documents_not_restored)}")
     return "\n".join(lines)

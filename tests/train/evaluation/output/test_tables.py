@@ -28,6 +28,9 @@ def test_domains_are_rows_with_their_mean():
     assert row(table, "domain ").split("  ")[0] == "domain"
     assert row(table, "a ").count("±") == row(table, "mean of the domains").count("±") == 4
     assert "domain" not in result_table(result(BASE), "t.jsonl")
+    assert "every domain is one document: standard errors are over the domains" in result_table(
+        result(BASE[:2], domains="ab"), "t.jsonl"
+    )
     many = result_table(result([2.0] * 50, domains=[f"d{i}" for i in range(50)]), "t.jsonl")
     assert f"and {50 - MAX_DOMAINS} domains more: see --json" in many
     assert "d39" in many
