@@ -17,7 +17,7 @@ from train.evaluation.bench.request import Outcome
 from train.evaluation.details import Details
 from train.evaluation.document_scores import DocumentScore
 from train.evaluation.output.pieces import Piece, TokenOnPage, split_into_pieces
-from train.evaluation.output.tables import difference_rows, domain_rows, measure_rows
+from train.evaluation.output.tables import difference_rows, domain_rows, length_rows, lengths_note, measure_rows
 from train.files.files import replace_file
 from train.report.drawing import Chart, Palette, draw_svg
 
@@ -39,12 +39,16 @@ def render_page(outcome: Outcome, text: str) -> str:
 
     results, pair = outcome.results, outcome.pair
     documents, notes = page_documents(outcome)
-    if pair is None:
+    domains: list[list[str]] = []
+    if outcome.lengths:
+        head, *rows = length_rows(outcome.lengths)
+        notes.insert(0, f"Of {lengths_note(outcome.lengths)}. The losses of tokens are those of the longest window.")
+    elif pair is None:
         head, rows = ["", "value", "standard error"], measure_rows(results[0])
-        domains = domain_rows({name: tally.measures() for name, tally in results[0].domains.items()})
+        if len(results[0].domains) > 1:
+            domains = domain_rows({name: tally.measures() for name, tally in results[0].domains.items()})
     else:
         head, rows = ["", "A", "B", "B \u2212 A", "95% interval", "p"], difference_rows(pair.measures)
-        domains = []
         for name, measures in pair.domains.items():
             domains += [[name, *row[1:]] for row in difference_rows({"bits_per_byte": measures["bits_per_byte"]})]
         domains = [["bits per byte of", *head[1:]], *domains] if domains else []
@@ -60,7 +64,7 @@ def render_page(outcome: Outcome, text: str) -> str:
         text=text,
         head=head,
         rows=rows,
-        domains=domains if len(domains) > 2 else [],
+        domains=domains,
         charts=list(detail_charts(outcome)),
         notes=notes,
         written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),

@@ -85,6 +85,17 @@ def measure_rows(result: Result) -> list[list[str]]:
 
 def lengths_table(results: Sequence[LengthResult]) -> str:
     """The loss of one text in windows of several lengths."""
+    return "\n".join([f"  {lengths_note(results)}", *_columns(length_rows(results))])
+
+
+def lengths_note(results: Sequence[LengthResult]) -> str:
+    """The documents that all lengths are measured on."""
+    count = len(results[0].result.tally.entries)
+    return f"the {count:,} documents that fill the longest window, in windows of each length (stride: half of it)"
+
+
+def length_rows(results: Sequence[LengthResult]) -> list[list[str]]:
+    """A row of heads, and a row for each length."""
     rows = [["window", "x trained", "loss", "standard error", "perplexity", "bits per byte"]]
     for each in results:
         loss, measures = each.result.measures["loss"], each.result.measures
@@ -98,9 +109,7 @@ def lengths_table(results: Sequence[LengthResult]) -> str:
                 _number(measures["bits_per_byte"].value),
             ]
         )
-    count = len(results[0].result.tally.entries)
-    heading = f"  the {count:,} documents that fill the longest window, in windows of each length (stride: half of it)"
-    return "\n".join([heading, *_columns(rows)])
+    return rows
 
 
 def pair_table(pair: Pair, text: str) -> str:

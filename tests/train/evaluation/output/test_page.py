@@ -82,7 +82,19 @@ def test_a_sample_is_said_to_be_one(outcome):
 
 def test_lengths_are_a_chart(outcome):
     lengths = (LengthResult(8, 0.5, outcome.results[0]), LengthResult(16, 1.0, outcome.results[1]))
-    assert "Loss against the window" in render_page(dataclasses.replace(alone(outcome), lengths=lengths), "t")
+    page = render_page(dataclasses.replace(alone(outcome), lengths=lengths), "t")
+    assert "Loss against the window" in page
+    assert "<th>window</th>" in page
+    assert "Of the 3 documents that fill the longest window" in page
+
+
+def test_domains_are_a_table_where_there_are_several(outcome):
+    assert "<h3>Domains</h3>" not in render_page(alone(outcome), "t")
+    scores = [dataclasses.replace(one, domain="ab"[one.number % 2]) for one in outcome.results[0].scores]
+    several = dataclasses.replace(outcome.results[0], scores=tuple(scores))
+    page = render_page(dataclasses.replace(alone(outcome), results=(several,)), "t")
+    assert "<h3>Domains</h3>" in page
+    assert "mean of the domains" in page
 
 
 def test_no_text_ends_a_script():
