@@ -76,7 +76,8 @@ class DetailSums:
         self.correct_top += int((scores.rank < TOP).sum())
         self.entropy += float(scores.entropy.sum())
         # A confidence of 1 belongs to the last bin.
-        at = np.minimum((scores.confidence * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+        confidence = np.nan_to_num(scores.confidence)  # the model may have diverged
+        at = np.minimum((confidence * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
         for row, weights in zip(self.bins, (None, scores.confidence, correct), strict=True):
             row += np.bincount(at, weights, CONFIDENCE_BINS)
         positions = np.arange(first, first + len(scores.nll))

@@ -66,10 +66,11 @@ class DocumentScore:
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """How many tokens to keep with their losses: the first ones of each document, until a domain has enough."""
+    """How many tokens to keep with their losses: the first of each document, until a domain, or all, has enough."""
 
     of_document: int
     of_domain: int
+    in_all: int = 50_000
 
 
 NOTHING_KEPT = Kept(0, 0)
@@ -120,7 +121,8 @@ class Collector:
           UserError: when another document was stored under this number.
         """
         left = self._kept.of_domain - self._kept_of_domain.get(document.domain, 0)
-        count = max(0, min(self._kept.of_document, left, len(stream) - 1))
+        left_in_all = self._kept.in_all - sum(self._kept_of_domain.values())
+        count = max(0, min(self._kept.of_document, left, left_in_all, len(stream) - 1))
         self._kept_of_domain[document.domain] = self._kept_of_domain.get(document.domain, 0) + count
         score = DocumentScore(
             number,

@@ -103,7 +103,7 @@ class Result:
             found["domains"] = {name: tally_as_json(tally, measures[name]) for name, tally in domains.items()}
             found["macro_average"] = estimates_as_json(macro_average(measures.values()))
         if self.details is not None:
-            found["details"] = dataclasses.asdict(self.details)
+            found["details"] = finite_values(dataclasses.asdict(self.details))
         return found | {"seconds": round(self.seconds, 3)}
 
 
@@ -254,6 +254,15 @@ def _too_short(document: Document, window: int) -> UserError:
         f"{document.name}{where} has {len(document.ids):,} tokens, which do not fill a window of {window:,}; give more "
         "text, or a shorter --window"
     )
+
+
+def finite_values(values: Any) -> Any:
+    """JSON values with None in the place of numbers that are not finite."""
+    if isinstance(values, dict):
+        return {name: finite_values(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite_values(value) for value in values]
+    return finite_or_none(values) if isinstance(values, float) else values
 
 
 def finite_or_none(value: float | None) -> float | None:

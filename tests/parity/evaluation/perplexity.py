@@ -28,8 +28,8 @@ from train.evaluation.documents import from_text  # noqa: E402
 from train.evaluation.evaluate import evaluate  # noqa: E402
 
 BOUND = 1e-4
-TEXT = "The quick brown fox — naïve, as ever — jumps over\nthe lazy dog; 東京 waits. " * 6
-WINDOWS = [(32, 1), (32, 13), (32, 32), (48, 24)]
+TEXT = "The quick brown fox — naïve, as ever — jumps over\nthe lazy dog; 東京 waits. " * 4
+WINDOWS = [(32, 5), (32, 13), (32, 32), (48, 24)]
 VOCABULARY, CONTEXT = 300, 64
 FAMILIES = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT},

@@ -69,6 +69,13 @@ def test_a_calibrated_model_has_no_error_and_certainty_is_in_the_last_bin():
     assert found.accuracy.standard_error is None
 
 
+def test_a_model_that_diverged_has_no_numbers_and_no_traceback():
+    broken = TokenScores(*np.full((3, 4), np.nan), np.zeros(4, int))
+    found = measure_details([sums_of((broken, 1)), sums_of((scores(5), 1))], LENGTH)
+    assert np.isnan(found.entropy.value)
+    assert np.isnan(found.positions[0].loss.value)
+
+
 def test_sums_survive_json():
     sums = sums_of((scores(11), 3))
     again = DetailSums.from_json(json.loads(json.dumps(sums.as_json())))

@@ -58,8 +58,8 @@ def test_a_first_token_that_nothing_comes_before_is_in_no_sum():
     assert (score.ids, score.losses) == ((0, 1, 2, 3), (0.25, 1.25, 2.25))
 
 
-def test_first_tokens_are_kept_until_a_domain_has_enough():
-    collector = Collector(LENGTH, detailed=False, kept=Kept(of_document=3, of_domain=5))
+def test_first_tokens_are_kept_until_a_domain_or_all_has_enough():
+    collector = Collector(LENGTH, detailed=False, kept=Kept(of_document=3, of_domain=5, in_all=6))
     sizes = [(7, "a"), (7, "a"), (7, "a"), (2, "b")]
     for number, (size, domain) in enumerate(sizes):
         for window in begin(collector, number, document(f"{number}", size, domain)):
@@ -69,7 +69,7 @@ def test_first_tokens_are_kept_until_a_domain_has_enough():
         ((0, 1, 2), (0.25, 1.25, 2.25)),
         ((0, 1), (0.25, 1.25)),
         ((), ()),
-        ((0, 1), (0.25, 1.25)),
+        ((0,), (0.25,)),
     ]
 
 

@@ -8,6 +8,7 @@ import datetime
 import importlib.resources
 import itertools
 import json
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,7 @@ def _document(score: DocumentScore, pieces: list[Piece]) -> dict[str, Any]:
 
 def _tokens(piece: Piece, tokens: tuple[TokenOnPage, ...]) -> Any:
     """The tokens of a piece as JSON: the loss of a single one, or a list of texts and losses."""
-    rounded = [[each.text, None if each.loss is None else round(each.loss, 4)] for each in tokens]
+    rounded = [[text, None if loss is None or not math.isfinite(loss) else round(loss, 4)] for text, loss in tokens]
     return rounded[0][1] if len(rounded) == 1 else rounded
 
 
