@@ -1,71 +1,127 @@
-"""Measures a trained model on text: loss, perplexity per token and per word, bits per byte.
+"""Measures a model on text: loss, perplexity per token and per word, bits per byte and per character.
 
     python -m launch.evaluate --run=runs/quickstart
     python -m launch.evaluate --run=runs/quickstart --text=book.txt 'notes/**/*.md' --stride=64 --json
     python -m launch.evaluate --run=runs/llama-70b --mesh=fsdp=4,tensor=2
     python -m launch.evaluate --run=runs/quickstart --probes=induction,needle,recall --html=probes.html
     python -m launch.evaluate --run=runs/quickstart --harness=arc_easy,lambada_openai --num_fewshot=0
+    python -m launch.evaluate --run=models/Qwen3-0.6B --text=domains.jsonl --details --html=page.html
+    python -m launch.evaluate --run=runs/a --against=runs/b --text=book.txt --text=domains.jsonl
+    python -m launch.evaluate --run=models/gpt2 --text=wikitext.jsonl --stream --window=1024 --stride=512
+    python -m launch.evaluate --run=runs/a --text=books.jsonl --lengths=0.5x,1x,2x,4x,8x
 
-Without --text it measures the validation split of the run's own data. A text may be a file, a folder, a glob, a .jsonl,
-.json or .parquet file, perhaps compressed (.gz, .bz2, .xz, .zst), or hf:NAME; each file, or each row of a table, is a
-document.
+--run takes a run folder or a Hugging Face folder, of which no copy is written. Without --text it measures the
+validation split of the run's own data. A text may be a file, a folder, a glob, a .jsonl, .json or .parquet file,
+perhaps compressed (.gz, .bz2, .xz, .zst), or hf:NAME; each file, or each row of a table, is a document. A row belongs
+to the domain that its field "domain" (--domain_field) names, any other document to the path that was given; where there
+are several domains, each is measured, and their mean.
 
 Every token is scored once, in a window of --window tokens (the length of the training sequences when not given) that
 moves by --stride: the smaller the stride, the more context a token has, and the longer it takes. A document begins
 after the mark that begins documents, as in training; if the tokenizer has no such mark, the first token is not scored,
-and its bytes are not counted. Words are separated by whitespace in the original text; bytes are those of the original
-text. Standard errors are over documents (ratio estimator). A value that is too large for a number (a perplexity above
-1.8e308) is "not finite", and null in JSON: the loss above it is its logarithm.
+and its bytes are not counted. A stride of a whole window makes the windows of lm-eval's rolling loglikelihood.
+--stream joins the documents of a domain and cuts windows as the documentation of transformers does ("Perplexity of
+fixed-length models"), and prints its perplexity too. Words are separated by whitespace in the original text; bytes and
+characters are those of the original text. Standard errors are over documents (ratio estimator). A value that is too
+large for a number (a perplexity above 1.8e308) is "not finite", and null in JSON: the loss above it is its logarithm.
+
+--against measures a second model on the same text: the difference of each measure with an interval over documents.
+Models with different tokenizers are compared per byte and per character alone. --details adds accuracy, entropy,
+calibration and the loss against the number of tokens before. --lengths measures windows shorter and longer than those
+of the training. With --resume (or --results=FILE) a killed evaluation continues and prints the same numbers.
 
 --probes asks tasks without data (train/evaluation/probes/), beside the losses of known strategies. --harness runs tasks
 of lm_eval (pip install -e '.[harness]'); its tasks read their data from the Hugging Face hub or, in --harness_folder,
 from files of your own.
 
 The parameters of the checkpoint are read and checked, its optimizer state is not: damage there is noticed only when the
-run is trained further. A script calls train.evaluation.evaluate.evaluate, which gives the same numbers.
+run is trained further. A script calls train.evaluation.evaluate.evaluate, or train.evaluation.bench.request for all of
+this, which give the same numbers.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any, cast
 
 from absl import flags
 
 from launch.command import cli, other_evaluations, streams
 from model.errors import UserError
-from train.files.paths import expand_home
+from train.files.paths import expand_home, local_path
 
-if TYPE_CHECKING:
-    from train.evaluation.evaluate import Result
-
-RUN = cli.define_path("run", None, "The run folder.")
+RUN = cli.define_path("run", None, "The run folder, or a Hugging Face folder.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which checkpoint: latest, best, or the number of its step.")
+AGAINST = cli.define_path("against", None, "A second model, a folder as for --run, to compare on the same text.")
+AGAINST_CHECKPOINT = flags.DEFINE_string("against_checkpoint", "latest", "Which checkpoint of --against.")
 TEXT = cli.define_paths(
     "text", "What to measure; more may follow as plain arguments. The run's validation split when not given."
 )
 FIELD = flags.DEFINE_string("field", "text", "The field with the text in .jsonl, .json, .parquet and hf: sources.")
+DOMAIN_FIELD = flags.DEFINE_string(
+    "domain_field", None, "The field with the domain, in every row; when not given, 'domain' in rows that have it."
+)
+STREAM = flags.DEFINE_bool("stream", False, "Joins the documents of a domain to one text.")
+SEPARATOR = flags.DEFINE_string("separator", "\n\n", "With --stream: the text between two documents.")
 WINDOW = flags.DEFINE_integer("window", None, "Tokens in the window; data.sequence_length of the run when not given.")
 STRIDE = flags.DEFINE_integer("stride", None, "Tokens that the window moves by; half of it when not given.")
+WINDOWS = flags.DEFINE_enum(
+    "windows", None, ["sliding", "transformers"], "How windows are cut; transformers with --stream when not given."
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Windows at a time; when not given, what devices can hold.")
 MESH = cli.define_mesh()
 OTHER = other_evaluations.define()
-HTML = cli.define_path("html", None, "With --probes: writes a page with their pictures.")
+DETAILS = flags.DEFINE_bool("details", False, "Also accuracy, entropy, calibration, the loss against the position.")
+LENGTHS = flags.DEFINE_list(
+    "lengths", [], "Windows to measure: tokens, or multiples of the trained length (0.5x,1x,2x,4x,8x)."
+)
+RESUME = flags.DEFINE_bool("resume", False, "Keeps the results of documents in the run folder, and continues there.")
+RESULTS = cli.define_path("results", None, "The same in this file.")
+HTML = cli.define_path("html", None, "Writes a page in which every token is coloured by its loss; with --probes, of their pictures.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 
-MAX_WINDOWS = 65_536  # at a time: together they are one array
+# The flags that are about texts alone.
+OF_TEXTS = (
+    AGAINST, AGAINST_CHECKPOINT, FIELD, DOMAIN_FIELD, STREAM, SEPARATOR, WINDOW, STRIDE, WINDOWS, BATCH_SIZE, DETAILS,
+    LENGTHS, RESUME, RESULTS,
+)  # fmt: skip
 
-# Of each measure: its name in JSON, its printed name, its unit.
-MEASURE_WORDS = {
-    "loss": ("loss per token", "nats"),
-    "perplexity": ("perplexity per token", ""),
-    "word_loss": ("loss per word", "nats"),
-    "word_perplexity": ("perplexity per word", ""),
-    "bits_per_byte": ("bits per byte", ""),
-}
+MAX_WINDOWS = 65_536  # at a time: together they are one array
 
 
 def main(argv: list[str]) -> int:
     """Reads the flags and measures."""
+    texts = _texts(argv)
+    _check_flags()
+    if OTHER.asked():
+        for flag in (TEXT, *OF_TEXTS):
+            if flag.present:
+                raise UserError(f"--{flag.name} has no effect beside --probes and --harness; leave it out")
+        cli.prepare_jax()
+        return OTHER.run(RUN.value, CHECKPOINT.value, cli.mesh_from_flag(MESH), HTML.value, JSON.value)
+    cli.prepare_jax()
+    from train.evaluation.bench.request import evaluate_request
+    from train.evaluation.output.page import write_page
+    from train.terminal.progress import Progress
+
+    with Progress("evaluating, tokens", enabled=not JSON.value) as progress:
+        outcome = evaluate_request(_request(texts), mesh=cli.mesh_from_flag(MESH), on_progress=progress.update)
+    name = " ".join(texts) or "validation split"
+    if HTML.value is not None:
+        write_page(outcome, name, local_path(HTML.value, "a page"))
+    if JSON.value:
+        print(streams.as_json(outcome.as_json() | {"text": texts or "validation split"}))
+    else:
+        from train.evaluation.output.tables import outcome_tables
+
+        print(outcome_tables(outcome, name))
+    return 0
+
+
+def _texts(argv: list[str]) -> list[str]:
     if argv[1:] and not TEXT.value:
         raise UserError(f"unexpected argument {argv[1]!r}; name the text with --text={argv[1]}")
+    return TEXT.value + [expand_home(path) for path in argv[1:]]
+
+
+def _check_flags() -> None:
     if RUN.value is None:
         raise UserError("--run is missing: which model? Try --run=runs/quickstart")
     for name, flag in (("window", WINDOW), ("stride", STRIDE), ("batch_size", BATCH_SIZE)):
@@ -73,87 +129,41 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name} must be at least 1, got {flag.value}")
     if (BATCH_SIZE.value or 1) > MAX_WINDOWS:
         raise UserError(f"--batch_size must be at most {MAX_WINDOWS:,}, got {BATCH_SIZE.value}")
-    if OTHER.asked():
-        if TEXT.value or argv[1:]:
-            raise UserError("--text has no effect beside --probes and --harness; leave it out")
-        cli.prepare_jax()
-        mesh = cli.mesh_from_flag(MESH)
-        return OTHER.run(RUN.value, CHECKPOINT.value, mesh, HTML.value, JSON.value)
-    if HTML.value is not None:
-        raise UserError("--html has no effect without --probes; leave it out")
-    paths = TEXT.value + [expand_home(path) for path in argv[1:]]
-
-    cli.prepare_jax()
-    from train.evaluation.documents import from_files
-    from train.evaluation.evaluate import evaluate
-    from train.run.loading import load_run
-    from train.terminal.progress import Progress
-
-    run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
-    documents = from_files(run.tokenizer, paths, FIELD.value) if paths else None
-    with Progress("evaluating, tokens", enabled=not JSON.value) as progress:
-        result = evaluate(
-            run,
-            documents,
-            window=WINDOW.value,
-            stride=STRIDE.value,
-            batch_size=BATCH_SIZE.value,
-            on_progress=progress.update,
-        )
-    if JSON.value:
-        print(streams.as_json(result.as_json() | {"text": paths or "validation split"}))
-    else:
-        print(table(result, " ".join(paths) or "validation split"))
-    return 0
+    if AGAINST.value is None and AGAINST_CHECKPOINT.present:
+        raise UserError("--against_checkpoint has no effect without --against; leave it out")
+    if SEPARATOR.present and not STREAM.value:
+        raise UserError("--separator has no effect without --stream; leave it out")
+    if HTML.value is not None and not local_path(HTML.value, "a page").parent.is_dir():
+        raise UserError(f"--html={HTML.value}: its folder does not exist; make it, or name another one")
+    if DOMAIN_FIELD.value is not None and not TEXT.value:
+        raise UserError("--domain_field is about the tables of --text; leave it out")
 
 
-def table(result: "Result", text: str) -> str:
-    """The result as lines for the terminal; `text` names the measured text."""
-    from train.terminal.formatting import escape_unprintable
+def _request(texts: list[str]) -> Any:
+    from train.evaluation.bench.request import PAGE_TOKENS, Request
+    from train.evaluation.document_scores import NOTHING_KEPT
 
-    found = result.as_json()
-    lines = [f"{escape_unprintable(str(result.run))}, step {result.step}, on {escape_unprintable(text)}", ""]
-    lines += _align_columns([[name, f"{found[name]:,}"] for name in ("documents", "tokens", "words", "bytes")])
-    rows = [["", "value", "standard error", ""]]
-    for name, (words, unit) in MEASURE_WORDS.items():
-        rows.append(
-            [words, _format_value(found[name], "not finite"), _format_value(found[f"{name}_standard_error"], "-"), unit]
-        )
-    lines += ["", *_align_columns(rows), ""]
-    lines.append(f"  window {result.window} tokens, stride {result.stride}; {_first_token_note(result)}")
-    if len(result.tally.entries) == 1:
-        lines.append("  one document: there is no standard error over documents")
-    if result.documents_not_restored:
-        lines.append(
-            f"  WARNING: {result.documents_not_restored} documents hold characters that the tokenizer loses: their "
-            "bits per byte are not those of the original text"
-        )
-    return "\n".join(lines)
-
-
-def _format_value(value: float | None, otherwise: str) -> str:
-    from train.terminal.formatting import format_number
-
-    return otherwise if value is None else format_number(value)
-
-
-def _align_columns(rows: list[list[str]]) -> list[str]:
-    """Rows of a table: a name aligned left, at most two columns aligned right, and a unit after them."""
-    least = (22, 12, 16, 0)
-    widths = [max(least[k], *(len(row[k]) for row in rows)) for k in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [f"{row[0]:<{widths[0]}}"] + [f"{cell:>{w}}" for cell, w in zip(row[1:3], widths[1:3], strict=False)]
-        lines.append("  " + "  ".join([*cells, *row[3:]]).rstrip())
-    return lines
-
-
-def _first_token_note(result: "Result") -> str:
-    if result.first_token == "left out":
-        count, size = result.left_out_tokens, result.left_out_bytes
-        return f"first tokens of documents, which nothing comes before, are not counted ({count:,}, of {size:,} bytes)"
-    return f"a document's first token is scored {result.first_token}"
+    return Request(
+        model=RUN.value,
+        checkpoint=CHECKPOINT.value,
+        against=AGAINST.value,
+        against_checkpoint=AGAINST_CHECKPOINT.value,
+        texts=tuple(texts),
+        field=FIELD.value,
+        domain_field=DOMAIN_FIELD.value,
+        stream=STREAM.value,
+        separator=SEPARATOR.value,
+        window=WINDOW.value,
+        stride=STRIDE.value,
+        windows=cast(Any, WINDOWS.value),
+        batch_size=BATCH_SIZE.value,
+        detailed=DETAILS.value,
+        lengths=tuple(LENGTHS.value),
+        results=None if RESULTS.value is None else local_path(RESULTS.value, "a file of results"),
+        resume=RESUME.value,
+        kept=NOTHING_KEPT if HTML.value is None else PAGE_TOKENS,
+    )
 
 
 if __name__ == "__main__":
-    cli.run(main, prints_result=True, may_be_empty=("field",))
+    cli.run(main, prints_result=True, may_be_empty=("field", "separator"))

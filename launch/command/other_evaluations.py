@@ -42,9 +42,9 @@ class OtherFlags(NamedTuple):
             from train.evaluation.harness.adapter import adapter_class
 
             adapter_class()  # a missing package is told before the model is read
-        from train.run.loading import load_run
+        from train.conversion.loading import load_model
 
-        loaded = load_run(run, checkpoint, mesh=mesh)
+        loaded = load_model(run, checkpoint, mesh=mesh)
         return self._tasks(loaded, html, as_json) if self.harness.value else self._probes(loaded, html, as_json)
 
     def _probes(self, loaded: Any, html: str | None, as_json: bool) -> int:

@@ -44,10 +44,15 @@ class ChunkPlan:
         """Returns the products of a chunk, from which `transform` computes the logits."""
         return jnp.einsum("CD,DV->CV", x_CD, w_DV, preferred_element_type=jnp.dtype(self.transform.dtype))
 
+    def local_target(self, target_C: jax.Array, scores_CV: jax.Array) -> jax.Array:
+        """Returns the target's number in this device's vocabulary, (C, 1); it is out of range if it is elsewhere."""
+        first = jax.lax.axis_index(self.vocab.mesh_axes) * scores_CV.shape[1] if self.vocab.mesh_axes else 0
+        return target_C[:, None] - first
+
     def is_target(self, target_C: jax.Array, scores_CV: jax.Array) -> jax.Array:
         """Returns a mask of the target in this device's vocabulary; False everywhere if it is elsewhere."""
-        first = jax.lax.axis_index(self.vocab.mesh_axes) * scores_CV.shape[1] if self.vocab.mesh_axes else 0
-        return jax.lax.broadcasted_iota(target_C.dtype, scores_CV.shape, 1) == target_C[:, None] - first
+        ids_CV = jax.lax.broadcasted_iota(target_C.dtype, scores_CV.shape, 1)
+        return ids_CV == self.local_target(target_C, scores_CV)
 
     def partial_softmax(self, scores_CV: jax.Array, target_C: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the highest score, the sum of exp(score - highest), the target's score, in this device's part."""

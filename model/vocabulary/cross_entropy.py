@@ -50,8 +50,8 @@ def nll(
     Returns:
       -log p(target) in nats and log Z, each float32 (B, T).
     """
-    plan = _make_plan(unembedding, targets_BT, layout)
-    if plan is None:
+    plan = plan_chunks(unembedding, targets_BT, layout)
+    if plan.num_chunks == 1:
         return cross_entropy(unembedding.logits(stream_BTD, layout), targets_BT)
     x_BTD = unembedding.projected(stream_BTD, layout)
     return chunked_cross_entropy.nll(plan, x_BTD, unembedding.w_DV, unembedding.bias_V, targets_BT)
@@ -76,8 +76,8 @@ def total_nll(
       The weighted sum of cross-entropies, to report, which has no gradient; and that sum plus the z-loss, to minimise,
       which has one.
     """
-    plan = _make_plan(unembedding, targets_BT, layout)
-    if plan is not None and not plan.vocab.mesh_axes:
+    plan = plan_chunks(unembedding, targets_BT, layout)
+    if plan.num_chunks > 1 and not plan.vocab.mesh_axes:
         x_BTD = unembedding.projected(stream_BTD, layout)
         reported, minimised = chunked_cross_entropy.total_nll(
             plan, z_loss, x_BTD, unembedding.w_DV, unembedding.bias_V, targets_BT, weights_BT
@@ -89,13 +89,13 @@ def total_nll(
     return jax.lax.stop_gradient(reported), minimised
 
 
-def _make_plan(unembedding: Unembedding, targets_BT: jax.Array, layout: Layout) -> ChunkPlan | None:
-    """Returns the plan of the chunks; None if all logits of a device fit into one chunk."""
+def plan_chunks(unembedding: Unembedding, targets_BT: jax.Array, layout: Layout) -> ChunkPlan:
+    """Returns the plan of the chunks; it has one chunk if all logits of a device fit into it."""
     shape = (*targets_BT.shape, unembedding.w_DV.shape[1])
     shardings = layout.axis_shardings(shape, ("batch", "vocab_sequence", "vocab"))
     rows, length, vocab = (size // sharding.ways for size, sharding in zip(shape, shardings, strict=True))
     count = count_chunks(rows * length, vocab)
-    return None if count == 1 else ChunkPlan(layout, shardings[:2], shardings[2], count, unembedding.transform)
+    return ChunkPlan(layout, shardings[:2], shardings[2], count, unembedding.transform)
 
 
 def count_chunks(tokens: int, vocab_size: int) -> int:

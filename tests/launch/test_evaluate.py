@@ -3,9 +3,9 @@ import math
 
 import pytest
 
-from launch.evaluate import table
 from train.evaluation.evaluate import MEASURES, Result
 from train.evaluation.measures import LossSums, Tally
+from train.evaluation.output.tables import result_table as table
 from train.run.loading import load_run
 
 MODULE = "launch.evaluate"
@@ -17,6 +17,8 @@ def answers(call, tiny_run, tiny_text, tmp_path_factory):
     files = tmp_path_factory.mktemp("texts")
     (files / "empty.txt").touch()
     (files / "bad.txt").write_bytes(b"ab\xff")
+    rows = [{"text": "the cat", "domain": "a"}, {"text": "a dog", "domain": "b"}, {"text": "old", "domain": "a"}]
+    (files / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = f"--run={tiny_run}"
     calls = {
         "validation": (run, "--json"),
@@ -39,6 +41,17 @@ def answers(call, tiny_run, tiny_text, tmp_path_factory):
         "stride 0": (run, "--stride=0"),
         "window too long": (run, "--window=33"),
         "checkpoint": (run, "--checkpoint=first"),
+        "domains": (run, f"--text={files}/d.jsonl", "--details", f"--html={files}/page.html"),
+        "pair": (run, f"--against={tiny_run}", "--against_checkpoint=10", f"--text={files}/d.jsonl", "--json"),
+        "stream": (run, f"--text={files}/d.jsonl", "--stream", "--window=8", "--separator=_"),
+        "lengths": (run, f"--text={tiny_text}/0.txt", "--lengths=0.5x,32"),
+        "resumed": (run, f"--text={tiny_text}/0.txt", f"--results={files}/results.jsonl", "--json"),
+        "short stream": (run, f"--text={files}/d.jsonl", "--stream", "--window=32"),
+        "no field": (run, f"--text={files}/d.jsonl", "--domain_field=source"),
+        "no such lengths": (run, f"--text={tiny_text}/0.txt", "--lengths=2x,long"),
+        "no stream": (run, "--separator=x"),
+        "no second": (run, "--against_checkpoint=10"),
+        "no table": (run, "--domain_field=source"),
     }
     return dict(zip(calls, call(MODULE, calls.values()), strict=True))
 
@@ -105,6 +118,23 @@ def test_the_table_is_for_people(answers):
     assert "no standard error" in answers["one table"].out
 
 
+def test_text_sets_have_domains_and_a_page(answers):
+    out = answers["domains"].out
+    for words in ("mean of the domains", "accuracy", "calibration error", "tokens before it"):
+        assert words in out
+    assert answers["domains"].status == 0, answers["domains"].err
+
+
+def test_two_models_a_stream_and_lengths(answers):
+    pair = result(answers["pair"])
+    assert (pair["base"]["step"], pair["other"]["step"], pair["same_tokenizer"]) == (20, 10, True)
+    assert pair["measures"]["loss"]["difference"]["n"] == 3
+    assert "as transformers weighs" in answers["stream"].out
+    assert [line.split()[:2] for line in answers["lengths"].out.splitlines()[-2:]] == [["8", "0.5"], ["32", "2"]]
+    resumed, one = result(answers["resumed"]), result(answers["one"])
+    assert resumed["loss"] == one["loss"]
+
+
 def test_a_table_of_numbers_of_any_size_is_aligned():
     """A value too large for a float is shown as such beside its logarithm, and columns do not run together."""
     huge = 10**18
@@ -149,6 +179,12 @@ def test_a_table_of_numbers_of_any_size_is_aligned():
         ("stride 0", "--stride must be at least 1"),
         ("window too long", "from 1 to the model's context of 32 tokens, got 33"),
         ("checkpoint", "no checkpoint 'first'"),
+        ("short stream", "do not fill a window of 32"),
+        ("no field", "no field 'source'; it has 'text', 'domain'"),
+        ("no such lengths", "'long' is no length"),
+        ("no stream", "--separator has no effect without --stream"),
+        ("no second", "--against_checkpoint has no effect without --against"),
+        ("no table", "--domain_field is about the tables of --text"),
     ],
 )
 def test_mistakes_are_one_message_and_exit_2(answers, name, message):

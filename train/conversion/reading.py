@@ -45,7 +45,7 @@ from train.files.remote import print_to_stderr
 from train.optimizers import options as optimizers
 from train.optimizers.guard import new_guard_state
 from train.parallel.mesh import Mesh, make_mesh
-from train.parallel.mesh_choice import fsdp_mesh, model_shardings, requested_mesh
+from train.parallel.mesh_choice import MeshChoice, fsdp_mesh, model_shardings, requested_mesh
 from train.parallel.shards import Shards, new_shards
 from train.parallel.table import Sharding
 from train.run import parameter_table as parameters
@@ -75,6 +75,28 @@ class PublishedTensors(NamedTuple):
     quantized: bool
 
 
+class Published(NamedTuple):
+    """A Hugging Face folder whose weights are not read yet.
+
+    Attributes:
+      folder: the open folder.
+      family: its family.
+      tensors: its tensors.
+      experiment: an experiment with its model and its tokenizer, on a mesh of the devices here.
+      tokenizer: its tokenizer, or None.
+      choice: the mesh.
+      record: the notes that RUN/origin keeps.
+    """
+
+    folder: LanguageModelFolder
+    family: Family
+    tensors: PublishedTensors
+    experiment: Experiment
+    tokenizer: HuggingFace | SentencePieceFile | None
+    choice: MeshChoice
+    record: dict[str, Any]
+
+
 def read_published(
     source: AnyPath,
     run: pathlib.Path,
@@ -101,6 +123,58 @@ def read_published(
       UserError: for a family, a mechanism or a tensor that cannot be mapped, and for a mesh that does not fit the
         devices or the model; then nothing is written.
     """
+    opened = open_published(
+        source,
+        run / "data",
+        parameter_dtype=parameter_dtype,
+        compute_dtype=compute_dtype,
+        context_length=context_length,
+        mesh=mesh,
+        accept=accept,
+    )
+    folder, tensors, experiment, option = opened.folder, opened.tensors, opened.experiment, opened.tokenizer
+    if tensors.quantized:
+        print_to_stderr(
+            f"{source} has weights in {method_of(folder.config)}: they become {experiment.model.precision.parameters}, "
+            "and are written back so, without quantization_config"
+        )
+    with new_folder(run) as part:
+        dtype = experiment.model.precision.parameters
+        write_origin(folder, tensors.weights.values(), tensors.others, dtype, part / ORIGIN)
+        write_json(part / ORIGIN / RECORD, opened.record)
+        _write_tokenizer(option, part / "data")
+        experiments.save(experiment, part)
+        record_session(part)
+        write_json(part / "parameters.json", parameters.as_json(experiment))
+        state = _state(experiment, read_params(folder, opened.family, tensors, experiment))
+        failures: list[str] = []
+        with CheckpointStore(part, experiment.checkpoints, failures.append) as store:
+            store.save(experiment, state, 0, None)
+            store.finish()
+            if store.steps() != [0]:
+                raise UserError("; ".join(failures) or f"the checkpoint could not be written to {part}")
+    return experiment
+
+
+def open_published(
+    source: AnyPath,
+    dataset: AnyPath,
+    *,
+    parameter_dtype: Dtype | None = None,
+    compute_dtype: Dtype | None = None,
+    context_length: int | None = None,
+    mesh: Mesh | None = None,
+    accept: Sequence[str] = (),
+) -> Published:
+    """Reads all of a Hugging Face folder but the values of its weights, and prints notes about it.
+
+    Args:
+      source, parameter_dtype, compute_dtype, context_length, mesh, accept: as for `read_published`.
+      dataset: the folder of the dataset in the experiment.
+
+    Raises:
+      UserError: as `read_published`.
+    """
     folder = LanguageModelFolder(source)
     family, reading = folder.model.family, folder.model.read(accept)
     config = reading.config
@@ -117,28 +191,9 @@ def read_published(
     record = record_of(folder, reading)
     for note in reading_notes(record, family.architecture):
         print_to_stderr(f"{source}: {note}")
-    if tensors.quantized:
-        print_to_stderr(
-            f"{source} has weights in {method_of(folder.config)}: they become {parameter_dtype}, and are written back "
-            "so, without quantization_config"
-        )
-    experiment = dataclasses.replace(_experiment(config, run, option), mesh=choice.option, sharding=choice.table)
+    experiment = dataclasses.replace(_experiment(config, dataset, option), mesh=choice.option, sharding=choice.table)
     check(experiment)
-    with new_folder(run) as part:
-        write_origin(folder, tensors.weights.values(), tensors.others, parameter_dtype, part / ORIGIN)
-        write_json(part / ORIGIN / RECORD, record)
-        _write_tokenizer(option, part / "data")
-        experiments.save(experiment, part)
-        record_session(part)
-        write_json(part / "parameters.json", parameters.as_json(experiment))
-        state = _state(experiment, read_params(folder, family, tensors, experiment))
-        failures: list[str] = []
-        with CheckpointStore(part, experiment.checkpoints, failures.append) as store:
-            store.save(experiment, state, 0, None)
-            store.finish()
-            if store.steps() != [0]:
-                raise UserError("; ".join(failures) or f"the checkpoint could not be written to {part}")
-    return experiment
+    return Published(folder, family, tensors, experiment, option, choice, record)
 
 
 def _with_context_length(config: ModelConfig, length: int) -> ModelConfig:
@@ -275,12 +330,12 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "a number"
 
 
-def _experiment(config: ModelConfig, run: pathlib.Path, option: HuggingFace | SentencePieceFile | None) -> Experiment:
+def _experiment(config: ModelConfig, dataset: AnyPath, option: HuggingFace | SentencePieceFile | None) -> Experiment:
     """An experiment that trains nothing: published weights are its step 0."""
     return Experiment(
         model=config,
         data=Data(
-            path=str(run / "data"),
+            path=str(dataset),
             tokenizer=option,
             validation=None,
             batch_size=8,

@@ -1,8 +1,8 @@
-"""Loss, perplexity and bits per byte: the one module that computes these numbers from sums over scored tokens.
+"""Loss, perplexity, bits per byte and per character: the one module that computes them from sums over scored tokens.
 
-Each is a quotient whose numerator and denominator cover the same tokens: bits per byte and the measures per word cover
-only the text, the loss per token also the marks that end documents, if they were scored. A first token without any
-token before it is in neither.
+Each is a quotient whose numerator and denominator cover the same tokens: bits per byte and per character and the
+measures per word cover only the text, the loss per token also the marks that end documents, if they were scored. A
+first token without any token before it is in neither.
 """
 
 import dataclasses
@@ -30,6 +30,7 @@ class LossSums(NamedTuple):
       nll: the sum of -log p over the tokens of text that were scored, in nats.
       tokens, bytes, words: the number of these tokens, and the bytes and words of the original text in them.
       end_nll, end_tokens: the same sum over the marks that end documents, and their number.
+      characters: the code points of the original text in the scored tokens; 0 if they were not counted.
     """
 
     nll: float
@@ -38,6 +39,7 @@ class LossSums(NamedTuple):
     words: int = 0
     end_nll: float = 0.0
     end_tokens: int = 0
+    characters: int = 0
 
 
 class Tally:
@@ -55,13 +57,14 @@ class Tally:
         return np.array([getattr(entry, name) for entry in self.entries], np.float64)
 
     def count(self, name: str) -> int:
-        """The sum of `tokens`, `bytes`, `words` or `end_tokens`."""
+        """The sum of `tokens`, `bytes`, `words`, `characters` or `end_tokens`."""
         return sum(getattr(entry, name) for entry in self.entries)
 
     def measures(self) -> dict[str, Estimate]:
-        """Loss per token (nats) and its exponential, the perplexity; the same per word; bits per byte.
+        """Loss per token (nats) and its exponential, the perplexity; the same per word; bits per byte and character.
 
-        Whitespace separates words in the original text; both measures per word are left out if words were not counted.
+        Whitespace separates words in the original text; the measures of words and of characters are left out if these
+        were not counted.
         The error of exp(loss) is exp(loss) times that of the loss. A value that is too large for a float is infinite.
         Raises UserError when no token was scored.
         """
@@ -75,6 +78,8 @@ class Tally:
             found["word_perplexity"] = exponential(found["word_loss"])
         if self.count("bytes"):  # tokens that a task makes stand for no bytes
             found["bits_per_byte"] = ratio(nll_D / math.log(2), self.column("bytes"))
+        if self.count("characters"):
+            found["bits_per_character"] = ratio(nll_D / math.log(2), self.column("characters"))
         return found
 
 

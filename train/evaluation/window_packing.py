@@ -22,12 +22,16 @@ class DocumentWindow(NamedTuple):
       document: the number of the document.
       inputs, targets: the tokens of the window, and the token that follows each.
       first_scored: the index of the first input whose target is scored.
+      begin: the index of its first input in the document.
+      weight: see `train.evaluation.windows.Window`.
     """
 
     document: int
     inputs: np.ndarray
     targets: np.ndarray
     first_scored: int
+    begin: int = 0
+    weight: float = 1.0
 
 
 Row = list[DocumentWindow]

@@ -14,6 +14,7 @@ from model.config import ModelConfig
 from model.layout import Layout
 from model.transformer import stream, unembedding
 from model.vocabulary.cross_entropy import nll, total_nll
+from model.vocabulary.token_statistics import TokenStatistics, token_statistics
 from train.objectives.interface import Batch, Sums
 from train.objectives.tap_sums import LOG_Z, tap_sums
 
@@ -96,7 +97,20 @@ def token_nll(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], l
       batch: tokens and targets (B, T); segment_ids and positions if the model keeps documents apart.
       layout: the sharding of activations.
     """
-    output = stream(
+    stream_BTD = _evaluated_stream(model, params, batch, layout)
+    return nll(stream_BTD, unembedding(model, params), batch["targets"], layout)[0]
+
+
+def statistics_of_tokens(
+    model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], layout: Layout
+) -> TokenStatistics:
+    """-log p, the entropy, the confidence and the rank of every target; arguments as for `token_nll`."""
+    stream_BTD = _evaluated_stream(model, params, batch, layout)
+    return token_statistics(stream_BTD, unembedding(model, params), batch["targets"], layout)
+
+
+def _evaluated_stream(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], layout: Layout) -> jax.Array:
+    return stream(
         model,
         params,
         batch["tokens"],
@@ -104,5 +118,4 @@ def token_nll(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], l
         segment_ids_BT=batch.get("segment_ids"),
         consecutive_positions=True,
         layout=layout,
-    )
-    return nll(output.stream_BTD, unembedding(model, params), batch["targets"], layout)[0]
+    ).stream_BTD

@@ -110,7 +110,8 @@ def test_numbers_of_sampling(number, name):
 
 COMMANDS = {
     "launch.train": "config run set hard_stop",
-    "launch.evaluate": "run checkpoint text field window stride batch_size json",
+    "launch.evaluate": "run checkpoint against against_checkpoint text field domain_field stream separator window stride windows "
+    "batch_size details lengths resume results html json",
     "launch.generate": "run checkpoint prompt prompts_file max_tokens temperature top_k top_p min_p repetition_penalty stop seed "
     "num_samples batch_size json",
     "launch.tokenize": "input field output tokenizer vocab_size validation workers",

@@ -53,7 +53,7 @@ def trained_here(run, family, stored_as="float32", **changes):
     config = dataclasses.replace(config, vocab_size=257, context_length=32, precision=precision, **changes)
     draw = np.random.default_rng(0)
     params = jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), abstract_params(config))
-    experiment = reading._experiment(config, run, Bytes())
+    experiment = reading._experiment(config, run / "data", Bytes())
     run.mkdir()
     experiments.save(experiment, run)
     reading._write_tokenizer(Bytes(), run / "data")

@@ -23,7 +23,9 @@ from train.data.config import Bytes, Characters
 from train.data.tokenizers.interface import BytesTokenizer, CharactersTokenizer
 from train.data.tokenizers.prefixes import PrefixSize
 from train.evaluation.documents import Document, from_text
-from train.evaluation.perplexity import default_batch_size, score, windows
+from train.evaluation.measures import Tally
+from train.evaluation.perplexity import default_batch_size, score
+from train.evaluation.windows import windows
 from train.objectives.next_token import token_nll
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import ActivationAxes, Sharding, layout_of
@@ -54,7 +56,8 @@ def documents_of(*lengths):
 
 def run(params, documents, *, begin=END, stride=T, model=CONFIG, mesh=None, table=None, **options):
     layout = layout_of(mesh or make_mesh(Mesh(), jax.devices()[:1]), table or Sharding())
-    return score(model, params, documents, begin=begin, layout=layout, stride=stride, **options)
+    scores = score(model, params, documents, begin=begin, layout=layout, stride=stride, **options)
+    return Tally(one.sums for one in scores)
 
 
 def naive(params, document, begin, context_of):
@@ -72,30 +75,6 @@ def naive(params, document, begin, context_of):
 
 
 LOGITS = jax.jit(lambda params, inputs: forward(CONFIG, params, inputs).logits_BTV)
-
-
-# ------------------------------------------------------------------------------------------------------- the window
-
-
-def test_windows_score_every_input_once_with_all_the_context_they_allow():
-    for inputs in range(0, 30):
-        for stride in range(1, T + 1):
-            scored = []
-            for window in windows(inputs, T, stride):
-                assert 0 <= window.begin <= window.first_scored < window.stop <= inputs
-                assert window.stop - window.begin == min(T, inputs)
-                for place in range(window.first_scored, window.stop):
-                    scored.append(place)
-                    # The least context that a window moving by `stride` leaves, or all tokens before.
-                    assert place - window.begin >= min(place, T - stride)
-            assert scored == list(range(inputs))
-
-
-def test_windows_of_a_hand_worked_case():
-    assert list(windows(11, 8, 3)) == [(0, 0, 8), (3, 8, 11)]
-    assert list(windows(12, 8, 3)) == [(0, 0, 8), (3, 8, 11), (4, 11, 12)]
-    assert list(windows(16, 8, 8)) == [(0, 0, 8), (8, 8, 16)]
-    assert list(windows(5, 8, 8)) == [(0, 0, 5)]
 
 
 @pytest.mark.parametrize("begin", [END, None])

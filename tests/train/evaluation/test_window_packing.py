@@ -26,6 +26,7 @@ from tests.tiers import representatives
 from train.data.tokenizers.prefixes import PrefixSize
 from train.evaluation import perplexity
 from train.evaluation.documents import Document
+from train.evaluation.measures import Tally
 from train.evaluation.window_packing import DocumentWindow, isolates_documents, make_batch, pack_rows
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import Sharding, layout_of
@@ -71,7 +72,8 @@ def documents_of(*lengths):
 
 def score(model, params, documents, mesh=None, **options):
     layout = layout_of(mesh or make_mesh(Mesh(), jax.devices()[:1]), Sharding())
-    return perplexity.score(model, params, documents, begin=V - 1, layout=layout, stride=T // 2, **options)
+    found = perplexity.score(model, params, documents, begin=V - 1, layout=layout, stride=T // 2, **options)
+    return Tally(one.sums for one in found)
 
 
 def windows_of(*lengths):
@@ -151,7 +153,7 @@ def test_the_score_of_a_document_is_that_of_it_alone(name, counted):
             stride=min(window, T // 2),
             window=window,
             batch_size=1,
-        ).entries[0]
+        )[0].sums
         assert entry.nll == pytest.approx(alone.nll, rel=2e-5), document.name
         assert (entry.tokens, entry.bytes, entry.words) == (alone.tokens, alone.bytes, alone.words)
     assert isolates_documents(model, T) == (name not in REFUSE)

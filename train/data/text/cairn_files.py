@@ -39,6 +39,7 @@ RUN_FOLDERS = (
     "logs",
     "profile",
     "spikes",
+    "perplexity",
 )
 # The marks that train.report writes into a page and into a picture.
 REPORT_MARK = re.compile(rb"<title>[^<{]*: Cairn report</title>")

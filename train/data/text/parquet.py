@@ -10,8 +10,8 @@ from typing import Any
 
 from model.errors import UserError
 from train.data.text.compression import compression_of, open_bytes
-from train.data.text.rows import text_of_value
-from train.data.text.units import Document, Unit, cannot_read, file_version, printable
+from train.data.text.rows import label_of_value, text_of_value
+from train.data.text.units import Document, LabelField, Unit, cannot_read, file_version, printable
 
 _ROWS_PER_READ = 1024
 
@@ -30,29 +30,42 @@ def parquet_units(path: str, name: str, field: str) -> list[Unit]:
     return units
 
 
-def read_parquet(unit: Unit) -> Iterator[Document]:
-    """Yields one document per row; skips rows without text."""
+def read_parquet(unit: Unit, label: LabelField | None = None) -> Iterator[Document]:
+    """Yields one document per row; skips rows without text, unless they have a label."""
     import pyarrow
 
-    batches = _open(unit.path, unit.field, unit.file_version).iter_batches(
-        _ROWS_PER_READ, row_groups=list(range(unit.start, unit.stop)), columns=[unit.field]
-    )
+    table = _open(unit.path, unit.field, unit.file_version)
+    if label is not None:
+        try:
+            _check_column(table, unit.path, label.name)
+        except UserError:
+            if label.required:
+                raise
+            label = None
+    columns = list(dict.fromkeys([unit.field] if label is None else [unit.field, label.name]))
+    batches = table.iter_batches(_ROWS_PER_READ, row_groups=list(range(unit.start, unit.stop)), columns=columns)
     number, file = unit.first, printable(unit.path)
     while True:
         try:
             batch = next(batches, None)
             if batch is None:
                 return
-            values = _as_bytes(batch.column(batch.schema.names.index(unit.field))).to_pylist()
+            values, labels = (
+                [None] * len(batch) if name is None else _as_bytes(batch.column(name)).to_pylist()
+                for name in (unit.field, None if label is None else label.name)
+            )
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(
                 f"{file} is a damaged parquet file: row group {unit.start}, from row {number} on, cannot"
                 f" be read: {error}; get it again"
             ) from None
-        for value in values:
-            text = text_of_value(value, unit.field, f"{file}, row {number}")
-            if text:
-                yield Document(f"{unit.name}:{number}", text)
+        for value, value_of_label in zip(values, labels, strict=True):
+            where, named = f"{file}, row {number}", None
+            text = text_of_value(value, unit.field, where)
+            if label is not None:
+                named = label_of_value(text_of_value(value_of_label, label.name, where), label, where)
+            if text or named is not None:
+                yield Document(f"{unit.name}:{number}", text, named)
             number += 1
 
 
@@ -77,6 +90,12 @@ def _open(path: str, field: str, version: str) -> Any:
         if getattr(error, "errno", None):
             raise cannot_read(path, error) from None
         raise UserError(f"{printable(path)} is not a parquet file, or is damaged: {error}; get it again") from None
+    _check_column(file, path, field)
+    return file
+
+
+def _check_column(file: Any, path: str, field: str) -> None:
+    """Raises UserError when a table does not have the column once, with strings."""
     names = file.schema_arrow.names
     if names.count(field) != 1:
         found = f"the column {field!r} more than once" if field in names else f"no column {field!r}"
@@ -89,7 +108,6 @@ def _open(path: str, field: str, version: str) -> Any:
         raise UserError(
             f"{printable(path)}: the column {field!r} holds {column_type}, expected strings; name another column"
         )
-    return file
 
 
 def _is_text_type(column_type: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from model.errors import UserError
 from train.data.text.file_types import looks_binary
-from train.data.text.units import Document, Unit, printable
+from train.data.text.units import Document, LabelField, Unit, printable
 
 _SPACE = " \t\r\n"
 _BLOCK = 1 << 16
@@ -80,12 +80,40 @@ def text_of_row(row: Any, field: str, where: str) -> str:
     return text_of_value(row[field], field, where)
 
 
+def label_of_row(row: Any, label: LabelField | None, where: str) -> str | None:
+    """The label of a row of JSON; None where no label is asked for, or the row has none and need not have one.
+
+    Raises UserError for a row without a label that is required, and for one that is no text.
+    """
+    if label is None:
+        return None
+    if not isinstance(row, dict) or label.name not in row:
+        if label.required:
+            names = ", ".join(map(repr, list(row)[:8])) if isinstance(row, dict) else ""
+            raise UserError(f"{where}: no field {label.name!r}; it has {names or 'none'}; name another field")
+        return None
+    return label_of_value(row[label.name], label, where)
+
+
+def label_of_value(value: Any, label: LabelField, where: str) -> str | None:
+    """A label that was read; one that is not required is None where it is empty or no text.
+
+    Raises UserError for a required label that is empty or no text.
+    """
+    if not label.required:
+        return value if isinstance(value, str) and value else None
+    named = text_of_value(value, label.name, where)
+    if not named:
+        raise UserError(f"{where}: the field {label.name!r} is empty; give every row a value, or leave the row out")
+    return named
+
+
 def _json_type(value: Any) -> str:
     return "null" if value is None else _JSON_TYPES.get(type(value), type(value).__name__)
 
 
-def read_lines(unit: Unit, content: bytes) -> Iterator[Document]:
-    """Yields one document per line of jsonl; skips lines without text."""
+def read_lines(unit: Unit, content: bytes, label: LabelField | None = None) -> Iterator[Document]:
+    """Yields one document per line of jsonl; skips lines without text, unless they have a label."""
     file, offset, number = printable(unit.path), unit.start, unit.first
     for line in content.split(b"\n"):
         where = f"{file}, line {number} (byte {offset})"
@@ -94,9 +122,9 @@ def read_lines(unit: Unit, content: bytes) -> Iterator[Document]:
             row = _parse(text, where)
             if isinstance(row, list) and number == 1:
                 raise UserError(f"{where}: expected an object per line, got an array; give the file the suffix .json")
-            value = text_of_row(row, unit.field, where)
-            if value:
-                yield Document(f"{unit.name}:{number}", value)
+            value, named = text_of_row(row, unit.field, where), label_of_row(row, label, where)
+            if value or named is not None:
+                yield Document(f"{unit.name}:{number}", value, named)
         offset, number = offset + len(line) + 1, number + 1
 
 
@@ -112,15 +140,15 @@ def _parse(text: str, where: str) -> Any:
         raise UserError(f"{where} holds JSON that is nested too deeply to be read; fix or delete it") from None
 
 
-def read_array(unit: Unit, content: bytes) -> Iterator[Document]:
-    """Yields one document per item of a part of a .json file."""
+def read_array(unit: Unit, content: bytes, label: LabelField | None = None) -> Iterator[Document]:
+    """Yields one document per item of a part of a .json file; skips items without text, unless they have a label."""
     values = JsonValues(io.BytesIO(content), unit.path, unit.start, unit.first, is_partial=True)
     file = printable(unit.path)
     for value, _ in values:
         where = f"{file}, item {values.number}"
-        text = text_of_row(value, unit.field, where)
-        if text:
-            yield Document(f"{unit.name}:{values.number}", text)
+        text, named = text_of_row(value, unit.field, where), label_of_row(value, label, where)
+        if text or named is not None:
+            yield Document(f"{unit.name}:{values.number}", text, named)
 
 
 class JsonValues:

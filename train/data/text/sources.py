@@ -23,9 +23,9 @@ from train.data.text.files import list_files
 from train.data.text.hub import PREFIX, hub_units, read_hub
 from train.data.text.parquet import parquet_units, read_parquet
 from train.data.text.rows import JsonValues, raise_not_utf8, read_array, read_lines
-from train.data.text.units import Document, Unit, cannot_read, file_version, printable, refuse_changed
+from train.data.text.units import Document, LabelField, Unit, cannot_read, file_version, printable, refuse_changed
 
-__all__ = ["Document", "Unit", "fingerprint", "list_files", "list_units", "printable", "read_unit"]
+__all__ = ["Document", "LabelField", "Unit", "fingerprint", "list_files", "list_units", "printable", "read_unit"]
 
 Say = Callable[[str], None]
 # About the size of the documents into which long text files are cut.
@@ -162,18 +162,18 @@ def _json_units(file: BinaryIO, path: str, name: str, field: str, start: int, si
     return units
 
 
-def read_unit(unit: Unit) -> Iterator[Document]:
-    """The documents of a unit, in order.
+def read_unit(unit: Unit, label: LabelField | None = None) -> Iterator[Document]:
+    """The documents of a unit, in order; those of tables with the label that is asked for.
 
-    Raises UserError that names the file, and the byte, line or row in it, where text cannot be read; and when the file
-    has changed since it was listed.
+    With a label, rows that have one and no text are documents too: empty ones. Raises UserError that names the file,
+    and the byte, line or row in it, where text cannot be read; and when the file has changed since it was listed.
     """
     if unit.format == "hf":
-        yield from read_hub(unit)
+        yield from read_hub(unit, label)
         return
     refuse_changed(unit)
     if unit.format == "parquet":
-        yield from read_parquet(unit)
+        yield from read_parquet(unit, label)
         return
     content = read_range(unit.path, unit.start, unit.stop)
     if len(content) < unit.stop - unit.start:
@@ -182,9 +182,9 @@ def read_unit(unit: Unit) -> Iterator[Document]:
         )
     refuse_changed(unit)
     if unit.format == "jsonl":
-        yield from read_lines(unit, content)
+        yield from read_lines(unit, content, label)
     elif unit.format == "json":
-        yield from read_array(unit, content)
+        yield from read_array(unit, content, label)
     else:
         try:
             text = content.decode("utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import NamedTuple
 
 from model.errors import UserError
 from train.terminal.formatting import escape_unprintable
@@ -35,12 +36,28 @@ class Unit:
     file_version: str = ""
 
 
+class LabelField(NamedTuple):
+    """A field of tables whose value is kept beside the text of each row.
+
+    Attributes:
+      name: the field.
+      required: whether a table or a row without it is an error; otherwise its documents have no label.
+    """
+
+    name: str
+    required: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A text with a name by which to find it: a path relative to its source, with `:line` where a file has many."""
+    """A text with a name by which to find it: a path relative to its source, with `:line` where a file has many.
+
+    `label` is the value of the requested `LabelField` of its row, or None.
+    """
 
     name: str
     text: str
+    label: str | None = None
 
     @property
     def num_bytes(self) -> int:

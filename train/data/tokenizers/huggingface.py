@@ -179,6 +179,9 @@ def _is_plain(token: dict[str, Any]) -> bool:
 
 
 def _ids(tokenizer: tokenizers.Tokenizer, text: str) -> np.ndarray:
-    """The ids of a text without the ids that a post-processor adds, int32 [tokens]."""
-    (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)
+    """The ids of a text without the ids that a post-processor adds, int32 [tokens]; UserError where there are none."""
+    try:
+        (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)
+    except Exception as error:  # the library raises a plain Exception, as for a word that a closed vocabulary lacks
+        raise UserError(f"the tokenizer cannot encode this text: {error}; give a text that it knows") from None
     return np.array(encoding.ids, np.int32)

@@ -39,6 +39,11 @@ class Tokenizer(abc.ABC):
         """The id that begins documents and prompts; the id that ends documents, where there is no other."""
         return self.end_of_document if self._begin is None else self._begin
 
+    @property
+    def own_begin_of_document(self) -> int | None:
+        """The id that begins documents alone, which a published tokenizer puts before each text; None without one."""
+        return self._begin
+
     def warning(self) -> str | None:
         """A warning when the tokenizer's file has settings that are switched off here; else None."""
         if not self.disabled_settings:

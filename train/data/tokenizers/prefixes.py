@@ -15,10 +15,11 @@ LOOKAHEAD_TOKENS = 8
 
 
 class PrefixSize(NamedTuple):
-    """The bytes of UTF-8 in some first tokens of a document, and the words that end within them."""
+    """The bytes of UTF-8 in some first tokens of a document, and the words and characters that end within them."""
 
     bytes: int
     words: int
+    characters: int = 0
 
 
 def prefix_size(tokenizer: Tokenizer, ids: np.ndarray, count: int) -> PrefixSize:
@@ -46,7 +47,7 @@ def prefix_size(tokenizer: Tokenizer, ids: np.ndarray, count: int) -> PrefixSize
         size += _bytes_of_split_character(text[characters], characters, count, len(ids), characters_within)
     before, after = text[characters - 1 : characters], text[characters : characters + 1]
     word_continues = bool(before.strip()) and bool(after.strip())
-    return PrefixSize(size, len(text[:characters].split()) - word_continues)
+    return PrefixSize(size, len(text[:characters].split()) - word_continues, characters)
 
 
 def _bytes_of_split_character(

@@ -6,6 +6,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
+from model.errors import UserError
 from tests.train.data.conftest import prose
 from train.data import (
     Data,
@@ -18,6 +19,7 @@ from train.data import (
     save_tokenizer,
 )
 from train.data.prepare.progress import Reporter
+from train.data.tokenizers.huggingface import HuggingFaceTokenizer
 
 TEXT = prose(0, 500)
 PADDING = {"pad_id": 7, "pad_type_id": 0, "pad_token": "x"}
@@ -128,3 +130,12 @@ def test_special_tokens_in_a_text_are_text(plain, tmp_path):
     ids = tokenizer.encode("<s>a</s>")
     assert tokenizer.end_of_document not in ids
     assert tokenizer.decode(ids) == "<s>a</s>"
+
+
+def test_a_word_that_a_closed_vocabulary_lacks_is_an_error_of_the_user():
+    closed = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="[UNK]"))
+    closed.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = HuggingFaceTokenizer(HuggingFace(path="t.json"), closed.to_str().encode(), "t.json")
+    assert tokenizer.encode("a b a").tolist() == [0, 1, 0]
+    with pytest.raises(UserError, match="the tokenizer cannot encode this text: .*; give a text that it knows"):
+        tokenizer.encode("a c")

@@ -71,4 +71,4 @@ def test_a_token_of_several_bytes_of_a_character_is_off_by_one_at_most():
 def test_only_some_tokens_ahead_are_needed():
     tokenizer = BytesTokenizer(Bytes())
     ids = tokenizer.encode("é" + "x" * 100)
-    assert prefix_size(tokenizer, ids, 1) == prefix_size(tokenizer, ids[:9], 1) == PrefixSize(1, 0)
+    assert prefix_size(tokenizer, ids, 1) == prefix_size(tokenizer, ids[:9], 1) == PrefixSize(1, 0, 0)

@@ -1,0 +1,1 @@
+"""Evaluations beside those of other programs, live."""

@@ -1,0 +1,103 @@
+"""The page: complete in itself, its data, what it says of samples and of different tokenizers."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from train.evaluation.bench.lengths import LengthResult
+from train.evaluation.bench.pairs import compare
+from train.evaluation.bench.request import Outcome
+from train.evaluation.document_scores import Kept
+from train.evaluation.evaluate import evaluate
+from train.evaluation.output.page import as_script_data, render_page, write_page
+from train.run.loading import load_run
+
+TEXTS = ["the café", "</script><b>a dog & a bird\n" * 3, "old"]
+
+
+@pytest.fixture(scope="module")
+def outcome(tiny_run):
+    runs = [load_run(tiny_run, step) for step in ("20", "10")]
+    results = [evaluate(run, TEXTS, detailed=True, kept=Kept(40, 60)) for run in runs]
+    pair = compare(*results, same_tokenizer=True, draws=99)
+    return Outcome(results=tuple(results), models=tuple(runs), pair=pair)
+
+
+def data_of(page):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1])
+
+
+def alone(outcome):
+    return dataclasses.replace(outcome, results=outcome.results[:1], models=outcome.models[:1], pair=None)
+
+
+def test_the_page_refers_to_nothing_outside(outcome, tmp_path):
+    write_page(outcome, "a <text>", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert not re.search(r"url\((?!#)", page)
+    assert "<title>Perplexity of a &lt;text&gt;: Cairn report</title>" in page
+    assert page.count("<script") == page.count("</script>") == 2  # no text ends the data
+    assert page.count("<svg") == 2
+
+
+def test_the_data_hold_every_kept_token_with_its_loss(outcome):
+    documents = data_of(render_page(alone(outcome), "t"))["documents"]
+    assert [document["tokens"] for document in documents] == [9, 81, 3]
+    assert [document["shown"] for document in documents] == [9, 40, 3]
+    scores = outcome.results[0].scores
+    for document, score in zip(documents, scores, strict=True):
+        losses = []
+        for _, tokens in document["pieces"]:
+            losses += [token[1] for token in tokens] if isinstance(tokens, list) else [tokens]
+        assert losses == pytest.approx(score.losses, abs=1e-4)
+    pieces = dict(documents[0]["pieces"])
+    assert [text for text, _ in pieces["é"]] == ["\ufffd", "\ufffd"]  # two bytes, one character
+    assert "".join(text for text, _ in documents[1]["pieces"]) == TEXTS[1][:40]
+
+
+def test_two_models_lie_over_one_another(outcome):
+    page = render_page(outcome, "t")
+    found = data_of(page)
+    assert len(found["models"]) == 2
+    assert all(len(piece) == 3 for document in found["documents"] for piece in document["pieces"])
+    first = found["documents"][0]["pieces"][0]
+    assert first[1:] == [pytest.approx(result.scores[0].losses[0], abs=1e-4) for result in outcome.results]
+    assert "95% interval" in page
+    assert "different tokenizers" not in page
+    assert "different tokenizers" in render_page(
+        dataclasses.replace(outcome, pair=compare(*outcome.results, same_tokenizer=False, draws=9)), "t"
+    )
+
+
+def test_a_sample_is_said_to_be_one(outcome):
+    assert "This is a sample: the first tokens of every document" in render_page(outcome, "t")
+    whole = evaluate(outcome.models[0], TEXTS, kept=Kept(1000, 1000))
+    assert "This is a sample" not in render_page(Outcome(results=(whole,), models=outcome.models[:1]), "t")
+    some = evaluate(outcome.models[0], TEXTS, kept=Kept(9, 9))
+    assert "of 1 of 3 documents" in render_page(Outcome(results=(some,), models=outcome.models[:1]), "t")
+
+
+def test_lengths_are_a_chart(outcome):
+    lengths = (LengthResult(8, 0.5, outcome.results[0]), LengthResult(16, 1.0, outcome.results[1]))
+    page = render_page(dataclasses.replace(alone(outcome), lengths=lengths), "t")
+    assert "Loss against the window" in page
+    assert "<th>window</th>" in page
+    assert "Of the 3 documents that fill the longest window" in page
+
+
+def test_domains_are_a_table_where_there_are_several(outcome):
+    assert "<h3>Domains</h3>" not in render_page(alone(outcome), "t")
+    scores = [dataclasses.replace(one, domain="ab"[one.number % 2]) for one in outcome.results[0].scores]
+    several = dataclasses.replace(outcome.results[0], scores=tuple(scores))
+    page = render_page(dataclasses.replace(alone(outcome), results=(several,)), "t")
+    assert "<h3>Domains</h3>" in page
+    assert "mean of the domains" in page
+
+
+def test_no_text_ends_a_script():
+    text = as_script_data({"a": "</script><!--\u2028é&"})
+    assert not set(text) & set("<>&\u2028é")
+    assert json.loads(text) == {"a": "</script><!--\u2028é&"}

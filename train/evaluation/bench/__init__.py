@@ -1,0 +1,1 @@
+"""Evaluations of more than one number: two models on the same text, and one model in windows of several lengths."""

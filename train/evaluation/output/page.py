@@ -1,0 +1,205 @@
+"""A page of an evaluation, self-contained: its numbers, its charts, and texts with every token coloured by its loss.
+
+Of two models the page shows the loss of either, or the difference by which one is better, over the same text. Of long
+texts only the first tokens of the first documents of each domain are on the page, and it says so.
+"""
+
+import datetime
+import importlib.resources
+import itertools
+import json
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from train.evaluation.bench.pairs import OTHER_TOKENIZERS
+from train.evaluation.bench.request import Outcome
+from train.evaluation.details import Details
+from train.evaluation.document_scores import DocumentScore
+from train.evaluation.output.pieces import Piece, TokenOnPage, split_into_pieces
+from train.evaluation.output.tables import difference_rows, domain_rows, length_rows, lengths_note, measure_rows
+from train.files.files import replace_file
+from train.report.drawing import Chart, Palette, draw_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def write_page(outcome: Outcome, text: str, path: pathlib.Path) -> None:
+    """Writes the page of the results; `text` names the measured text. Raises UserError when it cannot be written."""
+    replace_file(path, render_page(outcome, text).encode())
+
+
+def render_page(outcome: Outcome, text: str) -> str:
+    """The page as one HTML document that refers to nothing outside itself."""
+    import jinja2
+
+    def source(package: str, name: str) -> str:
+        return importlib.resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+    results, pair = outcome.results, outcome.pair
+    documents, notes = page_documents(outcome)
+    domains: list[list[str]] = []
+    if outcome.lengths:
+        head, *rows = length_rows(outcome.lengths)
+        notes.insert(0, f"Of {lengths_note(outcome.lengths)}. The losses of tokens are those of the longest window.")
+    elif pair is None:
+        head, rows = ["", "value", "standard error"], measure_rows(results[0])
+        if len(results[0].domains) > 1:
+            domains = domain_rows({name: tally.measures() for name, tally in results[0].domains.items()})
+    else:
+        head, rows = ["", "A", "B", "B \u2212 A", "95% interval", "p"], difference_rows(pair.measures)
+        for name, measures in pair.domains.items():
+            domains += [[name, *row[1:]] for row in difference_rows({"bits_per_byte": measures["bits_per_byte"]})]
+        domains = [["bits per byte of", *head[1:]], *domains] if domains else []
+        if not pair.same_tokenizer:
+            notes.insert(0, f"{OTHER_TOKENIZERS[0].upper()}{OTHER_TOKENIZERS[1:]}.")
+    models = [f"{each.run}, step {each.step}" for each in results]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(source("train.evaluation.output", "page.html")).render(
+        style=source("train.report", "style.css"),
+        script=source("train.evaluation.output", "page.js"),
+        data=as_script_data({"documents": documents, "models": models}),
+        models=list(zip("AB", models, strict=False)),
+        text=text,
+        head=head,
+        rows=rows,
+        domains=domains,
+        charts=list(detail_charts(outcome)),
+        notes=notes,
+        written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    )
+
+
+def as_script_data(values: Any) -> str:
+    """JSON that may stand inside a script element: no text in it can end the element or begin a comment."""
+    text = json.dumps(values, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def page_documents(outcome: Outcome) -> tuple[list[dict[str, Any]], list[str]]:
+    """The documents of the page, and sentences about the parts of the text that are not on it."""
+    results, models = outcome.results, outcome.models
+    readings = [{each.number: each for each in result.scores if each.ids} for result in results]
+    shown: list[dict[str, Any]] = []
+    differing = 0
+    for number, score in readings[0].items():
+        if not all(number in one for one in readings):
+            continue
+        scores = [one[number] for one in readings]
+        pieces, agree = split_into_pieces(
+            [(model.tokenizer, each.ids, each.losses) for model, each in zip(models, scores, strict=True)]
+        )
+        differing += not agree
+        shown.append(_document(score, pieces))
+    notes = []
+    total = len(results[0].scores)
+    cut = any(len(readings[0][each["number"]].losses) < each["tokens"] for each in shown)
+    if len(shown) < total or cut:
+        count = f"{len(shown):,} of {total:,} documents" if len(shown) < total else "every document"
+        notes.append(
+            f"This is a sample: the first tokens of {count}, chosen in their order until a domain has enough. The "
+            "numbers above are of the whole text."
+        )
+    if differing:
+        notes.append(f"In {differing} documents the models read different characters: only A is shown there.")
+    return shown, notes
+
+
+def _document(score: DocumentScore, pieces: list[Piece]) -> dict[str, Any]:
+    return {
+        "number": score.number,
+        "name": score.name,
+        "domain": score.domain if score.domain != score.name else "",
+        "tokens": score.sums.tokens,
+        "shown": len(score.losses),
+        "pieces": [[piece.text, *(_tokens(piece, tokens) for tokens in piece.tokens)] for piece in pieces],
+    }
+
+
+def _tokens(piece: Piece, tokens: tuple[TokenOnPage, ...]) -> Any:
+    """The tokens of a piece as JSON: the loss of a single one, or a list of texts and losses."""
+    rounded = [[text, None if loss is None or not math.isfinite(loss) else round(loss, 4)] for text, loss in tokens]
+    return rounded[0][1] if len(rounded) == 1 else rounded
+
+
+def detail_charts(outcome: Outcome) -> Iterator[Chart]:
+    """The loss against the position and against the window, and calibration, where they were measured."""
+    found = [(name, each.details) for name, each in zip("AB", outcome.results, strict=False) if each.details]
+    if outcome.lengths:
+        yield _lengths_chart(outcome)
+    if found:
+        yield _positions_chart(found)
+        yield _calibration_chart(found)
+
+
+def _colors(colors: Palette) -> Iterator[str]:
+    return itertools.cycle([colors.train, colors.validation])
+
+
+def _lengths_chart(outcome: Outcome) -> Chart:
+    ratios = [each.ratio for each in outcome.lengths]
+    losses = [each.result.measures["loss"] for each in outcome.lengths]
+
+    def draw(axes: "Axes", colors: Palette) -> None:
+        errors = [each.standard_error or 0.0 for each in losses]
+        axes.errorbar(ratios, [each.value for each in losses], errors, color=colors.train, marker="o", markersize=3)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ratios, [f"{ratio:.3g}x" for ratio in ratios])
+        axes.set_xlabel("window, in multiples of the trained length")
+        axes.set_ylabel("loss, nats per token")
+
+    svg = draw_svg("lengths", draw, width=4.2, height=2.6, label="loss against the length of the window")
+    caption = "The same documents in windows of each length; bars are standard errors."
+    return Chart(title="Loss against the window", caption=caption, svg=svg)
+
+
+def _positions_chart(found: list[tuple[str, Details]]) -> Chart:
+    def draw(axes: "Axes", colors: Palette) -> None:
+        for (name, details), color in zip(found, _colors(colors), strict=False):
+            places = [(each.first * each.last) ** 0.5 for each in details.positions]
+            losses = [each.loss.value for each in details.positions]
+            errors = [each.loss.standard_error or 0.0 for each in details.positions]
+            axes.errorbar(places, losses, errors, color=color, marker="o", markersize=3, linewidth=1.2, label=name)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
+        axes.set_xlabel("tokens before it in the window")
+        axes.set_ylabel("loss, nats per token")
+        _add_legend(axes, colors, len(found))
+
+    svg = draw_svg("positions", draw, width=4.2, height=2.6, label="loss against the position in the context")
+    caption = "Means of positions 1, 2, 3 to 4, 5 to 8, ...; bars are standard errors over documents."
+    return Chart(title="Loss against the position in the context", caption=caption, svg=svg)
+
+
+def _calibration_chart(found: list[tuple[str, Details]]) -> Chart:
+    def draw(axes: "Axes", colors: Palette) -> None:
+        axes.plot([0, 1], [0, 1], color=colors.muted, linewidth=0.8, linestyle=":")
+        for (name, details), color in zip(found, _colors(colors), strict=False):
+            confidences = [each.confidence for each in details.bins]
+            axes.plot(
+                confidences, [b.accuracy for b in details.bins], color=color, marker="o", markersize=3, label=name
+            )
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.xaxis.set_major_locator(_tenths())
+        axes.set_xlabel("probability of the likeliest token")
+        axes.set_ylabel("share of tokens for which it came")
+        _add_legend(axes, colors, len(found))
+
+    svg = draw_svg("calibration", draw, width=4.2, height=2.6, label="accuracy against confidence")
+    errors = ", ".join(f"{name} {details.calibration_error:.4f}" for name, details in found)
+    caption = f"15 bins of equal width; a calibrated model is on the dotted line. Expected calibration error: {errors}."
+    return Chart(title="Calibration", caption=caption, svg=svg)
+
+
+def _tenths() -> Any:
+    from matplotlib.ticker import MultipleLocator
+
+    return MultipleLocator(0.2)
+
+
+def _add_legend(axes: "Axes", colors: Palette, count: int) -> None:
+    if count > 1:
+        axes.legend(frameon=False, labelcolor=colors.muted)
