@@ -74,7 +74,7 @@ LENGTHS = flags.DEFINE_list(
 )
 RESUME = flags.DEFINE_bool("resume", False, "Keeps the results of documents in the run folder, and continues there.")
 RESULTS = cli.define_path("results", None, "The same in this file.")
-HTML = cli.define_path("html", None, "Writes a page in which every token is coloured by its loss; with --probes, of their pictures.")
+HTML = cli.define_path("html", None, "Writes a page: every token coloured by its loss, or the pictures of --probes.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 
 # The flags that are about texts alone.

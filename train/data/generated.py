@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from model.options.field_marks import EXECUTION_ONLY
 from train.data.config import MAX_BATCH_TOKENS, MAX_PREFETCH
+from train.data.ramp import Batched
 from train.evaluation.probes.induction import Induction
 from train.evaluation.probes.markov import MarkovChains
 from train.evaluation.probes.needle import Needle
@@ -12,7 +13,7 @@ from train.evaluation.probes.recall import Recall
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Generated:
+class Generated(Batched):
     """Sequences of a task, all different: training never sees one twice, and the validation sequences are others.
 
     The model's vocabulary are the symbols of the task, and the length of sequences is that of the task.

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.errors import UserError
-from train.data.batches.pipeline import Batches
+from train.data.batches.opening import AnyBatches
 from train.files.files import read_json, write_json
 from train.files.paths import AnyPath
 from train.hooks.interface import Hook, Session
@@ -29,7 +29,7 @@ _SCHEMA = {"step": int, "batch": int, "scalars": dict, "heights": dict, "documen
 class SpikesHook(Hook):
     """Compares every step with the lines before it, when its scalars arrive, and writes a note of each spike."""
 
-    def __init__(self, session: Session, option: Spikes, batches: Batches, replayed: list[int]) -> None:
+    def __init__(self, session: Session, option: Spikes, batches: AnyBatches, replayed: list[int]) -> None:
         """Args: as for `train.hooks.of_experiment.hooks_of`, and the option."""
         self._session, self._option, self._batches, self._replayed = session, option, batches, replayed
         self._detector = SpikeDetector(option)
@@ -91,7 +91,7 @@ class SpikesHook(Hook):
     def _documents(self, batch: int) -> list[dict[str, Any]]:
         """The spans of the first rows, at most `MAX_SPANS` of them."""
         found: list[dict[str, Any]] = []
-        for row in range(self._session.experiment.data.batch_size):
+        for row in range(self._session.experiment.data.batch_size_at(batch)):
             if len(found) >= MAX_SPANS:
                 break
             for span in self._batches.documents(batch, [row], characters=0):

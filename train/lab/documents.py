@@ -120,10 +120,11 @@ def _path(results: SweepResults, run: RunResult) -> pathlib.Path:
 def _documents(results: SweepResults, run: LoadedRun) -> list[Document] | None:
     """The documents of a named evaluation; None for the validation split."""
     from train.evaluation.documents import from_split
-    from train.evaluation.named_evaluations import evaluated_split
+    from train.evaluation.named_evaluations import NamedEvaluation, evaluated_split
 
     name = _text(results)
-    options = [option for option in run.experiment.evaluations if option.name == name]
+    named = [option for option in run.experiment.evaluations if isinstance(option, NamedEvaluation)]
+    options = [option for option in named if option.name == name]
     if not options:
         return None
     dataset, split = evaluated_split(options[0], pathlib.Path(run.folder))

@@ -24,6 +24,7 @@ from model.options.field_marks import exclude_paths, marked_fields
 from model.options.json import to_json
 from train import experiment as experiments
 from train.config_file import with_overrides
+from train.data.generated import Generated
 from train.data.shards.dataset import is_dataset
 from train.experiment import Experiment
 from train.files.files import LockedError, lock, read_json, write_json
@@ -247,7 +248,7 @@ def share_texts(folder: pathlib.Path, runs: Sequence[Run]) -> None:
     """
     for run in runs:
         data = run.experiment.data
-        if any(is_dataset(source.path) for source in data.sources()):
+        if isinstance(data, Generated) or any(is_dataset(source.path) for source in data.sources()):
             continue
         link = run.folder / "data"
         if link.exists() or link.is_symlink():

@@ -20,8 +20,9 @@ from model.parameters.specs import specs_by_name
 from train import experiment as experiments
 from train.checkpoints.faults import DamagedError
 from train.checkpoints.store import CheckpointStore
-from train.data.batches.pipeline import Batches
+from train.data.batches.opening import AnyBatches, training_batches
 from train.data.shards.dataset import dataset_of_run
+from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
 from train.files.paths import AnyPath
 from train.hooks.spikes import read_note
@@ -142,7 +143,8 @@ def replay(
         raise UserError(f"--step={step}: this run has the steps 1 to {last} (training.num_steps); give one of them")
     check_mesh(experiment)
     recorded = recorded_values(run, step)
-    batches = Batches(dataset_of_run(run), experiment.data, "train", _fields(experiment))
+    dataset = dataset_of_run(run)
+    batches = training_batches(dataset, experiment.data, _fields(experiment))
     state = _state_before(run, experiment, step)
     if int(state.step) >= step:
         raise UserError(
@@ -173,7 +175,7 @@ def replay(
         compared=compared,
         first_difference=first_difference,
         documents=_documents(batches, step - 1, nll_BT, weights_BT),
-        rows=_rows(batches, batch_on_host(batch, "targets"), nll_BT, weights_BT, worst_rows),
+        rows=_rows(dataset.tokenizer, batch_on_host(batch, "targets"), nll_BT, weights_BT, worst_rows),
         layers=_layers(experiment, examined["gradients"]),
         dropout=any(dataclasses.astuple(experiment.model.dropout)),
     )
@@ -200,7 +202,7 @@ def batch_on_host(batch: Mapping[str, jax.Array], field: str) -> np.ndarray:
 class _Runner:
     """The compiled functions of a run, and its batches on the devices."""
 
-    def __init__(self, experiment: Experiment, batches: Batches) -> None:
+    def __init__(self, experiment: Experiment, batches: AnyBatches) -> None:
         self._experiment, self._batches, self._mesh = experiment, batches, make_mesh(experiment.mesh)
         self._layout = layout_of(self._mesh, experiment.sharding)
         self._rows = self._layout.placement(("batch", "sequence"))
@@ -222,7 +224,7 @@ class _Runner:
     def batch(self, step: int) -> dict[str, jax.Array]:
         """The batch of a step."""
         rows = self._batches.rows(step - 1)
-        return feed.to_devices(rows, self._rows, self._experiment.data.batch_size, self._segments)
+        return feed.to_devices(rows, self._rows, self._experiment.data.batch_size_at(step - 1), self._segments)
 
 
 def _fields(experiment: Experiment) -> tuple[str, ...]:
@@ -252,7 +254,7 @@ def _examine(experiment: Experiment, layout: Any, state: TrainState, batch: Mapp
     return {"nll": token_nll(experiment.model, state.all_params, batch, layout), "gradients": sums["gradients"]}
 
 
-def _documents(batches: Batches, number: int, nll_BT: np.ndarray, weights_BT: np.ndarray) -> list[DocumentLoss]:
+def _documents(batches: AnyBatches, number: int, nll_BT: np.ndarray, weights_BT: np.ndarray) -> list[DocumentLoss]:
     found = []
     for span in batches.documents(number):
         columns = slice(span.column, span.column + span.length)
@@ -265,9 +267,8 @@ def _documents(batches: Batches, number: int, nll_BT: np.ndarray, weights_BT: np
 
 
 def _rows(
-    batches: Batches, targets_BT: np.ndarray, nll_BT: np.ndarray, weights_BT: np.ndarray, count: int
+    tokenizer: Tokenizer, targets_BT: np.ndarray, nll_BT: np.ndarray, weights_BT: np.ndarray, count: int
 ) -> list[RowLoss]:
-    tokenizer = batches.dataset.tokenizer
     counted_BT = weights_BT > 0
     means = [
         float(nll[counted].mean()) if counted.any() else -math.inf

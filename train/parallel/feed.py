@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from model.attention.heads import divisors
 from model.config import ModelConfig
 from model.errors import UserError
-from train.data.batches.pipeline import Batches
+from train.data.batches.opening import AnyBatches
 from train.data.config import Data
 from train.data.generated import Generated
 
@@ -94,7 +94,7 @@ def to_devices(batch: HostBatch, rows: NamedSharding, batch_size: int, with_segm
 
 
 def batches_on_devices(
-    batches: Batches, rows: NamedSharding, start: int, with_segments: bool
+    batches: AnyBatches, rows: NamedSharding, start: int, with_segments: bool
 ) -> Iterator[dict[str, jax.Array]]:
     """Batches start, start + 1, ... on the mesh; see `to_devices`."""
     for n, batch in enumerate(batches.iterator(start, functools.partial(local_rows, rows)), start):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from train.data.batches.coverage import Coverage
 from train.data.batches.prefetch import read_ahead
-from train.data.batches.rows import FIELDS, Batch, check_fields
+from train.data.batches.rows import FIELDS, Batch, DocumentSpan, check_fields
 from train.data.generated import Generated
 from train.evaluation.probes.interface import generators
 
@@ -34,9 +34,17 @@ class GeneratedBatches:
         }
         return {name: all_fields[name] for name in self.fields}
 
-    def iterator(self, start: int = 0, rows: Sequence[int] | None = None, stop: int | None = None) -> Iterator[Batch]:
-        """Batches start, start + 1, ...; a thread makes `data.prefetch` of them ahead until the iterator is closed."""
-        wanted = range(self.data.batch_size) if rows is None else rows
+    def iterator(
+        self,
+        start: int = 0,
+        rows: Sequence[int] | Callable[[int], Sequence[int]] = range,
+        stop: int | None = None,
+    ) -> Iterator[Batch]:
+        """Batches start, start + 1, ...; a thread makes `data.prefetch` of them ahead until the iterator is closed.
+
+        `rows` are the wanted rows, or a function that returns them for a batch of so many rows; all by default.
+        """
+        wanted = rows(self.data.batch_size) if callable(rows) else rows
         numbers = range(start, sys.maxsize if stop is None else stop)
         tokens = max(1, len(wanted)) * self.data.sequence_length
         return read_ahead(lambda n: self.rows(n, wanted), numbers, tokens, self.data.prefetch)
@@ -47,6 +55,28 @@ class GeneratedBatches:
             generators(self.data.seed, self.split, range(n * self.data.batch_size, (n + 1) * self.data.batch_size))
         )
         return int((made.weights > 0).sum())
+
+    def documents(self, n: int, rows: Sequence[int] | None = None, characters: int = 60) -> list[DocumentSpan]:
+        """A span for each row of batch n, which is a sequence of its own, with the beginning of its tokens."""
+        found = []
+        for row in range(self.data.batch_size) if rows is None else rows:
+            number, length = n * self.data.batch_size + row, self.data.sequence_length
+            tokens = self.data.task.sequences(generators(self.data.seed, self.split, [number])).tokens[0]
+            found.append(
+                DocumentSpan(
+                    row,
+                    0,
+                    length,
+                    0,
+                    number,
+                    f"sequence {number}",
+                    0,
+                    length,
+                    length,
+                    " ".join(map(str, tokens))[:characters],
+                )
+            )
+        return found
 
 
 class GeneratedEvaluation:
@@ -68,4 +98,4 @@ class GeneratedEvaluation:
         return self.num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._batches.iterator(0, self._rows, self.num_batches)
+        return self._batches.iterator(0, range if self._rows is None else self._rows, self.num_batches)

@@ -18,6 +18,7 @@ from model.options.tree import check
 from model.parameters.names import flatten, unflatten
 from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params, init, specs
+from train.data.generated import Generated
 from train.experiment import Experiment
 from train.lab.by_layer import by_layer, plain_name
 from train.optimizers.frozen import Frozen
@@ -64,7 +65,10 @@ def prepare_experiments(a: Experiment, b: Experiment, inputs: Inputs) -> tuple[E
         raise UserError(f"{inputs.documents} documents do not fit a row of {length} tokens; give 1 to {length // 2}")
 
     def prepared(experiment: Experiment) -> Experiment:
-        data = dataclasses.replace(experiment.data, batch_size=rows, sequence_length=length)
+        given = experiment.data
+        if isinstance(given, Generated):
+            raise UserError(f"data={type(given.task).__name__}: a task has a length of its own; set data=Data()")
+        data = dataclasses.replace(given, batch_size=rows, sequence_length=length)
         model = dataclasses.replace(experiment.model, dropout=Dropout())
         training = dataclasses.replace(experiment.training, frozen=Frozen())
         changed = dataclasses.replace(experiment, data=data, model=model, training=training)
