@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from train.lab.sweep import Sweep
     from train.lab.variants import Variant
 
+_ROUNDS = 3  # of the measurement of steps
 CLUSTERS: dict[str, Any] = {engine.NAME: engine for engine in (Slurm, Gke)}
 
 CONFIG = cli.define_path("config", None, "The ablation: a Python file that assigns `ablation`.")
@@ -113,15 +114,26 @@ def _sweep(more: tuple[str, ...], engine: Any) -> int:
         return here.run_sweep(sweep, shares, starter(environment, here.log_of_job), ONLY.value, more)
 
 
-def _step_seconds(variant: "Variant", common: Sequence[str], environment: Mapping[str, str]) -> float:
-    """Measures the step of a variant, in a process of its own, on the devices here. Raises UserError when it fails."""
-    settings = [f"--set={text}" for text in (*common, *variant.settings)]
-    words = [sys.executable, "-m", "launch.bench", f"--config={CONFIG.value}", "--json", *settings]
-    print(f"measuring the step of {variant.name}", file=sys.stderr)
-    done = subprocess.run(words, env=dict(environment), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"its step could not be measured: {done.stderr.strip()[-2000:]}")
-    return float(json.loads(done.stdout)["seconds"])
+def _step_seconds(
+    variants: "Sequence[Variant]", common: Sequence[str], environment: Mapping[str, str]
+) -> dict[str, float]:
+    """Measures the step of each variant, in processes of their own, on the devices here; the fastest of some rounds.
+
+    The variants take turns, so that other work on the machine slows all of them down alike. Raises UserError when one
+    fails.
+    """
+    found: dict[str, float] = {}
+    for number in range(1, _ROUNDS + 1):
+        for variant in variants:
+            print(f"measuring the step of {variant.name}, {number} of {_ROUNDS}", file=sys.stderr)
+            settings = [f"--set={text}" for text in (*common, *variant.settings)]
+            words = [sys.executable, "-m", "launch.bench", f"--config={CONFIG.value}", "--json", *settings]
+            done = subprocess.run(words, env=dict(environment), capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise UserError(f"the step of {variant.name} could not be measured: {done.stderr.strip()[-2000:]}")
+            seconds = float(json.loads(done.stdout)["seconds"])
+            found[variant.name] = min(seconds, found.get(variant.name, seconds))
+    return found
 
 
 def _submit(sweep: "Sweep", engine: Any, more: tuple[str, ...]) -> int:
@@ -132,7 +144,10 @@ def _submit(sweep: "Sweep", engine: Any, more: tuple[str, ...]) -> int:
     if ONLY.value == "search":
         raise UserError(f"--to={engine.NAME}: the search of rates runs on this machine; leave --to out")
     require_searched(sweep, engine.NAME)
-    runs = [run for run in sweep.runs() if not folders.is_done(run)]
+    left = [run for run in sweep.runs() if not folders.is_done(run)]
+    runs = [run for run in left if folders.trunk_of(run, left) is None]
+    if later := len(left) - len(runs):
+        print(f"{later} runs branch from runs that are not done; give the same command again then", file=sys.stderr)
     if not runs:
         print(f"all runs in {sweep.folder} are done; --only=report makes the report")
         return 0

@@ -64,8 +64,11 @@ def report(sweep: "Sweep") -> None:
 def executor(
     sweep: "Sweep", places: Sequence[Place], start: Start, more: tuple[str, ...] = ()
 ) -> "Callable[[str, Sequence[Run]], dict[str, int]]":
-    """A function that runs those of some runs that are not done, shown in a table; see train/lab/sweep.py."""
-    from train.lab.folder import is_done, share_texts
+    """A function that runs those of some runs that are not done, shown in a table; see train/lab/sweep.py.
+
+    Runs that branch from others of them are started when those have ended.
+    """
+    from train.lab.folder import is_done, share_texts, trunk_of
     from train.lab.live_table import LiveTable
     from train.lab.sweep import SweepStoppedError
 
@@ -77,7 +80,10 @@ def executor(
         share_texts(sweep.folder, todo)
         with LiveTable(title, runs, sweep.ablation.metric) as table:
             pool = Pool(places, start, lambda: table.update([labels[job.run] for job in pool.running]))
-            statuses = pool.run([job_of(sweep, run, more) for run in todo])
+            statuses: dict[str, int] = {}
+            for later in (False, True):
+                wave = [run for run in todo if (trunk_of(run, todo) is not None) == later]
+                statuses |= pool.run([job_of(sweep, run, more) for run in wave])
         if pool.stopped is not None:
             raise SweepStoppedError(pool.stopped)
         return {labels[run]: status for run, status in statuses.items()}

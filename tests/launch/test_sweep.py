@@ -15,7 +15,9 @@ import time
 import pytest
 import yaml
 
-from tests.train.lab.ablation_files import write_ablation
+from tests.launch.clusters.fakes import Fakes
+from tests.train.lab.ablation_files import pretend, write_ablation
+from train.lab.sweep import Sweep
 
 MODULE = "launch.sweep"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -113,6 +115,63 @@ def test_the_array_of_slurm_has_a_task_for_every_run():
     ]
 
 
+@pytest.fixture
+def cluster(tiny_experiment, tmp_path, monkeypatch):
+    """The flags of a tiny sweep whose first run is done, and the programs of clusters as fakes."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # launch.sweep sets it for its own process
+    config = write_ablation(
+        tmp_path / "tiny.py", tiny_experiment(), "variants={'wide': 'model.ffn.width=96'}, seeds=(0, 1)"
+    )
+    sweep = Sweep.from_file(str(config), tmp_path / "runs")
+    pretend(sweep.runs()[0], 3.0)
+    (tmp_path / "bin").mkdir()
+    answers = {"sbatch": [("--parsable", 0, "42\n", "")], "kubectl": [("create", 0, "job.batch/runs created\n", "")]}
+    fakes = Fakes(tmp_path / "bin", ["sbatch", "squeue", "kubectl"], answers, readers=("sbatch", "kubectl"))
+    monkeypatch.setenv("PATH", f"{fakes.path}:{pathlib.Path(sys.executable).parent}")
+    return [f"--config={config}", f"--run={tmp_path / 'runs'}"], fakes, tmp_path / "runs"
+
+
+def test_an_array_is_submitted_without_the_runs_that_are_done(cluster, command):
+    flags, fakes, folder = cluster
+    status, printed = command(MODULE, *flags, "--to=slurm", "--partition=cpu")
+    assert (status, printed.startswith("job 42; its output: ")) == (0, True), printed
+    ((*_, script),) = fakes.calls("sbatch")
+    assert re.findall(r"--run=\S*/(\S+)", script) == ["wide-seed0", "base-seed1", "wide-seed1"]
+    assert json.loads((folder / "sweep.json").read_text())["seeds"] == [0, 1]
+    assert (folder / "wide-seed1" / "data").resolve() == (folder / "base-seed1" / "data").resolve()  # one text for all
+    status, printed = command(MODULE, *flags, "--only=report")
+    assert (status, "report.html" in printed) == (0, True), printed
+
+
+def test_an_indexed_job_is_created(cluster, command):
+    flags, fakes, folder = cluster
+    place = ["--to=gke", "--topology=v6e:1x1", "--image=i", f"--claim=runs:{folder.parent}"]
+    status, printed = command(MODULE, *flags, *place)
+    assert (status, printed) == (0, "job.batch/runs created; its log: kubectl logs --follow jobs/runs\n")
+    ((*_, manifest),) = fakes.calls("kubectl")
+    assert yaml.safe_load(manifest)["spec"]["completions"] == 3
+    assert not (folder / "sweep.json").exists()  # the volume may not be here: --only=report writes it where it is
+
+
+def test_steps_are_measured_in_turn_and_the_fastest_counts(cluster, command, monkeypatch, tmp_path):
+    """launch.bench is a program of this test here; the base takes 0.5 s at best, and the variant 1 s."""
+    config, _ = cluster[0]
+    path = pathlib.Path(config.removeprefix("--config="))
+    path.write_text(path.read_text().replace("seeds=(0, 1)", "seeds=(0, 1), hold='time'"))
+    calls, seconds = [], iter([0.6, 1.0, 0.5, 1.4, 2.0, 2.0])
+
+    def bench(words, **options):
+        calls.append(words[2:])
+        return subprocess.CompletedProcess(words, 0, json.dumps({"seconds": next(seconds)}), "")
+
+    monkeypatch.setattr(subprocess, "run", bench)
+    status, printed = command(MODULE, config, "--run=" + str(tmp_path / "timed"), "--dry_run")
+    assert status == 0, printed
+    assert [words[0] for words in calls] == ["launch.bench"] * 6
+    assert ["--set=model.ffn.width=96" in words for words in calls] == [False, True] * 3
+    assert re.findall(r"training.num_steps=(\d+)", printed) == ["10", "10"]
+
+
 @pytest.mark.sweep
 def test_ctrl_c_stops_all_and_the_same_command_continues(tiny_experiment, tmp_path):
     experiment = tiny_experiment(training__num_steps=400, samples__prompts=(), evaluation__every=400)
@@ -126,7 +185,7 @@ def test_ctrl_c_stops_all_and_the_same_command_continues(tiny_experiment, tmp_pa
     again = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert (again.returncode, "a sweep runs in" in again.stderr) == (2, True)
     process.send_signal(signal.SIGINT)
-    _, printed = process.communicate(timeout=120)
+    _, printed = process.communicate(timeout=600)
     assert process.returncode == 75
     assert "interrupted by SIGINT; the same command continues the sweep" in printed
     states = [json.loads((path.parent / "status.json").read_text()) for path in began]

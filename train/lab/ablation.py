@@ -11,8 +11,11 @@
     )
 
 A change is text as `--set` reads it, several such texts, or values by path. `{seed}` in a text stands for the seed of a
-run. A run with seed s has training.seed=s and data.seed=s: runs of one seed read the same batches in the same order,
-and their initial parameters are equal where the models have the same parameters.
+run, and `{sweep}` for the folder of the sweep: with `training.branch_from=Branch(run='{sweep}/base-seed{seed}',
+step=480)` a variant goes on from a checkpoint of the base, whose runs then come first.
+
+A run with seed s has training.seed=s and data.seed=s: runs of one seed read the same batches in the same order, and
+their initial parameters are equal where the models draw the same parameters in the same order.
 """
 
 import dataclasses

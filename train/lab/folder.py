@@ -84,6 +84,12 @@ def runs_of(folder: pathlib.Path, ablation: Ablation, variants: Mapping[str, Var
     ]
 
 
+def trunk_of(run: Run, runs: Sequence[Run]) -> Run | None:
+    """The run among these from which a run branches; None if it branches from no run, or from another."""
+    branch = run.experiment.training.branch_from
+    return None if branch is None else next((one for one in runs if one.folder == pathlib.Path(branch.run)), None)
+
+
 def progress_of(run: Run, metric: str, alive: bool = False) -> Progress:
     """The state of a run. Without a process of its own (`alive`) one that says it is running is dead: interrupted."""
     total = run.experiment.training.num_steps
@@ -151,9 +157,14 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         yield
 
 
+def is_sweep(folder: pathlib.Path) -> bool:
+    """Whether a folder is that of a sweep."""
+    return (folder / FILE).is_file()
+
+
 def read(folder: pathlib.Path) -> dict[str, Any] | None:
     """The content of sweep.json, None in a folder without. Raises UserError for a folder that is no sweep's."""
-    if (folder / FILE).is_file():
+    if is_sweep(folder):
         return read_json(folder / FILE, remedy="put a copy of it back", schema=_SCHEMA)
     if (folder / "config.json").is_file():
         raise UserError(f"{folder} holds a run, and a sweep needs a folder of its own; give another --run")

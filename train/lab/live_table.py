@@ -26,7 +26,7 @@ class LiveTable:
         self._stream = sys.stderr if stream is None else stream
         self._states: dict[str, Progress] = {}
         self._looked, self._began, self._live = -float("inf"), time.monotonic(), None
-        self._first_done: int | None = None
+        self._first_share: float | None = None  # of all steps, when the display began
 
     def __enter__(self) -> Self:
         if self._stream.isatty() and os.environ.get("TERM", "") not in _NO_TABLE:
@@ -56,8 +56,8 @@ class LiveTable:
             else progress_of(run, self._metric, alive=run.label in running)
             for run in self._runs
         }
-        if self._first_done is None:
-            self._first_done = self._done()
+        if self._first_share is None:
+            self._first_share = self._share()
         for label, now in self._states.items() if self._live is None else ():
             if now.state != "waiting" and (label not in before or before[label].state != now.state):
                 words = f"{label}: {self._words(now)}  ({self._position()})"
@@ -66,12 +66,14 @@ class LiveTable:
     def _done(self) -> int:
         return sum(state.state == "finished" for state in self._states.values())
 
+    def _share(self) -> float:
+        """The steps that are done, in runs."""
+        return sum(1.0 if s.state == "finished" else s.step / s.total for s in self._states.values())
+
     def _position(self) -> str:
         """How many runs are finished, and the time that the rest will take, at the speed so far."""
         done, text = self._done(), f"{self._done()} of {len(self._runs)} finished"
-        share = [1.0 if s.state == "finished" else s.step / s.total for s in self._states.values()]
-        fresh = sum(share) - (self._first_done or 0)
-        left = len(share) - sum(share)
+        fresh, left = self._share() - (self._first_share or 0.0), len(self._runs) - self._share()
         if fresh > 0.02 and left > 0.02 and done < len(self._runs):
             text += f", about {format_duration((time.monotonic() - self._began) * left / fresh)} left"
         return text

@@ -29,7 +29,7 @@ from train.lab.variants import (
 EXIT_MISTAKE = 2  # of a run that diverged too, and that no other try would mend
 # Runs these to their ends, shown under a title, and returns the exit status of each by the name of its folder.
 Execute = Callable[[str, Sequence[Run]], Mapping[str, int]]
-MeasureStep = Callable[[Variant], float]
+MeasureSteps = Callable[[Sequence[Variant]], Mapping[str, float]]
 
 
 class SweepStoppedError(Exception):
@@ -65,15 +65,15 @@ class Sweep:
 
     @classmethod
     def from_file(
-        cls, config: str, folder: pathlib.Path, overrides: Sequence[str] = (), measure: MeasureStep | None = None
+        cls, config: str, folder: pathlib.Path, overrides: Sequence[str] = (), measure: MeasureSteps | None = None
     ) -> "Sweep":
         """Resolves the ablation of a config file, for the folder of a sweep; writes nothing.
 
-        `measure` is called for step times, for hold="time", unless the folder has them. Raises UserError for every
-        mistake in the file, and for a folder of another sweep.
+        `measure` measures the steps of variants, for hold="time", unless the folder has the result. Raises UserError
+        for every mistake in the file, and for a folder of another sweep.
         """
         common = common_settings(overrides)
-        ablation = ablation_from_file(config, common)
+        ablation = ablation_from_file(config, common, str(folder))
         before = folders.read(folder)
         plain = resolve(ablation)
         held = _held_before(ablation, before, plain) or hold_equal(ablation, plain, measure)

@@ -14,7 +14,7 @@ from train.experiment import Experiment
 from train.lab.ablation import Ablation, Change, check_ablation
 from train.lab.hold import Match, match_base
 
-_SEED = "{seed}"
+_SEED, _SWEEP = "{seed}", "{sweep}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +42,22 @@ class Variant:
         return seeded((*self.settings, *self.tuned, *self.held), seed)
 
 
-def ablation_from_file(path: str, overrides: Sequence[str] = ()) -> Ablation:
+def ablation_from_file(path: str, overrides: Sequence[str] = (), folder: str = _SWEEP) -> Ablation:
     """The checked ablation that a config file assigns, with `--set` overrides applied to its base.
 
-    Raises UserError for a file that defines none, and for every problem of its fields.
+    `folder` is the folder of the sweep, for which {sweep} stands in texts. Raises UserError for a file that defines
+    none, and for every problem of its fields.
     """
     found = assignments_of(path).get("ablation")
     if not isinstance(found, Ablation):
         what = "an Experiment alone, which launch.train runs" if found is None else type(found).__name__
         raise UserError(f"{path} defines no `ablation = Ablation(...)`, got {what}; see configs/ablations/positions.py")
     check_ablation(found)
-    return dataclasses.replace(found, base=with_overrides(found.base, overrides))
+    variants: dict[str, Change] = {}
+    for name, change in found.variants.items():
+        with naming(name):
+            variants[name] = tuple(text.replace(_SWEEP, folder) for text in texts_of(change))
+    return dataclasses.replace(found, base=with_overrides(found.base, overrides), variants=variants)
 
 
 def seeded(settings: Sequence[str], seed: int) -> tuple[str, ...]:
@@ -103,27 +108,26 @@ def resolve(ablation: Ablation, tuned: Mapping[str, Sequence[str]] | None = None
 def hold_equal(
     ablation: Ablation,
     variants: Mapping[str, Variant],
-    step_seconds: Callable[[Variant], float] | None = None,
+    measure: Callable[[Sequence[Variant]], Mapping[str, float]] | None = None,
 ) -> dict[str, Variant]:
     """The variants with what `ablation.hold` asks for; the same variants if it asks for nothing.
 
-    `step_seconds` measures the step of a variant, for hold="time". Raises UserError, with the closest found, for a
-    variant that cannot be made equal.
+    `measure` returns the seconds of a step of each variant by its name, for hold="time". Raises UserError, with the
+    closest found, for a variant that cannot be made equal.
     """
     hold = ablation.held
     if hold is None:
         return dict(variants)
     base = variants[ablation.base_name]
-    result = {ablation.base_name: base}
-    timed = hold.equal == "time" and step_seconds is not None
-    base_seconds = step_seconds(base) if timed and step_seconds is not None else None
+    seconds = measure(list(variants.values())) if hold.equal == "time" and measure is not None else {}
+    result = {base.name: base}
     for name, variant in variants.items():
-        if name == ablation.base_name:
+        if name == base.name:
             continue
         with naming(name):
-            seconds = step_seconds(variant) if timed and step_seconds is not None else None
             own = {text.partition("=")[0].strip() for text in variant.settings}
-            match: Match = match_base(base.experiment, variant.experiment, hold, base_seconds, seconds, own)
+            times = seconds.get(base.name), seconds.get(name)
+            match: Match = match_base(base.experiment, variant.experiment, hold, *times, own)
             settings = (*variant.settings, *variant.tuned, *match.settings)
             experiment = with_overrides(ablation.base, seeded(settings, ablation.seeds[0]))
         result[name] = dataclasses.replace(variant, held=match.settings, note=match.note, experiment=experiment)

@@ -41,11 +41,13 @@ def parsed():
         for word in words:
             name, _, value = word.partition("=")
             flags.FLAGS[name].parse([value] if name == "test_ports" else value)
+        flags.FLAGS.mark_as_parsed()
         return defined
 
     yield parse
     for name in set(flags.FLAGS) - known:
         delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
 
 
 def test_an_engine_has_its_flags(parsed):

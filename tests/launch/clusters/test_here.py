@@ -13,11 +13,11 @@ from launch.clusters import here
 from launch.clusters.here import run_sweep
 from launch.clusters.pool import Place
 from model.errors import UserError
-from tests.train.lab.ablation_files import write_ablation
+from tests.train.lab.ablation_files import pretend, write_ablation
 from train.config_file import from_file
 from train.data.batches.pipeline import Batches
 from train.data.shards.dataset import open_dataset
-from train.experiment import load
+from train.experiment import Branch, load
 from train.lab.sweep import Sweep
 from train.loop import train
 from train.run.loading import load_params
@@ -149,3 +149,41 @@ def test_another_config_in_a_run_is_refused(swept, tmp_path, tiny_experiment):
     config = write_ablation(tmp_path / "other.py", tiny_experiment(training__num_steps=5), VARIANTS)
     with pytest.raises(UserError, match="slow-seed3 holds a run of another config"):
         run_sweep(Sweep.from_file(str(config), tmp_path / "runs"), [Place()], Trainer({}))
+
+
+class Slow(Ended):
+    """A process that ends at its third poll, and then its run is done."""
+
+    def __init__(self, run):
+        super().__init__(None)
+        self.run, self.polls = run, 0
+
+    def poll(self):
+        self.polls += 1
+        if self.polls == 3:
+            pretend(self.run, 3.0)
+            self.status = 0
+        return self.status
+
+
+def test_branches_start_when_their_trunks_have_ended(tiny_experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr("launch.clusters.pool._POLL_SECONDS", 0)
+    branch = "training.branch_from=Branch(run='{sweep}/base-seed{seed}', step=10)"
+    fields = f"variants={{'decay': ({branch!r}, 'schedule.final=0.0'), 'other': 'schedule.peak=2e-2'}}, seeds=(0, 1)"
+    config = write_ablation(tmp_path / "a.py", tiny_experiment(), fields)
+    sweep, started, running = Sweep.from_file(str(config), tmp_path / "runs"), [], {}
+    runs = {str(run.folder): run for run in sweep.runs()}
+    assert runs[str(tmp_path / "runs" / "decay-seed1")].experiment.training.branch_from == Branch(
+        run=str(tmp_path / "runs" / "base-seed1"), step=10
+    )
+
+    def start(job, place):
+        started.append(runs[job.run].label)
+        if "decay" in started[-1]:
+            assert all(process.status == 0 for name, process in running.items() if "decay" not in name)
+        running[started[-1]] = Slow(runs[job.run])
+        return running[started[-1]]
+
+    execute = here.executor(sweep, [Place()] * 8, start)
+    assert set(execute("runs", sweep.runs()).values()) == {0}
+    assert started == ["base-seed0", "other-seed0", "base-seed1", "other-seed1", "decay-seed0", "decay-seed1"]

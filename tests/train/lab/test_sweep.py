@@ -46,9 +46,9 @@ def test_a_sweep_is_resolved_and_comes_back(opened):
 def test_a_measured_time_is_measured_once(opened):
     measured = []
 
-    def measure(variant):
-        measured.append(variant.name)
-        return {"base": 1.0, "wide": 2.0, "lion": 0.5}[variant.name]
+    def measure(variants):
+        measured.extend(variant.name for variant in variants)
+        return {"base": 1.0, "wide": 2.0, "lion": 0.5}
 
     sweep = opened(VARIANTS + "hold='time'", measure)
     assert measured == ["base", "wide", "lion"]

@@ -1,0 +1,36 @@
+"""The shape of the cool-down: three from one checkpoint of a trunk whose rate is constant, and the trunk itself.
+
+    python -m launch.sweep --config=configs/ablations/cooldowns.py --run=runs/cooldowns
+
+Hardware: 2 CPU cores. A cool-down is the last fifth of its run alone: it begins with the parameters and moments of the
+trunk at step 480. Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations".
+"""
+
+import dataclasses
+
+from configs.small import experiment
+from train.experiment import Checkpoints
+from train.lab.ablation import Ablation
+from train.schedules import Constant
+
+PEAK, WARMUP, TRUNK, COOLDOWN = 4e-3, 40, 480, 120
+
+
+def cooldown(shape: str) -> tuple[str, str]:
+    """The settings of a branch from the trunk of the same seed."""
+    options = f"peak={PEAK}, warmup_steps={WARMUP}, decay_steps={COOLDOWN}, shape={shape!r}"
+    return (
+        f"schedule=WarmupStableDecay({options})",
+        f"training.branch_from=Branch(run='{{sweep}}/trunk-seed{{seed}}', step={TRUNK})",
+    )
+
+
+ablation = Ablation(
+    base=dataclasses.replace(
+        experiment,
+        schedule=Constant(peak=PEAK, warmup_steps=WARMUP),
+        checkpoints=Checkpoints(every=TRUNK, keep_every=TRUNK),
+    ),
+    base_name="trunk",
+    variants={shape: cooldown(shape) for shape in ("linear", "sqrt", "cosine")},
+)
