@@ -33,15 +33,15 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}; flags look like --run=runs/quickstart")
     if RUN.value is None:
         raise UserError("--run is missing: the report of which run? Try --run=runs/quickstart")
-    given = local_path(RUN.value, "a run folder whose report is written")
     from train.lab.folder import is_sweep
 
-    if is_sweep(given):
-        return report_sweep(given)
-    for name, value in (("documents", DOCUMENTS.value), ("larger", LARGER.value)):
-        if value:
-            raise UserError(f"--{name} is for a sweep, and {given} holds no sweep.json; leave it out")
-    return report_run(given)
+    run = local_path(RUN.value, "a run folder whose report is written")
+    if is_sweep(run):
+        return report_sweep(run)
+    for name, given in (("documents", DOCUMENTS.value), ("larger", LARGER.value)):
+        if given:
+            raise UserError(f"--{name} is for a sweep, and {run} holds no sweep.json; leave it out")
+    return report_run(run)
 
 
 def report_run(run: pathlib.Path) -> int:

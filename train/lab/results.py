@@ -20,7 +20,7 @@ from train.experiment import Experiment
 from train.files.files import read_json
 from train.files.paths import local_path
 from train.lab.curves import Curve, curve_of, peak_bytes_of, speed_of
-from train.lab.folder import FILE
+from train.lab.folder import FILE, is_sweep
 from train.lab.variants import seeded
 from train.report.run import RunData, load, run_state
 from train.state import StateConfig
@@ -189,11 +189,6 @@ class SweepResults:
     def final(self, metric: str | None = None) -> dict[str, dict[int, float]]:
         """Variant -> seed -> final value of a metric, of the sweep's own if None; see `VariantResult.final`."""
         return {name: variant.final(metric or self.metric) for name, variant in self.variants.items()}
-
-
-def is_sweep(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is that of a sweep."""
-    return (pathlib.Path(folder) / FILE).is_file()
 
 
 def read_results(folder: str | os.PathLike[str]) -> SweepResults:

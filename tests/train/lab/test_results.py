@@ -8,7 +8,8 @@ from model.cost import count_parameters, training_flops_per_token
 from model.errors import UserError
 from tests.train.lab.sweeps import SETTINGS, STEPS, final, write_run, write_sweep
 from train.config_file import with_overrides
-from train.lab.results import is_sweep, read_results
+from train.lab.folder import is_sweep
+from train.lab.results import read_results
 
 FEW = {name: SETTINGS[name] for name in ("base", "wide")}
 
