@@ -15,8 +15,8 @@ from model.positions.rotary import Rotary
 from model.vocabulary.embedding import Tied
 from train.data.config import Concatenate, Data, HeldOutDocuments, SentencePiece
 from train.experiment import Checkpoints, Evaluation, Experiment, Training
-from train.optimizers.options import AdamW
-from train.schedules import Cosine
+from train.optimizers.options import Muon
+from train.schedules import WarmupStableDecay
 
 experiment = Experiment(
     model=ModelConfig(
@@ -29,7 +29,7 @@ experiment = Experiment(
         ffn=Gated(width=336, activation="silu"),
         norm=RMSNorm(),
         unembedding=Tied(),
-        initialization=FanIn(embedding_std=0.02),
+        initialization=FanIn(embedding_std=0.02, zero_residual=True),
         scan_layers=False,
     ),
     data=Data(
@@ -41,8 +41,8 @@ experiment = Experiment(
         sequence_length=128,
     ),
     training=Training(num_steps=600, clip_norm=1.0),
-    optimizer=AdamW(b1=0.9, b2=0.95, weight_decay=0.1),
-    schedule=Cosine(peak=4e-3, final=4e-4, warmup_steps=40),
+    optimizer=Muon(weight_decay=0.1),
+    schedule=WarmupStableDecay(peak=1e-2, warmup_steps=20, decay_steps=420),
     evaluation=Evaluation(every=200, max_batches=100),
     checkpoints=Checkpoints(every=600),
 )

@@ -13,7 +13,7 @@ from train.experiment import Checkpoints
 from train.lab.ablation import Ablation
 from train.schedules import Constant
 
-PEAK, WARMUP, TRUNK, COOLDOWN = 4e-3, 40, 480, 120
+PEAK, WARMUP, TRUNK, COOLDOWN = 1e-2, 20, 480, 120
 
 
 def cooldown(shape: str) -> tuple[str, str]:

@@ -11,11 +11,13 @@ import dataclasses
 from configs.small import experiment
 from train.experiment import Checkpoints, Evaluation, Training
 from train.lab.ablation import Ablation
+from train.schedules import WarmupStableDecay
 
 ablation = Ablation(
     base=dataclasses.replace(
         experiment,
         training=Training(num_steps=200),
+        schedule=WarmupStableDecay(peak=1e-2, warmup_steps=20, decay_steps=140),
         evaluation=Evaluation(every=50, max_batches=50),
         checkpoints=Checkpoints(every=200),
     ),

@@ -2,9 +2,8 @@
 
     python -m launch.sweep --config=configs/ablations/optimizers.py --run=runs/optimizers
 
-Hardware: 2 CPU cores. Each rate is searched among five, a factor of 2 apart, by successive halving. The centre of the
-five is the usual rate of each: Lion's is a tenth of AdamW's (Chen et al. 2023, section 5), and Muon's updates have the
-size of AdamW's.
+Hardware: 2 CPU cores. Each rate is searched among five, a factor of 2 apart, by successive halving. Lion begins with a
+tenth of AdamW's rate (Chen et al. 2023, section 5).
 """
 
 import dataclasses
@@ -12,17 +11,25 @@ import dataclasses
 from configs.small import experiment
 from train.experiment import Checkpoints, Training
 from train.lab.ablation import Ablation, RateSearch
+from train.schedules import WarmupStableDecay
+
+SCHEDULE = WarmupStableDecay(peak=1e-2, warmup_steps=20, decay_steps=280)
 
 ablation = Ablation(
-    base=dataclasses.replace(experiment, training=Training(num_steps=400), checkpoints=Checkpoints(every=400)),
-    base_name="adamw",
+    base=dataclasses.replace(
+        experiment,
+        training=Training(num_steps=400),
+        schedule=SCHEDULE,
+        checkpoints=Checkpoints(every=400),
+    ),
+    base_name="muon",
     variants={
-        "muon": "optimizer=Muon(weight_decay=0.1)",
-        "lion": ("optimizer=Lion(weight_decay=0.1)", "schedule.peak=4e-4", "schedule.final=4e-5"),
-        "adafactor": "optimizer=Adafactor(weight_decay=0.1)",
+        "adamw": ("optimizer=AdamW(weight_decay=0.1)", "schedule.peak=4e-3"),
+        "lion": ("optimizer=Lion(weight_decay=0.1)", "schedule.peak=4e-4"),
+        "adafactor": ("optimizer=Adafactor(weight_decay=0.1)", "schedule.peak=4e-3"),
         "schedule_free": (
             "optimizer=ScheduleFreeAdamW(weight_decay=0.1)",
-            "schedule=Constant(peak=4e-3, warmup_steps=40)",
+            "schedule=Constant(peak=4e-3, warmup_steps=20)",
         ),
     },
     search=RateSearch(),

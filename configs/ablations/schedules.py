@@ -1,4 +1,4 @@
-"""Schedules of the learning rate with one peak: cosine, linear, two decays after a stable phase, and none.
+"""Schedules of the learning rate with one peak: decays of three lengths and two shapes, cosine, and none.
 
     python -m launch.sweep --config=configs/ablations/schedules.py --run=runs/schedules
 
@@ -8,17 +8,18 @@ Training Beyond Fixed Training Durations", for decays over a tenth to a fifth of
 
 from configs.small import experiment
 from train.lab.ablation import Ablation
-from train.schedules import Constant, Linear, WarmupStableDecay
+from train.schedules import Constant, Cosine, Linear, WarmupStableDecay
 
-PEAK, WARMUP = 4e-3, 40
+PEAK, WARMUP = 1e-2, 20
 
 ablation = Ablation(
     base=experiment,
-    base_name="cosine",
+    base_name="wsd420",
     variants={
+        "wsd120": {"schedule": WarmupStableDecay(peak=PEAK, warmup_steps=WARMUP, decay_steps=120)},
+        "wsd120_sqrt": {"schedule": WarmupStableDecay(peak=PEAK, warmup_steps=WARMUP, decay_steps=120, shape="sqrt")},
         "linear": {"schedule": Linear(peak=PEAK, warmup_steps=WARMUP)},
-        "wsd": {"schedule": WarmupStableDecay(peak=PEAK, warmup_steps=WARMUP, decay_steps=120)},
-        "wsd_sqrt": {"schedule": WarmupStableDecay(peak=PEAK, warmup_steps=WARMUP, decay_steps=120, shape="sqrt")},
+        "cosine": {"schedule": Cosine(peak=PEAK, warmup_steps=WARMUP)},
         "constant": {"schedule": Constant(peak=PEAK, warmup_steps=WARMUP)},
     },
 )
