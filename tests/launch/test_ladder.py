@@ -147,4 +147,4 @@ def test_a_ladder_that_is_trained(call, tiny_experiment, write_config, tmp_path)
     assert "of the prediction" in second.out
     for folder in (tmp_path / "ladder").glob("r*-n*"):
         assert json.loads((folder / "status.json").read_text())["state"] == "finished"
-    assert "1, envelope of curves" in (tmp_path / "ladder" / "report.html").read_text()
+    assert "<h2>Held out</h2>" in (tmp_path / "ladder" / "report.html").read_text()
