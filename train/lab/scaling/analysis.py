@@ -88,6 +88,11 @@ class Analysis:
         wide = [name for name in ("alpha", "beta") if _ratio(law.interval(name, self.level)) > 2]
         if wide:
             yield f"the interval of {' and '.join(wide)} spans more than a factor of 2: more runs are needed"
+        if edges := sum(not one.is_inside(points) for one in self.isoflop.parabolas):
+            yield (
+                f"{edges} of {len(self.isoflop.parabolas)} budgets have no lowest loss among their sizes: shift these, "
+                "with --tokens_per_parameter"
+            )
         sizes, largest = points.parameters, points.flops.max()
         for flops in self.at:
             best = law.surface.optimum(flops, law.compute)[0]
@@ -102,7 +107,7 @@ class Analysis:
             )
 
     def as_json(self) -> dict[str, Any]:
-        """The content of fit.json."""
+        """The content of fit.json; a number that is not finite is None."""
         law = self.law
         numbers = {
             name: {**law.interval(name, self.level)._asdict(), "standard_error": law.standard_error(name)}
@@ -112,7 +117,7 @@ class Analysis:
             {"flops": flops} | {name: x._asdict() for name, x in zip(_OPTIMUM, found, strict=True)}
             for flops, found in ((flops, law.optimum(flops, self.level)) for flops in self.at)
         ]
-        return {
+        content = {
             "law": "L(N, D) = E + A / N^alpha + B / D^beta; N* grows as C^a, D* as C^b",
             "runs": len(law.points),
             "method": "Huber loss of log L, delta 1e-3 (approach 3)",
@@ -130,6 +135,8 @@ class Analysis:
             "held_out": [dataclasses.asdict(one) | {"predicted": one.predicted._asdict()} for one in self.held_out],
             "warnings": list(self.warnings()),
         }
+        finite: dict[str, Any] = _finite(content)
+        return finite
 
 
 def analyse(
@@ -163,6 +170,14 @@ def analyse(
         held_out=list(held_out),
         epochs=epochs,
     )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inside) for name, inside in value.items()}
+    if isinstance(value, list):
+        return [_finite(inside) for inside in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _ratio(interval: Interval) -> float:

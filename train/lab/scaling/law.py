@@ -57,7 +57,8 @@ class Law:
 
     def standard_error(self, name: str) -> float:
         """The standard deviation of a number over the resamples."""
-        return float(np.std(_number(self.draws, self.compute, name), ddof=1))
+        with np.errstate(over="ignore", invalid="ignore"):  # a resample may have any number
+            return float(np.std(_number(self.draws, self.compute, name), ddof=1))
 
     def optimum(self, flops: float, level: float = 0.95) -> tuple[Interval, Interval, Interval]:
         """N*, D* and the loss there for C, each with its interval."""

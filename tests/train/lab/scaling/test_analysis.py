@@ -1,6 +1,8 @@
 """All fits of one set of runs: what they are, what they warn of, and as JSON."""
 
+import dataclasses
 import json
+import math
 
 import pytest
 
@@ -39,7 +41,9 @@ def test_warnings():
     calm = isoflop_points(budgets=5, sizes=7)
     assert list(analyse(calm, at=[1e20], draws=20).warnings()) == []
     aside = isoflop_points(centre=20.0, sizes=7)
-    assert "is beyond all trained sizes" in "\n".join(analyse(aside, at=[1e18], draws=20).warnings())
+    warned = "\n".join(analyse(aside, at=[1e18], draws=20).warnings())
+    assert "is beyond all trained sizes" in warned
+    assert "3 of 3 budgets have no lowest loss among their sizes" in warned
     endless = isoflop_points(truth=Surface(1e-4, 480.0, 2000.0, 0.35, 0.37))
     assert "these runs do not show where the loss ends" in "\n".join(analyse(endless, draws=20).warnings())
 
@@ -59,3 +63,5 @@ def test_the_content_of_a_file():
     assert content["held_out"][0]["predicted"] == {"value": 2.8, "low": 2.75, "high": 2.85}
     assert content["approach_2_tokens_over_true"].keys() == {"1e+20", "1e+22"}
     assert content["warnings"] == list(found.warnings())
+    held_out = [dataclasses.replace(found.held_out[1], measured=math.inf)]
+    assert dataclasses.replace(found, held_out=held_out).as_json()["held_out"][0]["measured"] is None
