@@ -1,4 +1,5 @@
 # make quickstart   train, evaluate and sample a small model on this machine: about ten minutes on two cores
+# make ablation-demo   two variants with three seeds, and the report of their difference: less than ten minutes
 # make test         the test suite without its sweeps: at most twelve minutes on two cores
 # make test-all     the whole test suite: long matrices too, of which `make test` runs representatives
 # make check        lint, format and types, as .ci/run does; of configs those that git knows, so none of your own
@@ -19,10 +20,13 @@ STAMP := $(VENV)/.installed-$(ACCELERATOR)-$(VERSION)
 CONFIGS := $(wildcard $(or $(shell git ls-files 'configs/*.py' 2>/dev/null),configs))
 CHECKED := model train launch tests $(CONFIGS)
 
-.PHONY: quickstart test test-all check parity install clean
+.PHONY: quickstart ablation-demo test test-all check parity install clean
 
 quickstart: $(STAMP)
 	$(RUN) -m launch.quickstart
+
+ablation-demo: $(STAMP)
+	$(RUN) -m launch.sweep --config=configs/ablations/demo.py --run=runs/demo
 
 test: TIER := -m "not sweep"
 test test-all: $(STAMP)

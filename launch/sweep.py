@@ -20,33 +20,33 @@ Exit status: 0 when all runs are done, or submitted; 1 when one failed; 75 when 
 mistake in the input.
 """
 
+import dataclasses
+import functools
 import json
 import os
 import pathlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from launch.clusters import here
 from launch.clusters.engine_flags import define_engine_flags, engine_from_flags, require_engine
 from launch.clusters.gke import Gke
 from launch.clusters.job import Job, check_devices
-from launch.clusters.pool import Pool, Start, cores_here, gpus_here, places, starter
+from launch.clusters.pool import cores_here, gpus_here, places, starter
 from launch.clusters.slurm import Slurm
 from launch.command import cli
-from launch.command.signals import EXIT_PREEMPTED
 from model.errors import UserError
 
 if TYPE_CHECKING:
-    from train.lab.folder import Run
     from train.lab.sweep import Sweep
     from train.lab.variants import Variant
 
 CLUSTERS: dict[str, Any] = {engine.NAME: engine for engine in (Slurm, Gke)}
-EXIT_FAILED = 1
 
 CONFIG = cli.define_path("config", None, "The ablation: a Python file that assigns `ablation`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field of the base: path.to.field=value; may be repeated.")
@@ -79,17 +79,11 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{given[0]} has no effect with --to=local; it belongs to a cluster: --to=slurm or gke")
     else:
         engine = engine_from_flags(CLUSTERS, TO.value, _FLAGS)
-    return run_sweep(tuple(argv[1:]), engine)
+    return _sweep(tuple(argv[1:]), engine)
 
 
-def run_sweep(more: tuple[str, ...], engine: Any, start: Start | None = None) -> int:
-    """Runs or submits the sweep that the flags name.
-
-    Args:
-      more: further flags of launch.train.
-      engine: the cluster; None for this machine.
-      start: starts a run on this machine; None for launch.train in a process of its own.
-    """
+def _sweep(more: tuple[str, ...], engine: Any) -> int:
+    """Runs or submits the sweep that the flags name; `engine` is the cluster, None for this machine."""
     from train.files.paths import local_path
     from train.lab import folder as folders
     from train.lab.sweep import Sweep
@@ -100,93 +94,26 @@ def run_sweep(more: tuple[str, ...], engine: Any, start: Start | None = None) ->
     common = [*SET.value, *([] if MESH.value is None else [f"mesh={cli.mesh_from_flag(MESH)}"])]
 
     def resolved() -> Sweep:
-        return Sweep.from_file(CONFIG.value, folder, common, lambda variant: step_seconds(variant, common, environment))
+        measure = functools.partial(_step_seconds, common=common, environment=environment)
+        return Sweep.from_file(CONFIG.value, folder, common, measure)
 
     if engine is not None and ONLY.value != "report":
         return _submit(resolved(), engine, more)
     if DRY_RUN.value:
         sweep = resolved()
         for run in sweep.runs():
-            print(shlex.join(job_of(sweep, run, more).command()))
+            print(shlex.join(here.job_of(sweep, run, more).command()))
         return 0
     with folders.locked(folder):
         sweep = resolved()
         sweep.save()
         for line in sweep.notes():
             cli.print_escaped(line)
-        return _run_here(sweep, more, start or starter(environment, log_path), environment)
+        shares = places(JOBS.value, gpus_here(environment), cores_here())
+        return here.run_sweep(sweep, shares, starter(environment, here.log_of_job), ONLY.value, more)
 
 
-def _run_here(sweep: "Sweep", more: tuple[str, ...], start: Start, environment: Mapping[str, str]) -> int:
-    """Searches, runs and reports, as --only says."""
-    from train.lab.folder import is_done, share_texts
-    from train.lab.sweep import SweepStoppedError, failures
-
-    execute = executor(sweep, more, start, environment)
-    runs, statuses = sweep.runs(), dict[str, int]()
-    try:
-        if ONLY.value != "report":
-            sweep.search_rates(execute)
-            runs = sweep.runs()
-        if ONLY.value is None:
-            todo = [run for run in runs if not is_done(run)]
-            if todo:
-                share_texts(sweep.folder, todo)
-                statuses = execute(f"{sweep.ablation.metric} of the runs", runs)
-    except SweepStoppedError as stopped:
-        print(f"interrupted by {stopped}; the same command continues the sweep", file=sys.stderr)
-        return EXIT_PREEMPTED
-    if ONLY.value == "search":
-        return 0
-    failed = failures(runs, statuses)
-    for line in failed:
-        print(line, file=sys.stderr)
-    report(sweep)
-    return EXIT_FAILED if failed else 0
-
-
-def report(sweep: "Sweep") -> None:
-    """Prints the results of a sweep."""
-    from train.lab.sweep import plain_table
-
-    cli.print_escaped("\n".join(plain_table(sweep)))
-
-
-def executor(
-    sweep: "Sweep", more: tuple[str, ...], start: Start, environment: Mapping[str, str]
-) -> "Callable[[str, Sequence[Run]], dict[str, int]]":
-    """A function that runs those of some runs that are not done, shown in a table; see train/lab/sweep.py."""
-    from train.lab.folder import is_done, share_texts
-    from train.lab.live_table import LiveTable
-    from train.lab.sweep import SweepStoppedError
-
-    shares = places(JOBS.value, gpus_here(environment), cores_here())
-
-    def execute(title: str, runs: "Sequence[Run]") -> dict[str, int]:
-        labels = {str(run.folder): run.label for run in runs}
-        todo = [run for run in runs if not is_done(run)]
-        share_texts(sweep.folder, todo)
-        with LiveTable(title, runs, sweep.ablation.metric) as table:
-            pool = Pool(shares, start, lambda: table.update([labels[job.run] for job in pool.running]))
-            statuses = pool.run([job_of(sweep, run, more) for run in todo])
-        if pool.stopped is not None:
-            raise SweepStoppedError(pool.stopped)
-        return {labels[run]: status for run, status in statuses.items()}
-
-    return execute
-
-
-def job_of(sweep: "Sweep", run: "Run", more: tuple[str, ...] = ()) -> Job:
-    """The command of a run."""
-    return Job(config=sweep.config, run=str(run.folder), settings=(*sweep.common, *run.settings), more=more)
-
-
-def log_path(job: Job) -> pathlib.Path:
-    """The file of the output of a run; `train.lab.sweep.log_of` names it too."""
-    return pathlib.Path(job.run) / "logs" / "sweep.txt"
-
-
-def step_seconds(variant: "Variant", common: Sequence[str], environment: Mapping[str, str]) -> float:
+def _step_seconds(variant: "Variant", common: Sequence[str], environment: Mapping[str, str]) -> float:
     """Measures the step of a variant, in a process of its own, on the devices here. Raises UserError when it fails."""
     settings = [f"--set={text}" for text in (*common, *variant.settings)]
     words = [sys.executable, "-m", "launch.bench", f"--config={CONFIG.value}", "--json", *settings]
@@ -211,14 +138,12 @@ def _submit(sweep: "Sweep", engine: Any, more: tuple[str, ...]) -> int:
         return 0
     for run in runs:
         check_devices(run.experiment, engine.devices)
-    whole, jobs = Job(config=sweep.config, run=str(sweep.folder)), [job_of(sweep, run, more) for run in runs]
+    whole, jobs = Job(config=sweep.config, run=str(sweep.folder)), [here.job_of(sweep, run, more) for run in runs]
     if isinstance(engine, Gke):
         if DRY_RUN.value:
             print(engine.sweep_text(whole, jobs, JOBS.value), end="")
             return 0
         return engine.submit_sweep(whole, jobs, JOBS.value)
-    import dataclasses
-
     engine = dataclasses.replace(engine, max_running=JOBS.value)
     script = engine.script(whole, jobs)
     if DRY_RUN.value:

@@ -31,6 +31,28 @@ from train.statistics import Statistics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Branch:
+    """A step of another run, the trunk, from which a run goes on: with its parameters, moments and step number.
+
+    The schedule is that of the new run at that step, and its batches are those after that step. Cool-downs of different
+    lengths from one trunk are the use: Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed
+    Training Durations".
+
+    Attributes:
+      run: the folder of the trunk; its model, and the kind of its optimizer, are those of the new run.
+      step: the step, of which the trunk has a checkpoint (checkpoints.keep_every keeps them).
+    """
+
+    run: str = dataclasses.field(metadata=IS_PATH)
+    step: int
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        if self.step < 1:
+            yield "step", f"must be at least 1, got {self.step}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
     """The optimisation of one run.
 
@@ -43,6 +65,7 @@ class Training:
       frozen: the parameters that keep their initial values.
       init_from: a run folder, for example from launch.convert: its latest parameters are the initial ones. None draws
         them at random.
+      branch_from: the step of another run whose whole state is the initial one; None for a run that begins at step 0.
     """
 
     num_steps: int
@@ -52,6 +75,7 @@ class Training:
     guard: Guard = Guard()
     frozen: Frozen = Frozen()
     init_from: str | None = dataclasses.field(default=None, metadata=IS_PATH)
+    branch_from: Branch | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -60,6 +84,10 @@ class Training:
                 yield name, f"must be at least 1, got {getattr(self, name)}"
         if not 0 <= self.seed < 2**32:
             yield "seed", f"must be from 0 to 2^32 - 1, got {self.seed}"
+        if self.branch_from is not None and self.init_from is not None:
+            yield "branch_from", f"takes the parameters of {self.branch_from.run} and init_from others; set one None"
+        if self.branch_from is not None and self.branch_from.step >= self.num_steps:
+            yield "num_steps", f"{self.num_steps} steps end before branch_from.step={self.branch_from.step} is left"
         if self.clip_norm is not None and self.clip_norm <= 0:
             yield "clip_norm", f"must be above 0, or None for no clipping, got {self.clip_norm}"
 

@@ -47,9 +47,9 @@ from train.run.checks import check_mesh, check_vocabulary, is_finished
 from train.run.clock import Clock
 from train.run.environment import record_session
 from train.run.metrics import MetricsWriter, NoMetrics, read_metrics
-from train.run.pretrained import check_init_from, initial_params
+from train.run.pretrained import check_start, initial_state
 from train.run.time_spent import TimeSpent
-from train.state import StateConfig, TrainState, abstract_state, init_sharded, state_shardings
+from train.state import StateConfig, TrainState, abstract_state, state_shardings
 from train.step import StepFn, compile_train_step
 from train.terminal.progress import Progress
 
@@ -142,8 +142,8 @@ def _begin(
     if is_finished(experiment, run):
         say(f"{run} is finished: nothing is left to train, and nothing in it was changed; --run names another run")
         return {"outcome": dataclasses.asdict(Outcome("finished", experiment.training.num_steps))}
-    if experiment.training.init_from is not None and not run_folder.has_begun(run):
-        check_init_from(experiment)
+    if not run_folder.has_begun(run):
+        check_start(experiment)
     run_folder.claim(run, experiment)
     try:
         with stop.raise_immediately():
@@ -301,8 +301,9 @@ class _Trainer:
                 self.say(
                     f"{self.folder} has no checkpoint: starting over; what was logged before is in files named .old"
                 )
-            params = initial_params(self.experiment, self.folder)
-            return init_sharded(self.state_config, self.experiment.training.seed, self.shardings, params)
+            state = initial_state(self.experiment, self.folder, self.shardings)
+            self.log.resumed(int(state.step), [])  # not 0 in a branch of another run
+            return state
         step = int(state.step)
         self.metrics.truncate(step)
         lines = hosts.from_writer(lambda: read_metrics(self.folder))

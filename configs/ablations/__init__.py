@@ -1,1 +1,1 @@
-"""Ablations: each file names a base and changes one thing."""
+"""Ablations for launch.sweep: each file names a base, variants of it, and the quantity that is held equal."""

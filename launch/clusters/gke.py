@@ -78,7 +78,10 @@ class Gke(OfTopology):
         template = self.manifest(job)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
         container = template["containers"][0]
         container["command"] = _escaped(["bash", "-c", "\n".join([*lines, "esac"])])
-        container.pop("env", None)  # of the index among the hosts of one run
+        for name in ("env", "ports"):  # by which the hosts of one run find each other
+            container.pop(name, None)
+        for name in ("hostNetwork", "dnsPolicy"):
+            template.pop(name)
         codes = {"containerName": container["name"], "operator": "NotIn", "values": list(RESTART_STATUSES)}
         metadata = {name: value for name, value in self.manifest(job)["metadata"].items() if name != "annotations"}
         return {

@@ -43,6 +43,7 @@ class Job:
       mesh: the text of --mesh; None when not given.
       more: further flags of launch.train.
       python: the interpreter; None for the usual one of the engine.
+      title: the text that `name` is made of; None for the last part of the run folder.
     """
 
     config: str
@@ -51,11 +52,13 @@ class Job:
     mesh: str | None = None
     more: tuple[str, ...] = ()
     python: str | None = None
+    title: str | None = None
 
     @property
     def name(self) -> str:
-        """The last part of the run folder in the letters that all engines allow: a-z, 0-9 and -, 40 at most."""
-        letters = re.sub(r"[^a-z0-9]+", "-", self.run.rstrip("/").rpartition("/")[2].lower()).strip("-")[:40]
+        """The title in the letters that all engines allow: a-z, 0-9 and -, 40 at most."""
+        title = self.title or self.run.rstrip("/").rpartition("/")[2]
+        letters = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40]
         return (letters if letters[:1].isalpha() else f"run-{letters}").strip("-")
 
     def command(self, python: str = "python") -> list[str]:

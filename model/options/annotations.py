@@ -1,6 +1,7 @@
 """Annotations of the fields of options, read at run time: which classes and values they allow."""
 
 import dataclasses
+import functools
 import types
 import typing
 from typing import Any, Literal
@@ -8,6 +9,11 @@ from typing import Any, Literal
 
 def fields_of(cls: Any) -> dict[str, Any]:
     """Returns the annotations of the fields of an option class, by name."""
+    return dict(_fields_of(cls))
+
+
+@functools.cache  # a solver of sizes (train/lab/knobs.py) checks hundreds of trees
+def _fields_of(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 

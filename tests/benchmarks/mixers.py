@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.mixers --text=tinyshakespeare.txt [--steps=400] [--runs=runs/mixers] [--rounds=10]
 
-For configs/shakespeare_char.py and each ablation of its attention: parameters; the loss of the whole validation split
+For each variant of configs/ablations/mixers.py: parameters; the loss of the whole validation split
 after so many steps; milliseconds of a forward and backward pass over 1,024 tokens, as 16 rows of 64 and as one row of
 1,024, the mixers in turn (median over the rounds); and how far back the trained model looks: the norm of the derivative
 of the loss of a window's last token with respect to the embedding k tokens before it, the mean over windows of the
@@ -24,18 +24,12 @@ from model.config import ModelConfig
 from model.cost import count_parameters
 from model.transformer import forward, init
 from tests.benchmarks.command import ROOT, path, run
-from train.config_file import from_file
+from train.lab.variants import ablation_from_file, resolve
 from train.loop import train
 from train.run.loading import load_run
 from train.run.metrics import read_metrics
 
-CONFIGS = {
-    "attention": "configs/shakespeare_char.py",
-    "linear attention": "configs/ablations/shakespeare_linear_attention.py",
-    "gated delta": "configs/ablations/shakespeare_gated_delta.py",
-    "LSTM": "configs/ablations/shakespeare_lstm.py",
-    "GRU": "configs/ablations/shakespeare_gru.py",
-}
+ABLATION = "configs/ablations/mixers.py"
 SHAPES = ((16, 64), (1, 1024))
 DISTANCES = (1, 2, 4, 8, 16, 32)
 
@@ -101,10 +95,11 @@ def main() -> None:
     flags = parser.parse_args()
     prepare_jax()
     changes = [f"data.path={flags.text}", f"training.num_steps={flags.steps}", f"evaluation.every={flags.steps}"]
-    experiments = {name: from_file(str(ROOT / path), [*changes, *flags.set]) for name, path in CONFIGS.items()}
+    ablation = ablation_from_file(str(ROOT / ABLATION), [*changes, *flags.set])
+    experiments = {name: variant.experiment for name, variant in resolve(ablation).items()}
     losses, reach = {}, {}
     for name, experiment in experiments.items():
-        folder = flags.runs / name.replace(" ", "_")
+        folder = flags.runs / name
         train(experiment, folder)
         losses[name] = [line["loss"] for line in read_metrics(folder) if line["kind"] == "eval"][-1]
         reach[name] = by_distance(folder)

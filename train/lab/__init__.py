@@ -7,5 +7,9 @@ hold.py        changes of size or length that make a quantity of all variants eq
 search.py      the learning rate of every variant, by successive halving
 sweep.py       a sweep from its file to its end; folder.py has its files and the states of its runs
 live_table.py  the runs while they run
-statistics/    what the differences between runs show
+results.py     a finished or unfinished sweep as numbers; curves.py has those of a run
+scales.py      the order of variants against that in a sweep of larger models
+documents.py   losses of every document, measured on demand, for intervals over documents
+statistics/    what the differences between runs show: functions of numbers alone
+report/        the page and the tables
 """

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from model.errors import UserError
 from train.experiment import Experiment
+from train.lab.statistics.claims import Claim
 
 Change = str | Sequence[str] | Mapping[str, Any]
 Quantity = Literal["tokens", "flops", "params", "active_params", "time"]
@@ -153,6 +154,11 @@ class Ablation:
             yield "metric", f"expected a name such as loss, or EVALUATION/loss, got {self.metric!r}"
         if self.alpha is not None and not 0 < self.alpha < 1:
             yield "alpha", f"expected a rate between 0 and 1, or None for no verdicts, got {self.alpha}"
+        if self.claim is not None:
+            try:
+                Claim.parse(self.claim)
+            except UserError as error:
+                yield "claim", str(error)
         for part in (self.held, self.search):
             if part is not None:
                 yield from part.problems()

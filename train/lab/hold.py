@@ -1,7 +1,7 @@
 """Makes a quantity of a variant equal to that of the base by a change of its size or its length, and says which."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from model.cost import count_parameters, training_flops_per_token
 from model.errors import UserError
@@ -59,6 +59,7 @@ def match_base(
     hold: Hold,
     base_seconds: float | None = None,
     seconds: float | None = None,
+    fixed: Collection[str] = (),
 ) -> Match:
     """The change that gives the variant the quantity of the base.
 
@@ -68,6 +69,7 @@ def match_base(
       hold: the quantity, the part to change and the tolerance.
       base_seconds: the measured step time of the base, for "time".
       seconds: that of the variant.
+      fixed: the paths of the fields that the variant itself sets, which stay.
 
     Raises:
       UserError: no size or length is within the tolerance; it gives the closest.
@@ -77,7 +79,7 @@ def match_base(
     before = quantity(variant)
     if abs(before / target - 1) <= hold.tolerance:
         return Match((), f"{_said(hold, before)}, {_share(before, target)}: nothing changed")
-    found: Found = solve(variant, hold.knob, quantity, target)
+    found: Found = solve(variant, hold.knob, quantity, target, fixed)
     if abs(found.quantity / target - 1) > hold.tolerance:
         raise UserError(
             f"hold={hold.equal!r}: no value of {hold.knob} brings it within {format_percent(hold.tolerance)} of the "
@@ -100,4 +102,6 @@ def _said(hold: Hold, quantity: float) -> str:
 
 
 def _share(quantity: float, target: float) -> str:
+    if abs(quantity / target - 1) < 5e-5:
+        return "as the base"
     return f"{abs(quantity / target - 1):.2%} {'above' if quantity >= target else 'below'} the base"

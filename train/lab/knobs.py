@@ -4,10 +4,11 @@ A knob has sizes, whole numbers in order, and gives the settings that set it to 
 """
 
 import bisect
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from model.errors import UserError
@@ -47,7 +48,7 @@ class Found:
 
 
 def nearest(experiment: Experiment, knob: Sizes, quantity: Callable[[Experiment], float], target: float) -> Found:
-    """The settings of the size whose quantity is nearest to the target, by bisection.
+    """The settings of the size whose quantity is nearest to the target, between two sizes that come closer.
 
     A size at which the experiment has problems is left out. Raises UserError if there is no possible size.
     """
@@ -61,18 +62,34 @@ def nearest(experiment: Experiment, knob: Sizes, quantity: Callable[[Experiment]
         except UserError:
             return None
 
-    def not_below(index: int) -> bool:
-        """Whether a size has the target or more; one with problems as the next without."""
-        later = range(index, len(knob.sizes))
-        found = next((found for i in later if (found := at(i)) is not None), None)
-        return found is None or found.quantity >= target
+    def beside(index: int, step: int) -> tuple[int, Found] | None:
+        """The first possible size from an index on, in one direction."""
+        while 0 <= index < len(knob.sizes):
+            if (found := at(index)) is not None:
+                return index, found
+            index += step
+        return None
 
-    first = bisect.bisect_left(range(len(knob.sizes)), True, key=not_below)
-    beside = [at(i) for i in range(max(0, first - 4), min(len(knob.sizes), first + 5))]
-    near = [found for found in beside if found is not None]
-    if not near:
+    low, high = beside(0, 1), beside(len(knob.sizes) - 1, -1)
+    if low is None or high is None:
         raise UserError("no other size is possible here")
-    return min(near, key=lambda found: abs(found.quantity - target))
+    guess = bisect.bisect_left(knob.sizes, knob.present)
+    for turn in range(64):
+        if high[0] - low[0] <= 1 or not low[1].quantity < target < high[1].quantity:
+            break
+        middle = beside(min(max(guess, low[0] + 1), high[0] - 1), 1)
+        assert middle is not None  # `high` is possible
+        if middle[0] >= high[0]:  # nothing is possible from the guess to `high`
+            middle = beside(min(max(guess, low[0] + 1), high[0] - 1) - 1, -1)
+            assert middle is not None
+            if middle[0] <= low[0]:
+                break
+        low, high = (middle, high) if middle[1].quantity < target else (low, middle)
+        # Most quantities grow in a straight line; a half now and then bounds the number of turns for the others.
+        share = (target - low[1].quantity) / max(high[1].quantity - low[1].quantity, 1e-9)
+        line = low[0] + share * (high[0] - low[0])
+        guess = round(line) if turn % 3 != 2 else (low[0] + high[0]) // 2
+    return min((low[1], high[1]), key=lambda found: abs(found.quantity - target))
 
 
 def step_knob(experiment: Experiment) -> Sizes:
@@ -103,12 +120,12 @@ def layer_knob(experiment: Experiment) -> Sizes:
     return Sizes(range(1, _RANGE * layers + 1), lambda size: (f"model.num_layers={size}",), layers)
 
 
-def ffn_knob(experiment: Experiment, multiple: int = 1) -> Sizes:
+def ffn_knob(experiment: Experiment, multiple: int = 1, fixed: Collection[str] = ()) -> Sizes:
     """The widths of all feed-forward layers and experts, in proportion; they are multiples of a number.
 
-    Raises UserError for a model without any.
+    Raises UserError for a model without any but those whose path is in `fixed`.
     """
-    widths = _ffn_widths(experiment)
+    widths = _ffn_widths(experiment, fixed)
     if not widths:
         raise UserError("the model has no feed-forward whose width could be changed; give hold another `by`")
     present = next(iter(widths.values()))
@@ -140,22 +157,22 @@ def mixer_knob(experiment: Experiment) -> Sizes:
     return Sizes(range(1, _RANGE * present + 1), settings, present)
 
 
-def width_knobs(experiment: Experiment) -> list[Sizes]:
+def width_knobs(experiment: Experiment, fixed: Collection[str] = ()) -> list[Sizes]:
     """The model width, with the feed-forward in proportion: heads keep their width, or else their number.
 
-    The head width is even, for rotary positions.
+    The head width is even, for rotary positions. Fields whose path is in `fixed` stay.
     """
     model = experiment.model
     heads = {path: option for path, option in walk(model, "model") if hasattr(option, "num_heads")}
     fixed_width = math.lcm(1, *(model.width // option.num_heads for option in heads.values() if _follows(option)))
     fixed_number = math.lcm(1, *(2 * option.num_heads for option in heads.values() if _follows(option)))
     steps = [("heads", fixed_width), ("head width", fixed_number)] if any(map(_follows, heads.values())) else [("", 2)]
-    return [_width_knob(experiment, heads if kind == "heads" else {}, step) for kind, step in steps]
+    return [_width_knob(experiment, heads if kind == "heads" else {}, step, fixed) for kind, step in steps]
 
 
-def _width_knob(experiment: Experiment, heads: dict[str, Any], step: int) -> Sizes:
+def _width_knob(experiment: Experiment, heads: dict[str, Any], step: int, fixed: Collection[str]) -> Sizes:
     """Widths that are multiples of `step`; the numbers of `heads` change in proportion."""
-    present, widths = experiment.model.width, _ffn_widths(experiment)
+    present, widths = experiment.model.width, _ffn_widths(experiment, fixed)
 
     def settings(size: int) -> Settings:
         share = size / present
@@ -182,9 +199,9 @@ def _follows(option: Any) -> bool:
     return getattr(option, "head_dim", 0) is None
 
 
-def _ffn_widths(experiment: Experiment) -> dict[str, int]:
-    options = walk(experiment.model, "model")
-    return {path: option.width for path, option in options if isinstance(option, MLP | Gated)}
+def _ffn_widths(experiment: Experiment, fixed: Collection[str] = ()) -> dict[str, int]:
+    options = {path: option for path, option in walk(experiment.model, "model") if isinstance(option, MLP | Gated)}
+    return {path: option.width for path, option in options.items() if f"{path}.width" not in fixed}
 
 
 def _rounded(width: float, before: int) -> int:
@@ -192,42 +209,48 @@ def _rounded(width: float, before: int) -> int:
     return round(width / 8) * 8 if before % 8 == 0 else round(width)
 
 
-def solve(experiment: Experiment, knob: Knob, quantity: Callable[[Experiment], float], target: float) -> Found:
+def solve(
+    experiment: Experiment,
+    knob: Knob,
+    quantity: Callable[[Experiment], float],
+    target: float,
+    fixed: Collection[str] = (),
+) -> Found:
     """The change of a part of an experiment that brings a quantity nearest to a target.
 
     For "width" it is the width whose heads are as wide as before if that is near enough, within 1%; else the nearest
-    width with as many heads, and a feed-forward that makes up for the rest. Raises UserError if nothing is possible.
+    width with as many heads, and a feed-forward that makes up for the rest. Fields whose path is in `fixed` are what
+    the variant is about, and stay. Raises UserError if nothing is possible.
     """
-    if knob != "width":
-        if knob == "ffn":
-            coarse = nearest(experiment, ffn_knob(experiment, 8), quantity, target) if _wide(experiment) else None
-            if coarse is not None and abs(coarse.quantity / target - 1) <= 0.005:
+    own = {"steps": "training.num_steps", "width": "model.width", "layers": "model.num_layers"}.get(knob)
+    if own in fixed:
+        raise UserError(f"it sets {own} itself, which a change of {knob} would undo; give hold another `by`")
+    if knob == "width":
+        return _solve_width(experiment, quantity, target, fixed)
+    if knob == "ffn":
+        if all(width % 8 == 0 for width in _ffn_widths(experiment, fixed).values()):  # devices multiply these faster
+            coarse = nearest(experiment, ffn_knob(experiment, 8, fixed), quantity, target)
+            if abs(coarse.quantity / target - 1) <= 0.005:
                 return coarse
-        makers: dict[str, Callable[[Experiment], Sizes]] = {
-            "steps": step_knob,
-            "layers": layer_knob,
-            "ffn": ffn_knob,
-            "mixer": mixer_knob,
-        }
-        return nearest(experiment, makers[knob](experiment), quantity, target)
+        return nearest(experiment, ffn_knob(experiment, 1, fixed), quantity, target)
+    makers = {"steps": step_knob, "layers": layer_knob, "mixer": mixer_knob}
+    return nearest(experiment, makers[knob](experiment), quantity, target)
+
+
+def _solve_width(
+    experiment: Experiment, quantity: Callable[[Experiment], float], target: float, fixed: Collection[str]
+) -> Found:
     found: list[Found] = []
-    for sizes in width_knobs(experiment):
-        try:
+    for sizes in width_knobs(experiment, fixed):
+        with contextlib.suppress(UserError):
             found.append(nearest(experiment, sizes, quantity, target))
-        except UserError:
-            continue
-        if abs(found[-1].quantity / target - 1) <= 0.01:
-            return found[-1]
+            if abs(found[-1].quantity / target - 1) <= 0.01:
+                return found[-1]
     if not found:
         raise UserError("no other width is possible here")
     best = min(found, key=lambda one: abs(one.quantity - target))
-    if not _ffn_widths(best.experiment):
+    if not _ffn_widths(best.experiment, fixed):
         return best
-    finer = nearest(best.experiment, ffn_knob(best.experiment), quantity, target)
+    finer = nearest(best.experiment, ffn_knob(best.experiment, 1, fixed), quantity, target)
     changed = {text.partition("=")[0]: text for text in (*best.settings, *finer.settings)}
     return dataclasses.replace(finer, settings=tuple(changed.values()))
-
-
-def _wide(experiment: Experiment) -> bool:
-    """Whether feed-forward widths are multiples of 8, which devices multiply faster."""
-    return all(width % 8 == 0 for width in _ffn_widths(experiment).values())

@@ -60,8 +60,8 @@ class LiveTable:
             self._first_done = self._done()
         for label, now in self._states.items() if self._live is None else ():
             if now.state != "waiting" and (label not in before or before[label].state != now.state):
-                words = f"{escape_unprintable(label)}: {self._words(now)}  ({self._position()})"
-                print(words, file=self._stream, flush=True)
+                words = f"{label}: {self._words(now)}  ({self._position()})"
+                print(escape_unprintable(words), file=self._stream, flush=True)
 
     def _done(self) -> int:
         return sum(state.state == "finished" for state in self._states.values())
@@ -71,16 +71,16 @@ class LiveTable:
         done, text = self._done(), f"{self._done()} of {len(self._runs)} finished"
         share = [1.0 if s.state == "finished" else s.step / s.total for s in self._states.values()]
         fresh = sum(share) - (self._first_done or 0)
-        if fresh > 0.02 and done < len(self._runs):
-            remaining = (time.monotonic() - self._began) * (len(share) - sum(share)) / fresh
-            text += f", about {format_duration(remaining)} left"
+        left = len(share) - sum(share)
+        if fresh > 0.02 and left > 0.02 and done < len(self._runs):
+            text += f", about {format_duration((time.monotonic() - self._began) * left / fresh)} left"
         return text
 
     def _words(self, state: Progress) -> str:
         value = "" if state.value is None else f"{self._metric} {format_fixed(state.value)}"
         if state.state == "finished":
             return f"finished, {value}"
-        parts = [state.state, f"step {state.step:,} of {state.total:,}", value, state.reason or ""]
+        parts = [state.state, f"step {state.step:,} of {state.total:,}", value, (state.reason or "").split("\n")[0]]
         return ", ".join(part for part in parts if part)
 
     def _cell(self, state: Progress) -> str:
@@ -91,6 +91,7 @@ class LiveTable:
         return f"{mark} {value}".strip()
 
     def _table(self) -> Any:
+        from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
@@ -101,7 +102,7 @@ class LiveTable:
         else:  # a search: several runs of a variant have one seed
             rows, columns = [run.label for run in self._runs], [self._metric]
             labels = {(run.label, self._metric): run.label for run in self._runs}
-        table = Table(title=f"{self._title}: {self._position()}", title_justify="left", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for name in ("", *columns):
             table.add_column(Text(name), justify="left" if not name else "right", no_wrap=True)
         styles = {"running": "bold", "failed": "red", "finished": "green"}
@@ -109,7 +110,7 @@ class LiveTable:
             states = [self._states.get(labels.get((row, column), "")) for column in columns]
             cells = [Text("", "") if s is None else Text(self._cell(s), styles.get(s.state, "")) for s in states]
             table.add_row(Text(escape_unprintable(row)), *cells)
-        return table
+        return Group(Text(f"{self._title}: {self._position()}"), table)
 
 
 def _live(stream: TextIO) -> Any:

@@ -13,17 +13,18 @@ import numpy as np
 
 from model.cost import count_parameters, training_flops_per_token
 from model.errors import UserError
-from model.options.json import from_json
+from model.options.json import from_json, to_json
 from train import experiment as experiments
 from train.config_file import with_overrides
 from train.experiment import Experiment
 from train.files.files import read_json
 from train.files.paths import local_path
 from train.lab.curves import Curve, curve_of, peak_bytes_of, speed_of
+from train.lab.folder import FILE
+from train.lab.variants import seeded
 from train.report.run import RunData, load, run_state
 from train.state import StateConfig
 
-FILE = "sweep.json"
 _TEXT, _MAYBE = (str, type(None)), (float, type(None))
 _VARIANT = {"settings": [str], "held?": [str], "tuned?": [str], "note?": str}
 _ROUND = {"steps": int, "losses": {...: _MAYBE}}
@@ -114,8 +115,8 @@ class VariantResult:
       held: the settings that make a quantity equal to that of the base.
       note: a sentence about `held`.
       search: the record of the search of its rate; empty without one.
-      sizes: None if no run has a config that can be read.
-      config: the resolved config of one run; empty likewise.
+      sizes: None if its config cannot be read.
+      config: the resolved config of its first seed; empty if there is none that can be read.
       runs: by seed, one for every declared seed.
     """
 
@@ -212,9 +213,10 @@ def read_results(folder: str | os.PathLike[str]) -> SweepResults:
     vocabularies = {variant.sizes.vocab_size for variant in variants.values() if variant.sizes}
     results = SweepResults(folder=path, content=content, variants=variants, notes=notes)
     if len(vocabularies) > 1 and results.metric.rpartition("/")[2] in _TOKEN_METRICS:
+        sizes = ", ".join(f"{size:,}" for size in sorted(vocabularies))
         notes.append(
-            f"The variants have vocabularies of {', '.join(f'{size:,}' for size in sorted(vocabularies))} tokens, and a "
-            f"{results.metric} per token of another vocabulary is another quantity: compare metric='bits_per_byte'."
+            f"The variants have vocabularies of {sizes} tokens, and a {results.metric} per token of another vocabulary "
+            "is another quantity: compare metric='bits_per_byte'."
         )
     return results
 
@@ -235,27 +237,42 @@ def _read_variant(
 ) -> VariantResult:
     option = content["variants"][name]
     parts = {part: tuple(option.get(part, ())) for part in ("settings", "tuned", "held")}
-    metric = content.get("metric") or "loss"
-    sizes, runs, config = None, {}, {}
-    for seed in content["seeds"]:
-        run_folder = folder / f"{name}-seed{seed}"
-        experiment = None
+    settings = (*parts["settings"], *parts["tuned"], *parts["held"])
+    folders = {seed: folder / f"{name}-seed{seed}" for seed in content["seeds"]}
+    experiment = _experiment(base, settings, folders, notes)
+    sizes = None if experiment is None else _sizes(experiment)
+    runs = {}
+    for seed, run_folder in folders.items():
+        data = load(run_folder) if run_folder.is_dir() else None
+        other = "" if base is None else _other_experiment(base, settings, seed, run_folder)
+        runs[seed] = _read_run(name, seed, run_folder, data, other, content.get("metric") or "loss", sizes)
+    return VariantResult(
+        name=name,
+        **parts,
+        note=option.get("note", ""),
+        search=(content.get("search") or {}).get(name) or {},
+        sizes=sizes,
+        config={} if experiment is None else to_json(experiment),
+        runs=runs,
+    )
+
+
+def _experiment(
+    base: Experiment | None, settings: Sequence[str], folders: Mapping[int, pathlib.Path], notes: list[str]
+) -> Experiment | None:
+    """The experiment of a variant with its first seed; read from the folder of a run if sweep.json has no base."""
+    if base is not None:
+        try:
+            return with_overrides(base, seeded(settings, next(iter(folders), 0)))
+        except UserError as error:
+            notes.append(f"The settings of a variant no longer fit the code: {error}")
+    for run_folder in folders.values():
         if (run_folder / "config.json").is_file():
             try:
-                experiment = experiments.load(run_folder)
+                return experiments.load(run_folder)
             except UserError as error:
                 notes.append(str(error))
-        if experiment is not None and sizes is None:
-            sizes = _sizes(experiment)
-        settings = (*parts["settings"], *parts["tuned"], *parts["held"])
-        other = "" if base is None else _other_experiment(base, settings, seed, run_folder)
-        data = load(run_folder) if run_folder.is_dir() else None
-        runs[seed] = _read_run(name, seed, run_folder, data, other, metric, sizes)
-        config = config or (data.config if data is not None else {})
-    search = (content.get("search") or {}).get(name) or {}
-    return VariantResult(
-        name=name, **parts, note=option.get("note", ""), search=search, sizes=sizes, config=config, runs=runs
-    )
+    return None
 
 
 def _sizes(experiment: Experiment) -> Sizes:
@@ -273,10 +290,8 @@ def _other_experiment(base: Experiment, settings: Sequence[str], seed: int, fold
     """A sentence if a run folder holds another experiment than that of the sweep; empty if not."""
     if not (folder / "config.json").is_file():
         return ""
-    own = [setting.replace("{seed}", str(seed)) for setting in settings]
     try:
-        expected = with_overrides(base, (*own, f"training.seed={seed}", f"data.seed={seed}"))
-        experiments.check_same_experiment(expected, folder)
+        experiments.check_same_experiment(with_overrides(base, seeded(settings, seed)), folder)
     except UserError as error:
         return str(error)
     return ""

@@ -25,7 +25,6 @@ from train.lab.variants import (
     resolve,
     seeded,
 )
-from train.terminal.formatting import format_number
 
 EXIT_MISTAKE = 2  # of a run that diverged too, and that no other try would mend
 # Runs these to their ends, shown under a title, and returns the exit status of each by the name of its folder.
@@ -206,24 +205,6 @@ def failures(runs: Sequence[Run], statuses: Mapping[str, int]) -> list[str]:
 def log_of(run: Run) -> pathlib.Path:
     """The file with the output of a run's process."""
     return run.folder / "logs" / "sweep.txt"
-
-
-def plain_table(sweep: Sweep) -> list[str]:
-    """The mean of the metric at the end of the runs of each variant, over the seeds that are done, as lines."""
-    runs, metric = sweep.runs(), sweep.ablation.metric
-    rows = []
-    for name in sweep.variants:
-        values = [value for run in runs if run.variant == name and (value := _final(run, metric)) is not None]
-        mean = sum(values) / len(values) if values else None
-        rows.append((name, mean, len(values)))
-    rows.sort(key=lambda row: (row[1] is None, row[1]))
-    width = max(len(name) for name, _, _ in rows)
-    lines = [f"{'':{width}}  {'mean ' + metric:>12}  seeds"]
-    for name, mean, count in rows:
-        lines.append(
-            f"{name:{width}}  {'-' if mean is None else format_number(mean):>12}  {count}/{len(sweep.ablation.seeds)}"
-        )
-    return lines
 
 
 def require_searched(sweep: Sweep, engine: str) -> None:

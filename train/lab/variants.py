@@ -122,7 +122,8 @@ def hold_equal(
             continue
         with naming(name):
             seconds = step_seconds(variant) if timed and step_seconds is not None else None
-            match: Match = match_base(base.experiment, variant.experiment, hold, base_seconds, seconds)
+            own = {text.partition("=")[0].strip() for text in variant.settings}
+            match: Match = match_base(base.experiment, variant.experiment, hold, base_seconds, seconds, own)
             settings = (*variant.settings, *variant.tuned, *match.settings)
             experiment = with_overrides(ablation.base, seeded(settings, ablation.seeds[0]))
         result[name] = dataclasses.replace(variant, held=match.settings, note=match.note, experiment=experiment)

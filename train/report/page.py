@@ -1,10 +1,8 @@
 """The words and tables of the report page, which fill the template page.html."""
 
 import datetime
-import importlib.resources
 import itertools
 import math
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,30 +17,17 @@ from train.report.run import (
     run_state,
     total_parameters,
 )
+from train.report.template import fill
 from train.report.time_spent import goodput_headline, profile_rows, time_rows
 from train.terminal.formatting import format_fixed, format_number, format_percent
 
 _DIFF_SHOWN = 200_000  # characters; environment.json has more
 _STEPS_SHOWN = 41  # steps with samples; samples.txt has more
-_CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"} | {0x7F: "\u2421"}
 
 
 def render(run: RunData) -> str:
     """The report as one HTML document that refers to nothing outside itself."""
-    import jinja2
-
-    def source(name: str) -> str:
-        return importlib.resources.files("train.report").joinpath(name).read_text(encoding="utf-8")
-
-    def escape_control(value: Any) -> Any:
-        value = str(value) if isinstance(value, pathlib.PurePath) else value
-        return value.translate(_CONTROL) if type(value) is str else value  # not the Markup of our style and our SVG
-
-    # Control characters, which HTML may not hold, are shown as symbols: a sample may hold any text.
-    environment = jinja2.Environment(
-        autoescape=True, finalize=escape_control, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    return environment.from_string(source("page.html")).render(style=source("style.css"), **_content(run))
+    return fill("train.report", "page.html", **_content(run))
 
 
 def _content(run: RunData) -> dict[str, Any]:

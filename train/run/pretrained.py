@@ -1,20 +1,81 @@
-"""Initial parameters from another run, to train a published model, or one of your own, further."""
+"""The state before a run's first step: drawn, with the parameters of another run, or a whole state of another run."""
 
 import pathlib
 import shutil
 from typing import Any
+
+import jax
 
 from model.config import model_differences
 from model.errors import UserError
 from model.parameters.names import flatten, unflatten
 from model.transformer import abstract_params
 from train import experiment as experiments
-from train.experiment import Experiment
+from train.checkpoints.store import CheckpointStore
+from train.experiment import Branch, Experiment
 from train.files.paths import AnyPath, literal_path
-from train.files.remote import local_copy
+from train.files.remote import convert_read_errors, local_copy
 from train.process import hosts
 from train.run.folder import ORIGIN
-from train.run.loading import load_params
+from train.run.loading import load_params, local_checkpoints
+from train.state import StateConfig, TrainState, abstract_state, init_sharded
+
+
+def check_start(experiment: Experiment) -> None:
+    """Raises UserError when the run that `init_from` or `branch_from` names cannot be the start of this one."""
+    if experiment.training.init_from is not None:
+        check_init_from(experiment)
+    if experiment.training.branch_from is not None:
+        _check_branch(experiment, experiment.training.branch_from)
+
+
+def initial_state(experiment: Experiment, run: pathlib.Path, shardings: TrainState) -> TrainState:
+    """The state before the first step, in the placement of the run. Raises UserError as `check_start` does."""
+    branch = experiment.training.branch_from
+    if branch is not None:
+        return _state_of_trunk(experiment, branch, shardings)
+    params = initial_params(experiment, run)
+    return init_sharded(StateConfig.of(experiment), experiment.training.seed, shardings, params)
+
+
+def _check_branch(experiment: Experiment, branch: Branch) -> AnyPath:
+    """The folder of the trunk. Raises UserError when it is no run, or its states have other arrays."""
+    source = literal_path(branch.run)
+    trunk = experiments.load(source)
+    changed = model_differences(trunk.model, experiment.model)
+    own, other = (abstract_state(StateConfig.of(one)) for one in (experiment, trunk))
+    kinds = [type(one.optimizer).__name__ for one in (trunk, experiment)]
+    if kinds[0] != kinds[1]:
+        changed.append(f"optimizer: {kinds[0]} -> {kinds[1]}")
+    elif not changed and (jax.tree.structure(own), jax.tree.leaves(own)) != (
+        jax.tree.structure(other),
+        jax.tree.leaves(other),
+    ):
+        changed.append("an option of the optimizer, the guard, the frozen parameters or the number formats")
+    if changed:
+        listed = "\n  ".join(changed)
+        raise UserError(
+            f"training.branch_from.run={source} has other states (its value -> this run's):\n  {listed}\n"
+            "A branch has the trunk's model and optimizer; training.init_from takes the parameters alone"
+        )
+    return source
+
+
+def _state_of_trunk(experiment: Experiment, branch: Branch, shardings: TrainState) -> TrainState:
+    source = _check_branch(experiment, branch)
+    trunk = experiments.load(source)
+    folder = local_checkpoints(source, str(branch.step))
+    with (
+        convert_read_errors(source),
+        CheckpointStore(folder, trunk.checkpoints, say=lambda line: None, read_only=True) as store,
+    ):
+        if branch.step not in (steps := store.steps()):
+            listed = f"its checkpoints are {', '.join(map(str, steps))}" if steps else "it has none yet"
+            raise UserError(
+                f"training.branch_from: {source} has no checkpoint {branch.step}; {listed}. "
+                "checkpoints.keep_every keeps those at multiples of a number"
+            )
+        return store.restore(branch.step, trunk, shardings, abstract_state(StateConfig.of(experiment)))
 
 
 def check_init_from(experiment: Experiment) -> AnyPath:

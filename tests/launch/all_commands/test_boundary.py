@@ -120,6 +120,7 @@ COMMANDS = {
     "launch.convert": "from to run parameters compute context_length checkpoint like family accept",
     "launch.quickstart": "set hard_stop num_files file_tokens",
     "launch.plan": "config set topology slices mesh",
+    "launch.sweep": "to config set mesh run jobs only partition time topology claim folder",
     "launch.submit": "to config set mesh run python processes port time partition topology seeds variant claim folder",
 }
 # An argument that ends each command before it works: a folder, a file or a value that does not exist.
@@ -129,6 +130,7 @@ NOWHERE = {
     "launch.data": ["show", "--run=nowhere"],
     "launch.quickstart": ["--config=nowhere.py"],
     "launch.plan": ["--config=nowhere.py"],
+    "launch.sweep": ["--config=nowhere.py", "--dry_run"],
     "launch.submit": ["--config=nowhere.py", "--dry_run"],
 }
 

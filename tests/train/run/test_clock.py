@@ -6,6 +6,7 @@ import time
 
 import jax
 import numpy as np
+import psutil
 import pytest
 
 from train import loop
@@ -14,7 +15,7 @@ from train.loop import train
 from train.optimizers.frozen import Frozen
 from train.parallel.mesh import Mesh, make_mesh
 from train.report import summary
-from train.run.clock import Clock
+from train.run.clock import Clock, peak_bytes
 from train.run.metrics import read_metrics, read_throughput
 
 
@@ -235,3 +236,24 @@ def test_padding_is_no_token(tiny_experiment, steps_of_ten_seconds, tmp_path):
     assert [line["tokens_per_second"] for line in read_throughput(run)[1:3]] == [9.6, 9.6]
     assert re.search(r"tokens trained on +480 ", summary(run))
     assert re.search(r"padding +25\.0% ", summary(run))
+
+
+class Device:
+    platform = "gpu"
+
+    def __init__(self, used):
+        self.used = used
+
+    def memory_stats(self):
+        return None if self.used is None else {"peak_bytes_in_use": self.used}
+
+
+def test_the_peak_of_memory_is_that_of_the_fullest_device_or_of_the_process():
+    assert peak_bytes([Device(10), Device(30), Device(20)]) == 30
+    assert peak_bytes([Device(None)]) is None
+    used = psutil.Process().memory_info().rss
+    assert 0.5 * used < peak_bytes(jax.devices()) < 100 * used
+
+
+def test_the_peak_is_written(tiny_run):
+    assert all(line["peak_bytes"] > 1e7 for line in read_throughput(tiny_run))

@@ -9,6 +9,7 @@ from collections.abc import Collection
 
 RUN = "a run folder"
 DATASET = "a dataset folder"
+_SWEEP = "the folder of a sweep"
 _PUBLISHED = "a folder of weights"
 _CACHE = "a cache of compiled programs"
 # The files and folders of a run folder; a user may keep text beside them.
@@ -55,6 +56,8 @@ def kind_of_folder(folder: str, names: Collection[str]) -> str | None:
             return RUN
         if {"model_type", "architectures"} & keys and any(name.endswith(".safetensors") for name in names):
             return _PUBLISHED
+    if "sweep.json" in names and {"format", "variants", "seeds"} <= _keys(folder, "sweep.json"):
+        return _SWEEP
     if "status.json" in names and "environment.json" in names and "metrics.jsonl" in names:
         return RUN  # whose config.json is lost
     if "tokenizer_option.json" in names:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import special
 
 from model.errors import UserError
-from train.lab.statistics.verdicts import format_p
+from train.lab.statistics.verdicts import equals_p
 
 _FORM = re.compile(
     r"\s*(?P<metric>[A-Za-z_][\w./-]*)\s*(?P<sign>[<>]=?)\s*(?P<bound>\S+)\s*,\s*p\s*<=?\s*(?P<p>\S+)\s*"
@@ -98,7 +98,7 @@ class Claim:
             return Judgement(word="not shown", p_value=1.0, mean=None, n=len(array), text=f"{text}, so no mean exists")
         p_value, mean = self._p_value(array), float(array.mean())
         word: Literal["holds", "not shown"] = "holds" if p_value < self.alpha else "not shown"
-        text = f"{word}: mean {mean:.5g} over {len(array)} seeds, one-sided p {_equals(p_value)}"
+        text = f"{word}: mean {mean:.5g} over {len(array)} seeds, one-sided p {equals_p(p_value)}"
         return Judgement(word=word, p_value=p_value, mean=mean, n=len(array), text=text)
 
     def _p_value(self, values: np.ndarray) -> float:
@@ -115,8 +115,3 @@ class Claim:
 def _named(seeds: list[int]) -> str:
     one = len(seeds) == 1
     return f"seed{'' if one else 's'} {', '.join(map(str, seeds))} {'has' if one else 'have'}"
-
-
-def _equals(p_value: float) -> str:
-    text = format_p(p_value)
-    return text if text.startswith("<") else f"= {text}"

@@ -50,7 +50,7 @@ def verdict(
     """
     if adjusted_p <= alpha:
         word: Word = "better" if (difference.mean < 0) == lower_is_better else "worse"
-        return Verdict(word=word, seeds_needed=None, text=f"{word} (p = {format_p(adjusted_p)})")
+        return Verdict(word=word, seeds_needed=None, text=f"{word} (p {equals_p(adjusted_p)})")
     if difference.design == "documents":
         return Verdict(word="not shown", seeds_needed=None, text=f"not shown by these {difference.n:,} documents")
     by = f"not shown by these {difference.n} seeds"
@@ -81,3 +81,9 @@ def format_p(p_value: float) -> str:
     if p_value < 1e-4:
         return "< 0.0001"
     return f"{p_value:.2g}" if p_value < 0.1 else f"{p_value:.2f}"
+
+
+def equals_p(p_value: float) -> str:
+    """The same after a "p": "= 0.031", "< 0.0001"."""
+    text = format_p(p_value)
+    return text if text.startswith("<") else f"= {text}"

@@ -55,6 +55,15 @@ def test_a_run_without_its_config_is_still_one(text, tiny_run):
     assert read(text)[0] == MINE
 
 
+def test_a_sweep_is_left_out(text, tiny_run):
+    shutil.copytree(tiny_run, text / "heads" / "base-seed0")
+    (text / "heads" / "results.md").write_text("| loss |")
+    (text / "heads" / "sweep.json").write_text('{"format": 1, "variants": {}, "seeds": [0]}')
+    names, said = read(text)
+    assert names == MINE
+    assert "heads (the folder of a sweep, " in said[0]
+
+
 def test_datasets_finished_and_half_prepared_are_left_out(text, data, dataset):
     shutil.copytree(dataset.folder, text / "books")
     half = text / "half"

@@ -1,0 +1,98 @@
+"""A sweep on this machine: its search of rates, its runs in a pool of processes, and its report."""
+
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from launch.clusters.job import Job
+from launch.clusters.pool import Place, Pool, Start
+from launch.command.signals import EXIT_PREEMPTED
+from train.terminal.formatting import escape_unprintable_lines
+
+if TYPE_CHECKING:
+    from train.lab.folder import Run
+    from train.lab.sweep import Sweep
+
+EXIT_FAILED = 1
+
+
+def run_sweep(
+    sweep: "Sweep", places: Sequence[Place], start: Start, only: str | None = None, more: tuple[str, ...] = ()
+) -> int:
+    """Searches, runs and reports; the folder of the sweep is locked and has its sweep.json.
+
+    Args:
+      sweep: resolved.
+      places: the shares of this machine.
+      start: starts a run in one of them.
+      only: "search" ends after the search of rates, "report" runs nothing.
+      more: further flags of launch.train.
+
+    Returns:
+      0, or 1 when a run failed, or 75 when a signal ended the runs.
+    """
+    from train.lab.sweep import SweepStoppedError, failures
+
+    statuses: dict[str, int] = {}
+    try:
+        if only != "report":
+            execute = executor(sweep, places, start, more)
+            sweep.search_rates(execute)
+            if only is None:
+                statuses = execute(f"{sweep.ablation.metric} of the runs", sweep.runs())
+    except SweepStoppedError as stopped:
+        print(f"interrupted by {stopped}; the same command continues the sweep", file=sys.stderr)
+        return EXIT_PREEMPTED
+    failed = failures(sweep.runs(), statuses)
+    for line in failed:
+        print(escape_unprintable_lines(line), file=sys.stderr)
+    if only != "search":
+        report(sweep)
+    return EXIT_FAILED if failed else 0
+
+
+def report(sweep: "Sweep") -> None:
+    """Writes the report of a sweep, and prints its table."""
+    from train.lab.report import summary, write_sweep_report
+
+    path, analysis = write_sweep_report(sweep.folder)
+    print(summary(analysis))
+    print(escape_unprintable_lines(f"report: {path}"))
+
+
+def executor(
+    sweep: "Sweep", places: Sequence[Place], start: Start, more: tuple[str, ...] = ()
+) -> "Callable[[str, Sequence[Run]], dict[str, int]]":
+    """A function that runs those of some runs that are not done, shown in a table; see train/lab/sweep.py."""
+    from train.lab.folder import is_done, share_texts
+    from train.lab.live_table import LiveTable
+    from train.lab.sweep import SweepStoppedError
+
+    def execute(title: str, runs: "Sequence[Run]") -> dict[str, int]:
+        labels = {str(run.folder): run.label for run in runs}
+        todo = [run for run in runs if not is_done(run)]
+        if not todo:
+            return {}
+        share_texts(sweep.folder, todo)
+        with LiveTable(title, runs, sweep.ablation.metric) as table:
+            pool = Pool(places, start, lambda: table.update([labels[job.run] for job in pool.running]))
+            statuses = pool.run([job_of(sweep, run, more) for run in todo])
+        if pool.stopped is not None:
+            raise SweepStoppedError(pool.stopped)
+        return {labels[run]: status for run, status in statuses.items()}
+
+    return execute
+
+
+def job_of(sweep: "Sweep", run: "Run", more: tuple[str, ...] = ()) -> Job:
+    """The command of a run."""
+    title = f"{sweep.folder.name}-{run.label}"
+    return Job(
+        config=sweep.config, run=str(run.folder), settings=(*sweep.common, *run.settings), more=more, title=title
+    )
+
+
+def log_of_job(job: Job) -> pathlib.Path:
+    """The file of the output of a run; `train.lab.sweep.log_of` names it too."""
+    return pathlib.Path(job.run) / "logs" / "sweep.txt"

@@ -1,0 +1,95 @@
+import dataclasses
+import math
+
+import pytest
+
+from train.lab.report import words
+from train.lab.report.analysis import analyse
+from train.lab.statistics.speedup import Speedup
+
+
+def rows(analysis):
+    return {row.name: row for row in analysis.rows}
+
+
+def test_decimals_show_two_digits_of_the_smallest_deviation(finished):
+    deviations = [row.comparison.difference.deviation for row in finished.rows if row.comparison]
+    assert min(deviations) < finished.noise
+    assert words.decimals(finished) == 1 - math.floor(math.log10(min(deviations)))
+    alone = dataclasses.replace(finished, rows=[finished.base])
+    for noise, places in ((0.5, 3), (0.0009, 5), (1e-12, 6), (None, 4), (0.0, 4), (30.0, 3)):
+        assert words.decimals(dataclasses.replace(alone, noise=noise)) == places
+
+
+def test_numbers():
+    assert words.number(-0.0123, 3, signed=True) == "\u22120.012"
+    assert words.number(0.0123, 3, signed=True) == "+0.012"
+    assert (words.number(None, 3), words.number(math.nan, 3)) == ("\u2013", "not finite")
+    assert words.format_flops(1.234e18) == "1.23e18"
+
+
+def test_cells(finished, broken):
+    wide, slow = rows(finished)["wide"], rows(broken)["slow"]
+    assert words.mean_cell(wide, 3) == f"{wide.mean:.3f} \u00b1 {wide.deviation:.3f}"
+    assert words.interval_cell(None, 3) == words.p_cell(finished.base) == words.effect_cell(finished.base) == "\u2013"
+    assert words.interval_cell(words.difference_of(wide), 2) == "[\u22120.06, \u22120.06]"
+    assert (words.seeds_cell(wide), words.seeds_words(wide)) == ("3/3", "3 seeds")
+    assert (words.seeds_cell(slow), words.seeds_words(slow)) == ("2/3 (1 failed)", "2 of 3 seeds, 1 failed")
+    assert words.verdict_cell(finished, wide) == words.verdict_class(finished, wide) == "better"
+    assert words.verdict_cell(finished, finished.base) == "the base"
+    assert words.verdict_cell(broken, slow) == "not judged: it has no final value for seed 2 of 3 declared seeds"
+    assert words.verdict_class(broken, slow) == ""
+    assert "more would show" in words.verdict_cell(finished, rows(finished)["same"])
+
+
+def test_no_verdict_where_none_was_asked_for(finished):
+    results = finished.results
+    plain = analyse(dataclasses.replace(results, content=results.content | {"alpha": None}))
+    assert words.verdict_cell(plain, rows(plain)["wide"]) == "no verdict was asked for"
+    assert words.verdict_class(plain, rows(plain)["wide"]) == ""
+    assert not any("Holm" in line for line in words.method(plain))
+
+
+def test_speedups():
+    found = Speedup(ratio=1.318, low=1.2, high=1.449, level=0.95, n=3)
+    assert words.speedup_cell(found) == "1.32 [1.20, 1.45]"
+    assert words.speedup_cell(dataclasses.replace(found, high=math.inf)) == "1.32 [wide]"
+    assert words.speedup_cell("no curve") == "no curve"
+
+
+def test_costs(finished):
+    wide = rows(finished)["wide"]
+    sizes = wide.variant.sizes
+    assert words.cost_cells(wide) == {
+        "tokens/s": "1.00k",
+        "FLOPs": words.format_flops(sizes.flops_per_token * sizes.tokens_per_step * 200),
+        "parameters": "33.0k",
+        "active": "33.0k",
+        "memory": "300 MB",
+    }
+    unknown = dataclasses.replace(wide, variant=dataclasses.replace(wide.variant, sizes=None, runs={}))
+    assert set(words.cost_cells(unknown).values()) == {"\u2013"}
+
+
+def test_how_far_rates_were_tuned(finished, broken):
+    found = {row["name"]: row for row in words.tuning_rows(finished)}
+    assert found["wide"]["rate"] == "0.001"
+    assert found["wide"]["tuned"] == "4 rates from 0.0001 to 0.003, rounds of 50, 100 steps; 1 run failed or diverged"
+    assert "one beyond may be better" in found["slow"]["tuned"]
+    peak = rows(finished)["same"].variant.config["schedule"]["peak"]
+    assert found["same"] == {"name": "same", "rate": f"{peak:g}", "tuned": "not tuned: the rate of its config"}
+    assert words.tuning_rows(broken) == []
+
+
+def test_the_method_says_how_numbers_came_about(finished):
+    text = " ".join(words.method(finished))
+    for part in ("paired t test over 3 seeds", "3 comparisons (Holm)", "at most 5% of such sweeps", "Speed-up"):
+        assert part in text
+    assert words.equal_words(finished) == "the number of parameters held equal by the width"
+
+
+@pytest.mark.parametrize("name", ["wide", "same"])
+def test_claims(finished, name):
+    assert (name, rows(finished)[name].judgement.word, rows(finished)[name].judgement.text) in words.claim_words(
+        finished
+    )

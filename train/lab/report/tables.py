@@ -1,0 +1,156 @@
+"""The results of a sweep as tables for other programs and for a paper: CSV, Markdown, LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+
+from train.lab.report import words
+from train.lab.report.analysis import LEVEL, Analysis, Row
+from train.lab.results import RunResult
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}
+_SYMBOLS = {"\u2212": "$-$", "\u2013": "--", "\u00b1": r"$\pm$", "\u00d7": r"$\times$"}
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~])")
+
+
+def runs_csv(analysis: Analysis) -> str:
+    """One line for every declared run, with what is missing left empty."""
+    metric, base = analysis.results.metric, analysis.base.values
+    sizes = ("parameters", "active_parameters")
+    measured = ("seconds", "tokens_per_second", "peak_bytes")
+    head = (
+        "variant",
+        "seed",
+        "state",
+        "step",
+        "total_steps",
+        metric,
+        "difference",
+        "tokens",
+        "flops",
+        *measured,
+        *sizes,
+    )
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow((*head, "detail"))
+    for row in analysis.rows:
+        for seed, run in row.variant.runs.items():
+            value = run.final.get(metric)
+            difference = value - base[seed] if value is not None and seed in base else None
+            curve = run.curve
+            costs = (None, None) if curve is None else (curve.tokens[-1], curve.flops[-1])
+            own = row.variant.sizes
+            cells = (value, difference, *costs, *(getattr(run, name) for name in measured))
+            counts = [None if own is None else getattr(own, name) for name in sizes]
+            writer.writerow(
+                (row.name, seed, run.state, run.step, run.total_steps, *map(_raw, cells), *counts, _detail(run))
+            )
+    return buffer.getvalue()
+
+
+def _detail(run: RunResult) -> str:
+    return "" if run.state == "finished" else " ".join(run.detail.split())
+
+
+def _raw(value: float | None) -> str:
+    """A number with all of its digits; empty for None; nan, inf."""
+    if value is None:
+        return ""
+    value = float(value)
+    return str(int(value)) if math.isfinite(value) and value == int(value) and abs(value) < 1e15 else repr(value)
+
+
+def summary_table(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of the table of variants, as plain text, without columns of which nothing is known."""
+    places = words.decimals(analysis)
+    rows = [_cells(analysis, row, places) for row in analysis.rows]
+    names = [name for name in rows[0] if name == "variant" or any(row[name] != words.NONE for row in rows)]
+    if all(row["active"] == row["parameters"] for row in rows):
+        names = [name for name in names if name != "active"]
+    return names, [[row[name] for name in names] for row in rows]
+
+
+def _cells(analysis: Analysis, row: Row, places: int) -> dict[str, str]:
+    difference = words.difference_of(row)
+    cells = {
+        "variant": row.name,
+        analysis.results.metric: words.mean_cell(row, places),
+        "seeds": words.seeds_cell(row),
+        "difference": words.number(None if difference is None else difference.mean, places, True),
+        f"{LEVEL:.0%} interval": words.interval_cell(difference, places),
+        "p": words.p_cell(row),
+        "verdict": words.verdict_cell(analysis, row),
+        "effect": words.effect_cell(row),
+        "documents": words.interval_cell(row.documents, places),
+    }
+    return cells | words.cost_cells(row)
+
+
+def markdown(analysis: Analysis) -> str:
+    """The table of variants, the notes, the claim and the method, as Markdown."""
+    head, rows = summary_table(analysis)
+    align = ["---", *["---" if name == "verdict" else "---:" for name in head[1:]]]
+    lines = [f"# {_md(analysis.results.name)}", "", *[f"- {_md(note)}" for note in analysis.notes]]
+    lines += [""] * bool(analysis.notes)
+    lines += [
+        _line([_md(name) for name in head]),
+        _line(align),
+        *[_line([_md(cell) for cell in row]) for row in rows],
+        "",
+    ]
+    if analysis.claim is not None:
+        lines.append(f"Claim, fixed before the runs: {_md(str(analysis.claim))}")
+        lines += [f"- {_md(name)}: {_md(text)}" for name, _, text in words.claim_words(analysis)] + [""]
+    return "\n".join([*lines, *[_md(line) for line in words.method(analysis)], ""])
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _md(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+
+
+def latex(analysis: Analysis) -> str:
+    """The table of variants for a paper: needs the package booktabs. Variants that are shown to be better are bold."""
+    head, rows = summary_table(analysis)
+    kept = [i for i, name in enumerate(head) if name not in ("verdict", "effect")]
+    titles = {"p": "$p$", "difference": r"$\Delta$"}
+    lines = [
+        f"% {_tex_comment(analysis.results.name)}, written by Cairn; \\usepackage{{booktabs}}",
+        *[f"% {_tex_comment(line)}" for line in (*analysis.notes, *words.method(analysis))],
+        rf"\begin{{tabular}}{{l{'r' * (len(kept) - 1)}}}",
+        r"\toprule",
+        " & ".join(titles.get(head[i], _tex(head[i])) for i in kept) + r" \\",
+        r"\midrule",
+    ]
+    for row, cells in zip(analysis.rows, rows, strict=True):
+        texts = [_tex(cells[i]) for i in kept]
+        if words.verdict_class(analysis, row) == "better":
+            texts[0] = rf"\textbf{{{texts[0]}}}"
+        lines.append(" & ".join(texts) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _tex(text: str) -> str:
+    escaped = "".join(_LATEX.get(character, character) for character in text)
+    for symbol, command in _SYMBOLS.items():
+        escaped = escaped.replace(symbol, command)
+    escaped = re.sub(r"^(\d\.\d+)e(\d+)$", r"$\1\\times 10^{\2}$", escaped)
+    return escaped.replace("[", "{[}")  # after a line break, LaTeX would read it as an option
+
+
+def _tex_comment(text: str) -> str:
+    return " ".join(text.split())

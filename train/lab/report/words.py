@@ -1,0 +1,241 @@
+"""The words and numbers of a report: cells of its tables, and how the results came about."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from train.lab.report.analysis import LEVEL, Analysis, Row
+from train.lab.statistics.differences import Difference
+from train.lab.statistics.power import POWER
+from train.lab.statistics.speedup import Speedup
+from train.lab.statistics.verdicts import format_p
+from train.terminal.formatting import format_bytes, format_count
+
+NONE = "\u2013"
+MINUS = "\u2212"
+_QUANTITIES = {
+    "tokens": "the number of training tokens",
+    "flops": "the model FLOPs of the training",
+    "params": "the number of parameters",
+    "active_params": "the number of active parameters",
+    "time": "the time of the training steps",
+}
+_KNOBS = {
+    "steps": "steps",
+    "width": "the width",
+    "ffn": "the feed-forward width",
+    "mixer": "the head width",
+    "layers": "layers",
+}
+
+
+def decimals(analysis: Analysis) -> int:
+    """The decimals of losses and differences: two digits of the smallest deviation, of seeds or of their differences.
+
+    Four if none is known; from three to six.
+    """
+    found = [row.comparison.difference for row in analysis.rows if row.comparison is not None]
+    deviations = [analysis.noise, *(difference.deviation for difference in found if difference is not None)]
+    smallest = min((deviation for deviation in deviations if deviation), default=None)
+    return 4 if smallest is None else min(6, max(3, 1 - math.floor(math.log10(smallest))))
+
+
+def number(value: float | None, places: int, signed: bool = False) -> str:
+    """A number with a true minus; a dash for None."""
+    if value is None:
+        return NONE
+    if not math.isfinite(value):
+        return "not finite"
+    return f"{value:{'+' if signed else ''}.{places}f}".replace("-", MINUS)
+
+
+def mean_cell(row: Row, places: int) -> str:
+    """The mean over seeds with the deviation: 3.1234 ± 0.0021."""
+    if row.deviation is None:
+        return number(row.mean, places)
+    return f"{number(row.mean, places)} \u00b1 {number(row.deviation, places)}"
+
+
+def seeds_cell(row: Row) -> str:
+    """The number of runs at their end, of those declared, with the states of the others: 2/3 (1 failed)."""
+    total, rest = len(row.variant.runs), _states(row)
+    return f"{total - len(row.missing)}/{total}" + (f" ({rest})" if rest else "")
+
+
+def seeds_words(row: Row) -> str:
+    """The same in words: 3 seeds; 2 of 3 seeds, 1 failed."""
+    total, rest = len(row.variant.runs), _states(row)
+    return f"{total - len(row.missing)} of {total} seeds, {rest}" if rest else f"{total} seed{'s' * (total != 1)}"
+
+
+def _states(row: Row) -> str:
+    states: dict[str, int] = {}
+    for run in row.missing:
+        states[run.state] = states.get(run.state, 0) + 1
+    return ", ".join(f"{count} {state}" for state, count in states.items())
+
+
+def difference_of(row: Row) -> Difference | None:
+    """The difference of a row to the base; None for the base, and before two seeds are done."""
+    return None if row.comparison is None else row.comparison.difference
+
+
+def interval_cell(difference: Difference | None, places: int) -> str:
+    """[-0.012, -0.004]; a dash without a difference."""
+    if difference is None:
+        return NONE
+    return f"[{number(difference.low, places, True)}, {number(difference.high, places, True)}]"
+
+
+def p_cell(row: Row) -> str:
+    """The adjusted p-value."""
+    found = None if row.comparison is None else row.comparison.adjusted_p
+    return NONE if found is None else format_p(found)
+
+
+def effect_cell(row: Row) -> str:
+    """The difference in deviations over seeds."""
+    return number(None if row.comparison is None else row.comparison.effect, 1, True)
+
+
+def verdict_cell(analysis: Analysis, row: Row) -> str:
+    """The verdict in words; its p-value has a cell of its own."""
+    if row.comparison is None:
+        return "the base"
+    if analysis.results.alpha is None:
+        return "no verdict was asked for"
+    found = row.comparison.verdict
+    return found.word if found.word in ("better", "worse") else found.text
+
+
+def verdict_class(analysis: Analysis, row: Row) -> str:
+    """The class of a verdict in the page's style; empty for those that show nothing."""
+    if row.comparison is None or analysis.results.alpha is None:
+        return ""
+    return {"better": "better", "worse": "worse"}.get(row.comparison.verdict.word, "")
+
+
+def speedup_cell(found: Speedup | str) -> str:
+    """1.32 [1.20, 1.45]; the reason where there is none."""
+    if isinstance(found, str):
+        return found
+    return f"{found.ratio:.2f} [{found.low:.2f}, {found.high:.2f}]" if found.high < 1e4 else f"{found.ratio:.2f} [wide]"
+
+
+def cost_cells(row: Row) -> dict[str, str]:
+    """Speed and size: tokens per second, model FLOPs of a run, parameters, active parameters, peak of memory."""
+    sizes = row.variant.sizes
+    steps = [run.total_steps for run in row.variant.runs.values() if run.total_steps is not None]
+    speed, peak = row.mean_of("tokens_per_second"), row.mean_of("peak_bytes")
+    flops = sizes.flops_per_token * sizes.tokens_per_step * steps[0] if sizes is not None and steps else None
+    return {
+        "tokens/s": NONE if speed is None else format_count(speed),
+        "FLOPs": NONE if flops is None else format_flops(flops),
+        "parameters": NONE if sizes is None else format_count(sizes.parameters),
+        "active": NONE if sizes is None else format_count(sizes.active_parameters),
+        "memory": NONE if peak is None else format_bytes(peak),
+    }
+
+
+def format_flops(value: float) -> str:
+    """1.23e15."""
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{digits}e{int(exponent)}"
+
+
+def tuning_rows(analysis: Analysis) -> list[dict[str, str]]:
+    """How far the rate of each variant was tuned; empty if no rate was searched."""
+    rows = []
+    for row in analysis.rows:
+        search, schedule = row.variant.search, row.variant.config.get("schedule") or {}
+        own = schedule.get("peak")
+        if not search.get("rounds"):
+            rows.append({"name": row.name, "rate": _rate(own), "tuned": "not tuned: the rate of its config"})
+            continue
+        rounds = search["rounds"]
+        tried = sorted({float(rate) for one in rounds for rate in one["losses"]})
+        lengths = ", ".join(f"{one['steps']:,}" for one in rounds)
+        lost = sum(loss is None for one in rounds for loss in one["losses"].values())
+        words = f"{len(tried)} rates from {_rate(tried[0])} to {_rate(tried[-1])}, rounds of {lengths} steps"
+        words += f"; {lost} run{'s' * (lost > 1)} failed or diverged" * bool(lost)
+        words += "; the best is the last of its range, so one beyond may be better" * bool(search.get("at_edge"))
+        words += "; the search is not done" * (search.get("rate") is None)
+        rows.append({"name": row.name, "rate": _rate(search.get("rate")), "tuned": words})
+    searched = any(row.variant.search.get("rounds") for row in analysis.rows)
+    return rows if searched else []
+
+
+def _rate(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else NONE
+
+
+def equal_words(analysis: Analysis) -> str:
+    """The quantity that was held equal, in words."""
+    hold, by = analysis.results.content.get("hold"), analysis.results.content.get("hold_by")
+    if hold is None:
+        return "nothing but the base's settings held equal"
+    return f"{_QUANTITIES.get(hold, hold)} held equal" + (f" by {_KNOBS.get(by, by)}" if by else "")
+
+
+def claim_words(analysis: Analysis) -> list[tuple[str, str, str]]:
+    """(variant, word, text) of the judgement of the claim for every variant."""
+    return [(row.name, row.judgement.word, row.judgement.text) for row in analysis.rows if row.judgement is not None]
+
+
+def decision_rows(analysis: Analysis) -> list[dict[str, str]]:
+    """The order of the variants against that in each larger sweep."""
+    rows = []
+    for found in analysis.decisions:
+        small, large = (NONE if size is None else format_count(size) for size in found.sizes)
+        accuracy = found.accuracy
+        rows.append(
+            {
+                "larger": found.larger,
+                "sizes": f"{small} to {large} parameters",
+                "share": f"{accuracy.share:.0%} [{accuracy.low:.0%}, {accuracy.high:.0%}]",
+                "pairs": f"{accuracy.pairs:,} pairs of {accuracy.variants} variants",
+                "reversed": ", ".join(f"{a} before {b}" for a, b in found.reversed) or "none",
+                "left_out": ", ".join(found.left_out),
+            }
+        )
+    return rows
+
+
+def method(analysis: Analysis) -> list[str]:
+    """How the numbers came about, in sentences."""
+    results, others = analysis.results, len(analysis.rows) - 1
+    seeds = len(results.seeds)
+    lines = [
+        f"{results.metric} is that of the last evaluation, at the last step; never the best one. \u00b1 is the "
+        "standard deviation over seeds.",
+        f"Differences are to {results.base} with the same seed, which has the same batches in the same order; "
+        f"intervals ({LEVEL:.0%}) and p-values are those of the paired t test over {seeds} seeds.",
+    ]
+    if results.alpha is not None:
+        lines.append(
+            f"p-values are adjusted for {others} comparison{'s' * (others != 1)} (Holm). With no difference anywhere, "
+            f"a verdict of better or worse stands in at most {100 * results.alpha:.3g}% of such sweeps. A variant is "
+            "judged once, when all its declared seeds and those of the base are done."
+        )
+    if analysis.noise is not None:
+        lines.append(
+            f"The effect is the difference in standard deviations over seeds within a variant, "
+            f"{analysis.noise:.3g} here, pooled over all variants."
+        )
+    if analysis.shown is not None:
+        lines.append(
+            f"{seeds} seeds show a difference of {analysis.shown:.2g} in {POWER:.0%} of repetitions (at the median "
+            "deviation of the differences); smaller ones are mostly not shown."
+        )
+    if analysis.document_unit:
+        lines.append(
+            f"Differences over documents ({analysis.document_unit}, means over seeds) have the interval of a paired "
+            "bootstrap whose units are documents: they say whether other text would show the same, not other seeds."
+        )
+    lines.append(
+        "Speed-up to equal loss: the cost of the base over that of the variant at the higher of the two final losses "
+        "of a seed; geometric mean with the t interval of the logarithms. Wall time is that of training steps, without "
+        "compilation and evaluation; runs that shared a machine slowed one another."
+    )
+    return lines

@@ -1,0 +1,29 @@
+"""Fills the template of a page: everything is escaped, except values marked "safe", which are our style and our SVG."""
+
+import importlib.resources
+import pathlib
+from typing import Any
+
+_CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"} | {0x7F: "\u2421"}
+
+
+def fill(package: str, template: str, **content: Any) -> str:
+    """The HTML of a template of a package; it gets the style of all pages as `style`."""
+    import jinja2
+
+    # Control characters, which HTML may not hold, are shown as symbols: a sample may hold any text.
+    environment = jinja2.Environment(
+        autoescape=True, finalize=_escape_control, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    style = read_source("train.report", "style.css")
+    return environment.from_string(read_source(package, template)).render(style=style, **content)
+
+
+def read_source(package: str, name: str) -> str:
+    """A file beside the code of a package."""
+    return importlib.resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def _escape_control(value: Any) -> Any:
+    value = str(value) if isinstance(value, pathlib.PurePath) else value
+    return value.translate(_CONTROL) if type(value) is str else value  # not the Markup of our style and our SVG
