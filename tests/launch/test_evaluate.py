@@ -43,7 +43,7 @@ def answers(call, tiny_run, tiny_text, tmp_path_factory):
         "checkpoint": (run, "--checkpoint=first"),
         "domains": (run, f"--text={files}/d.jsonl", "--details", f"--html={files}/page.html"),
         "pair": (run, f"--against={tiny_run}", "--against_checkpoint=10", f"--text={files}/d.jsonl", "--json"),
-        "stream": (run, f"--text={files}/d.jsonl", "--stream", "--window=8", "--separator=_"),
+        "stream": (run, f"--text={files}/d.jsonl", "--stream", "--window=4", "--separator=_"),
         "lengths": (run, f"--text={tiny_text}/0.txt", "--lengths=0.5x,32"),
         "resumed": (run, f"--text={tiny_text}/0.txt", f"--results={files}/results.jsonl", "--json"),
         "short stream": (run, f"--text={files}/d.jsonl", "--stream", "--window=32"),
