@@ -181,6 +181,10 @@ def all_option_classes(cls: type) -> dict[str, type]:
         if option.__name__ not in known:
             known[option.__name__] = option
             for annotation in fields_of(option).values():
-                inside = [item for a in alternatives(annotation) for item in (a, *typing.get_args(a))]
-                pending += [item for item in inside if dataclasses.is_dataclass(item) and isinstance(item, type)]
+                items = [b for a in alternatives(annotation) for arg in typing.get_args(a) for b in alternatives(arg)]
+                pending += [
+                    item
+                    for item in (*alternatives(annotation), *items)
+                    if dataclasses.is_dataclass(item) and isinstance(item, type)
+                ]
     return known

@@ -1,10 +1,10 @@
-"""Runs that were read from the folders whose answers tests/parity/harness.py recorded."""
+"""Runs that were read from the folders whose answers tests/parity/harness/compare.py recorded."""
 
 import json
 
 import pytest
 
-from tests.parity.harness_folder import KINDS, make_folder
+from tests.parity.harness.folder import KINDS, make_folder
 from train.conversion.reading import read_published
 from train.evaluation.harness.model import HarnessModel
 from train.run.loading import load_run

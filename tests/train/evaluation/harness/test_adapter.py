@@ -1,4 +1,4 @@
-"""The adapter without lm_eval: a stand-in for its base class. The real one: python -m tests.parity.harness."""
+"""The adapter without lm_eval: a stand-in for its base class. The real one: python -m tests.parity.harness.compare."""
 
 import sys
 import types

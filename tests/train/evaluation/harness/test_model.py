@@ -1,4 +1,4 @@
-"""Against the answers of lm_eval's Hugging Face backend, recorded by tests/parity/harness.py."""
+"""Against the answers of lm_eval's Hugging Face backend, recorded by tests/parity/harness/compare.py."""
 
 import pytest
 

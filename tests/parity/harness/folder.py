@@ -8,7 +8,7 @@ import shutil
 import tokenizers
 import yaml
 
-MODEL = pathlib.Path(__file__).parent.parent / "fixtures" / "families" / "llama" / "0"  # 64 tokens, a context of 128
+MODEL = pathlib.Path(__file__).parents[2] / "fixtures" / "families" / "llama" / "0"  # 64 tokens, a context of 128
 MARKS = ["<unk>", "<s>", "</s>"]
 KINDS = (
     "adds_begin",

@@ -1,6 +1,6 @@
 """Compares the lm_eval adapter with the harness's own Hugging Face backend, on one small LLaMA and two tokenizers.
 
-    python -m tests.parity.harness [--record]
+    python -m tests.parity.harness.compare [--record]
 
 It makes a model folder, reads it into a run, and asks both the same: log-likelihoods (to 1e-4) and is_greedy, rolling
 log-likelihoods (to 1e-6 of long sums), generated texts; then tasks from local files, whose metrics are compared. --record writes the requests
@@ -14,7 +14,7 @@ import sys
 import tempfile
 
 from tests.benchmarks.command import answer_help, fail, require_torch
-from tests.parity.harness_folder import KINDS, make_folder, make_tasks, requests_of
+from tests.parity.harness.folder import KINDS, make_folder, make_tasks, requests_of
 
 answer_help(__name__, __doc__)
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -31,7 +31,7 @@ from train.conversion.reading import read_published  # noqa: E402
 from train.evaluation.harness.adapter import adapter_class, evaluate_tasks  # noqa: E402
 from train.run.loading import load_run  # noqa: E402
 
-FIXTURE = pathlib.Path(__file__).parent.parent / "fixtures" / "harness"
+FIXTURE = pathlib.Path(__file__).parents[2] / "fixtures" / "harness"
 TOLERANCE = 1e-4
 
 

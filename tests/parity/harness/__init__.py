@@ -1,0 +1,1 @@
+"""The lm_eval adapter against the Hugging Face backend of lm_eval."""
