@@ -26,7 +26,7 @@ MODULES = [path for name in TOP_PACKAGES for path in tracked_modules(name)]
 TESTS = tracked_modules("tests")
 # Modules without a test file of their own, and why.
 UNTESTED = {
-    "model/errors.py": "an exception without behaviour; tests/launch/test_bad_input.py sees what a command makes of it",
+    "model/errors.py": "an exception without behaviour; tests/launch/all_commands/test_bad_input.py sees what a command makes of it",
     "model/mixers.py": "a union; tests/model/test_interfaces.py asks each of its classes",
     "model/output.py": "two dataclasses without behaviour, the results of model/transformer.py",
 }

@@ -15,7 +15,7 @@ import pytest
 from tests.tiers import SWEEP
 from train.run import folder as run_folder
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

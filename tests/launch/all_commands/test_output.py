@@ -11,7 +11,7 @@ import pytest
 
 from launch.command import streams
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 # Prints a result as a command does, without the seconds that jax takes to start.
 PROGRAM = """
 import sys

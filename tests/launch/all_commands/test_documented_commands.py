@@ -11,7 +11,7 @@ from tests import stores
 from train.config_file import from_file
 from train.data import open_dataset, prepare
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("model/**/*.md"), *ROOT.glob("configs/**/*.py"), *ROOT.glob("launch/*.py")]
 
 
