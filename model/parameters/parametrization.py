@@ -16,7 +16,8 @@ table 8, which is equal to table 3 with a factor in the forward pass and so can 
 both (Dey et al. 2025, "Don't be lazy: CompleteP enables compute-efficient deep transformers", table 1). The factor on
 attention scores is 1 / H for heads of width H, times the root of the base's H: the usual H^-1/2 if heads do not become
 wider. Weight decay pulls by rate * weight_decay per step whatever the factor on the rate is, and epsilon is compared
-with gradients at their size in the base model; both as in the table of CompleteP. In the base model every factor is 1.
+with gradients at their size in the base model; both as in CompleteP with alpha = 1 (otherwise its decay has the
+factor n^(alpha - 1) too, which is left out here). In the base model every factor is 1.
 
 A base model has the proportions of the model: the widths of feed-forward layers and the ranks of latents grow as the
 model's width does, and so do heads times their width. The vocabulary, the number of experts, a single key head that all

@@ -18,7 +18,6 @@ def answers(call, tiny_run, tmp_path_factory):
         "text": (run, "--probes=induction", "--text=a.txt"),
         "sequences": (run, "--sequences=8"),
         "folder": (run, "--harness_folder=tasks"),
-        "html": (run, f"--html={page}"),
         "no package": (run, "--harness=arc_easy"),
     }
     return dict(zip(calls, call("launch.evaluate", calls.values()), strict=True)) | {"page": page}
@@ -43,7 +42,6 @@ def test_probes_are_printed_and_drawn(answers):
         ("text", "--text has no effect beside --probes"),
         ("sequences", "--sequences has no effect without --probes"),
         ("folder", "--harness_folder has no effect without --harness"),
-        ("html", "--html has no effect without --probes"),
         ("no package", "pip install -e '.[harness]'"),
     ],
 )
