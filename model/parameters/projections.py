@@ -31,8 +31,8 @@ def project(
     Returns:
       (..., *outputs).
     """
-    products = weight.get_metadata()["spec"].products
-    y = matmul(x, weight[...], layout, contract, products=products)
+    spec = weight.get_metadata().get("spec")  # None for a weight that no ParameterMaker made
+    y = matmul(x, weight[...], layout, contract, products="compute" if spec is None else spec.products)
     return y if bias is None else y + cast_like(bias[...], y)
 
 

@@ -29,7 +29,7 @@ DRY_RUNS = {
     "local.txt": [
         CONFIG,
         "--run=runs/heads",
-        "--set=training.num_steps=300",
+        "--set=training.num_steps=900",
         "--mesh=fsdp=2",
         "--",
         "--stall_timeout=9",

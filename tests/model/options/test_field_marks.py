@@ -63,7 +63,7 @@ def test_the_fields_of_an_experiment_are_those_that_may_differ(tiny_experiment):
     experiment = tiny_experiment()
     execution = {"mesh", "sharding", "checkpoints", "logging", "model.scan_layers", "model.remat", "data.prefetch"}
     execution |= {"model.kernels"}
-    execution |= {"evaluations", "statistics", "samples"}
+    execution |= {"evaluations", "statistics", "samples", "spikes"}
     assert set(marked_fields(experiment, "execution")) == execution
     assert set(marked_fields(experiment, "training")) == {"model.dropout", "model.initialization", "model.precision"}
 

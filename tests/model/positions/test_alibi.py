@@ -8,10 +8,10 @@ import pytest
 from model.attention.grouped_query import GroupedQuery
 from model.attention.latent import Latent
 from model.attention.patterns import Chunked, SlidingWindow
-from model.dropout import drop
 from model.kernels import attend, attention_weights
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Coordinates, bidirectional, causal
+from model.kernels.xla.dropped import drop_weights, keys_of_heads
 from model.layers import Except
 from model.positions.absolute import NoPositions
 from model.positions.alibi import ALiBi, LinearBias, slopes
@@ -93,8 +93,8 @@ def test_the_derivative_is_that_of_the_equation(softcap, rate):
         scores += np.array(slopes(6))[:, None, None] * (key[:, None, :] - query[:, :, None])[:, None]
         weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e30), axis=-1)
         if rate:
-            grouped = drop(weights.reshape(2, 2, 3, 4, 5), rate, jax.random.fold_in(drop_key, 0))
-            weights = grouped.reshape(weights.shape)
+            keys, visibility = keys_of_heads(drop_key, 2, 6), visibility_of(mask, (query, key))
+            weights = drop_weights(weights.reshape(2, 2, 3, 4, 5), rate, keys, visibility).reshape(weights.shape)
         return jnp.einsum("bnts,bsnh->btnh", weights, jnp.repeat(v, 3, axis=2))
 
     def ours(q, k, v):
