@@ -13,6 +13,9 @@ operations take: recomputation counts as nothing, and a causal pair of positions
 known of a CPU. Memory is that of one device, as the compiler plans it, and as the device measured it, if it does.
 """
 
+import contextlib
+import sys
+
 from absl import flags
 
 from launch.command import cli, streams
@@ -32,7 +35,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}; flags look like --config=configs/quickstart.py")
     if CONFIG.value is None:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
-    cli.prepare_jax(xla_flags=True)
+    with contextlib.redirect_stdout(sys.stderr):  # where the flags of the compiler are printed
+        cli.prepare_jax(xla_flags=True)
     from train.speed import measure
     from train.terminal.progress import Progress
 
