@@ -7,6 +7,7 @@ import pytest
 from model.errors import UserError
 from tests.train.evaluation.probing.conftest import TASK
 from train.data.generated import Generated
+from train.evaluation.bench.request import Request, evaluate_request
 from train.evaluation.named_evaluations import ProbeEvaluation
 from train.evaluation.probes.induction import Induction
 from train.experiment import check_same_experiment
@@ -81,3 +82,8 @@ def test_a_probe_that_does_not_fit_the_model_is_refused_before_training(on_chain
 def test_refused(fields, words, tiny_experiment):
     with pytest.raises(UserError, match=words):
         tiny_experiment(evaluations=(ProbeEvaluation(probe=TASK, **fields),))
+
+
+def test_perplexity_without_a_text_is_refused(chains_run):
+    with pytest.raises(UserError, match="run learned a task, which has no text; measure it with --probes"):
+        evaluate_request(Request(model=str(chains_run[0])))
