@@ -5,7 +5,6 @@ texts only the first tokens of the first documents of each domain are on the pag
 """
 
 import datetime
-import importlib.resources
 import itertools
 import json
 import math
@@ -21,6 +20,7 @@ from train.evaluation.output.pieces import Piece, TokenOnPage, split_into_pieces
 from train.evaluation.output.tables import difference_rows, domain_rows, length_rows, lengths_note, measure_rows
 from train.files.files import replace_file
 from train.report.drawing import Chart, Palette, draw_svg
+from train.report.template import fill, read_source
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,11 +33,6 @@ def write_page(outcome: Outcome, text: str, path: pathlib.Path) -> None:
 
 def render_page(outcome: Outcome, text: str) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
-    import jinja2
-
-    def source(package: str, name: str) -> str:
-        return importlib.resources.files(package).joinpath(name).read_text(encoding="utf-8")
-
     results, pair = outcome.results, outcome.pair
     documents, notes = page_documents(outcome)
     domains: list[list[str]] = []
@@ -56,10 +51,10 @@ def render_page(outcome: Outcome, text: str) -> str:
         if not pair.same_tokenizer:
             notes.insert(0, f"{OTHER_TOKENIZERS[0].upper()}{OTHER_TOKENIZERS[1:]}.")
     models = [f"{each.run}, step {each.step}" for each in results]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(source("train.evaluation.output", "page.html")).render(
-        style=source("train.report", "style.css"),
-        script=source("train.evaluation.output", "page.js"),
+    return fill(
+        "train.evaluation.output",
+        "page.html",
+        script=read_source("train.evaluation.output", "page.js"),
         data=as_script_data({"documents": documents, "models": models}),
         models=list(zip("AB", models, strict=False)),
         text=text,

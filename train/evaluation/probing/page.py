@@ -1,7 +1,6 @@
 """The page of a model's probes: for each a table of its numbers and baselines, and its pictures."""
 
 import datetime
-import importlib.resources
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from train.evaluation.probing.results import ProbeResults
 from train.evaluation.probing.table import baseline_rows, number_rows
 from train.files.files import replace_file
 from train.report.drawing import Chart, Palette, draw_svg
+from train.report.template import fill
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,6 @@ def write_page(results: ProbeResults, path: pathlib.Path) -> None:
 
 def render(results: ProbeResults) -> str:
     """The page as HTML."""
-    import jinja2
-
     parts = [
         {
             "name": name,
@@ -35,11 +33,8 @@ def render(results: ProbeResults) -> str:
         }
         for name, probe, found in results.entries
     ]
-    template = importlib.resources.files("train.evaluation.probing").joinpath("page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    style = importlib.resources.files("train.report").joinpath("style.css").read_text(encoding="utf-8")
     written = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    return environment.from_string(template).render(results=results, parts=parts, style=style, written=written)
+    return fill("train.evaluation.probing", "page.html", results=results, parts=parts, written=written)
 
 
 def draw(picture: Curve | Grid, name: str) -> Chart:

@@ -1,7 +1,6 @@
 """The page of a coordinate check: one file that needs no network, in the style of the report of a run."""
 
 import datetime
-import importlib.resources
 import itertools
 import math
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from train.lab.coordinates.check import FLAT, Curve, Sweep
 from train.report.drawing import Chart, Palette, draw_svg, format_tick
+from train.report.template import fill
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,22 +16,16 @@ if TYPE_CHECKING:
 
 def render(sweeps: Sequence[Sweep], about: str) -> str:
     """The page as HTML. `about` is a line under the title."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     by_axis = [(axis, list(some)) for axis, some in itertools.groupby(sweeps, key=lambda sweep: sweep.axis)]
-    return environment.from_string(_source("train.lab.coordinates", "page.html")).render(
-        style=_source("train.report", "style.css"),
+    return fill(
+        "train.lab.coordinates",
+        "page.html",
         about=about,
         axes=[(axis, some, _charts(some)) for axis, some in by_axis],
         flat=FLAT,
         slope=_slope,
         written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
-
-
-def _source(package: str, name: str) -> str:
-    return importlib.resources.files(package).joinpath(name).read_text(encoding="utf-8")
 
 
 def _slope(curve: Curve) -> str:

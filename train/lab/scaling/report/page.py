@@ -1,7 +1,6 @@
 """The page report.html of a scaling law: one file that needs no network, in the style of the report of a run."""
 
 import datetime
-import importlib.resources
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from train.lab.scaling.analysis import Analysis
 from train.lab.scaling.report import charts
 from train.lab.scaling.surface import NAMES
 from train.lab.scaling.words import BIAS, between, counts_between
+from train.report.template import fill
 from train.terminal.formatting import format_count
 
 _HOW = {"points": "resampled runs", "noise": "normal noise drawn around the fit"}
@@ -17,17 +17,7 @@ _HOW = {"points": "resampled runs", "noise": "normal noise drawn around the fit"
 
 def render(analysis: Analysis, title: str, about: str) -> str:
     """The page as HTML. `about` is a line under the title."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = _source("train.lab.scaling.report", "page.html")
-    return environment.from_string(template).render(
-        style=_source("train.report", "style.css"), title=title, about=about, **_content(analysis)
-    )
-
-
-def _source(package: str, name: str) -> str:
-    return importlib.resources.files(package).joinpath(name).read_text(encoding="utf-8")
+    return fill("train.lab.scaling.report", "page.html", title=title, about=about, **_content(analysis))
 
 
 def _content(analysis: Analysis) -> dict[str, Any]:
