@@ -1,6 +1,5 @@
 """The words and tables of the report page, which fill the template page.html."""
 
-import datetime
 import itertools
 import math
 from collections.abc import Iterator
@@ -69,7 +68,6 @@ def _content(run: RunData) -> dict[str, Any]:
         "environment": list(_environment(run)),
         "environment_title": _environment_title(run),
         "diff": diff[:_DIFF_SHOWN] + ("\n... cut here" if len(diff) > _DIFF_SHOWN else ""),
-        "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
 
 

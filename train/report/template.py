@@ -1,5 +1,6 @@
 """Fills the template of a page: everything is escaped, except values marked "safe", which are our style and our SVG."""
 
+import datetime
 import importlib.resources
 import pathlib
 from typing import Any
@@ -8,7 +9,7 @@ _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "
 
 
 def fill(package: str, template: str, **content: Any) -> str:
-    """The HTML of a template of a package; it gets the style of all pages as `style`."""
+    """The HTML of a template of a package; it gets the style of all pages as `style`, and the time as `written`."""
     import jinja2
 
     # Control characters, which HTML may not hold, are shown as symbols: a sample may hold any text.
@@ -16,7 +17,8 @@ def fill(package: str, template: str, **content: Any) -> str:
         autoescape=True, finalize=_escape_control, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     style = read_source("train.report", "style.css")
-    return environment.from_string(read_source(package, template)).render(style=style, **content)
+    written = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    return environment.from_string(read_source(package, template)).render(style=style, written=written, **content)
 
 
 def read_source(package: str, name: str) -> str:

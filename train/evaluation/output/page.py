@@ -4,7 +4,6 @@ Of two models the page shows the loss of either, or the difference by which one 
 texts only the first tokens of the first documents of each domain are on the page, and it says so.
 """
 
-import datetime
 import itertools
 import json
 import math
@@ -63,7 +62,6 @@ def render_page(outcome: Outcome, text: str) -> str:
         domains=domains,
         charts=list(detail_charts(outcome)),
         notes=notes,
-        written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
 
 

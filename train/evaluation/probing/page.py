@@ -1,6 +1,5 @@
 """The page of a model's probes: for each a table of its numbers and baselines, and its pictures."""
 
-import datetime
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -33,8 +32,7 @@ def render(results: ProbeResults) -> str:
         }
         for name, probe, found in results.entries
     ]
-    written = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    return fill("train.evaluation.probing", "page.html", results=results, parts=parts, written=written)
+    return fill("train.evaluation.probing", "page.html", results=results, parts=parts)
 
 
 def draw(picture: Curve | Grid, name: str) -> Chart:

@@ -1,6 +1,5 @@
 """A comparison of two runs as one HTML page that needs no network, in the style of the report of a run."""
 
-import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +61,6 @@ def _content(found: Comparison) -> dict[str, Any]:
         "curves": curves,
         "charts_missing": charts_missing,
         "sections": sections,
-        "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
 
 

@@ -1,6 +1,5 @@
 """The page of a coordinate check: one file that needs no network, in the style of the report of a run."""
 
-import datetime
 import itertools
 import math
 from collections.abc import Sequence
@@ -24,7 +23,6 @@ def render(sweeps: Sequence[Sweep], about: str) -> str:
         axes=[(axis, some, _charts(some)) for axis, some in by_axis],
         flat=FLAT,
         slope=_slope,
-        written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 from model.options.difference import differences
@@ -53,7 +52,6 @@ def _content(analysis: Analysis) -> dict[str, Any]:
         "decisions": words.decision_rows(analysis),
         "runs": [_run_row(analysis, row, seed) for row in analysis.rows for seed in results.seeds],
         "method": words.method(analysis),
-        "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
 
 

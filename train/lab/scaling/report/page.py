@@ -1,6 +1,5 @@
 """The page report.html of a scaling law: one file that needs no network, in the style of the report of a run."""
 
-import datetime
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,6 @@ def _content(analysis: Analysis) -> dict[str, Any]:
         ],
         "held_out": analysis.held_out,
         "runs": _runs(analysis),
-        "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
 
 
