@@ -1,0 +1,88 @@
+"""What an engine is asked for, and what it answers: requests of token ids, and updates with new tokens.
+
+A request's tokens and log-probabilities are a function of the model, the prompt, the options and `sample_index`: they do
+not depend on the requests beside it, on when it was submitted, or on what the engine had in its caches.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from model.inference.sampling import Sampling
+
+EndedBy = Literal["end_mark", "stop_token", "max_tokens", "context", "cancelled"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """One text to continue.
+
+    Attributes:
+      prompt: the ids of the prompt, at least one.
+      sampling: the number of new tokens, and the rules that choose them.
+      begin, end: the ids that begin and end a text; None for none. The end mark ends the text, and the repetition
+        penalty counts neither.
+      stop_tokens: other ids that end the text; such an id is the last of the text.
+      sample_index: the number of this text among those with the same prompt and seed: each has draws of its own.
+      num_logprobs: the number of likeliest tokens whose log-probabilities are given with each new token; 0 gives that
+        of the token alone, None gives none. They are those of the model, before temperature, filters and bias.
+      num_prompt_logprobs: the same for the tokens of the prompt after its first.
+      logit_bias: numbers added to the logits of some tokens before any filter, by id.
+      priority: requests with a lower number are served first; equal ones in order of arrival.
+    """
+
+    prompt: tuple[int, ...]
+    sampling: Sampling = Sampling()
+    begin: int | None = None
+    end: int | None = None
+    stop_tokens: tuple[int, ...] = ()
+    sample_index: int = 0
+    num_logprobs: int | None = None
+    num_prompt_logprobs: int | None = None
+    logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    priority: int = 0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        if not self.prompt:
+            yield "prompt", "has no tokens; expected at least one, such as the id that ends documents"
+        if self.sample_index < 0:
+            yield "sample_index", f"must be 0 or more, got {self.sample_index}"
+        for name in ("num_logprobs", "num_prompt_logprobs"):
+            if (number := getattr(self, name)) is not None and number < 0:
+                yield name, f"must be 0 or more, or None for none, got {number}"
+        for token, bias in self.logit_bias.items():
+            if not -float("inf") <= bias < float("inf"):
+                yield "logit_bias", f"must be a number, or -inf to forbid the token, got {bias} for id {token}"
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenScore:
+    """One token of a text.
+
+    Attributes:
+      token: its id.
+      logprob: its natural log-probability under the model; None if it was not asked for.
+      likeliest: the ids and log-probabilities of the likeliest tokens at its place, the likeliest first.
+    """
+
+    token: int
+    logprob: float | None = None
+    likeliest: tuple[tuple[int, float], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """What one step of the engine brought for one request.
+
+    Attributes:
+      request_id: the number that `Engine.submit` returned.
+      tokens: the new tokens, in order; several after a step that accepted speculated tokens.
+      prompt: the scores of the prompt's tokens after its first, once, in the first update, if they were asked for.
+      ended_by: the reason why the text is complete; None while it goes on.
+    """
+
+    request_id: int
+    tokens: tuple[TokenScore, ...]
+    prompt: tuple[TokenScore, ...] | None = None
+    ended_by: EndedBy | None = None
