@@ -17,7 +17,7 @@ from model.transformer import specs
 from train.data.config import Data, SentencePiece
 from train.data.generated import Generated
 from train.earlier import current_config
-from train.evaluation.named_evaluations import NamedEvaluation, ProbeEvaluation, changed_texts, problems_of_names
+from train.evaluation.named_evaluations import NamedEvaluation, ProbeEvaluation, changed_texts, problems_of_evaluations
 from train.files.files import read_json, write_json
 from train.files.paths import IS_PATH, AnyPath, expand_paths
 from train.files.remote import convert_read_errors
@@ -231,7 +231,8 @@ class Experiment:
         if parts >= 1 and self.data.batch_size % parts:
             yield "data.batch_size", f"{self.data.batch_size} does not split into gradient_accumulation={parts} parts"
         yield from self._problems_of_vocabulary()
-        yield from ((f"evaluations.{path}", message) for path, message in problems_of_names(self.evaluations))
+        found = problems_of_evaluations(self.evaluations, self.model.context_length)
+        yield from ((f"evaluations.{path}", message) for path, message in found)
         yield from self._problems_of_schedule()
         yield from self._problems_of_parameters()
         yield from self._problems_of_stages()

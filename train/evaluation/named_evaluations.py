@@ -27,30 +27,38 @@ _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NamedEvaluation:
-    """The loss on another text during the run. It decides nothing: the validation split decides the best checkpoint.
+    """The loss on another text, or in other windows, during the run.
+
+    It decides nothing: the validation split decides the best checkpoint.
 
     Attributes:
       name: the name of its lines in metrics.jsonl and of its curve.
       path: the text, as in `Source.path`. A dataset folder stands for its validation split, or for all of it if it has
-        none; other text is tokenized once, with the run's tokenizer, into RUN/evaluations/NAME.
+        none; other text is tokenized once, with the run's tokenizer, into RUN/evaluations/NAME. None for the run's own
+        validation split, in windows of another length.
       field: the field of the text in tables of documents.
+      sequence_length: the tokens of a window; None for data.sequence_length. A longer one shows what the model does
+        beyond the length that it was trained on.
       every: steps between evaluations; the last step is always evaluated.
       max_batches: the number of batches to use; None for all of the text.
     """
 
     name: str
-    path: str = dataclasses.field(metadata=IS_PATH)
+    path: str | None = dataclasses.field(default=None, metadata=IS_PATH)
     field: str = "text"
     every: int = 500
     max_batches: int | None = None
+    sequence_length: int | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
         yield from _problems_of_name(self.name)
-        for name in ("every", "max_batches"):
+        for name in ("every", "max_batches", "sequence_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 yield name, f"must be at least 1, got {value}"
+        if self.path is None and self.sequence_length is None:
+            yield "path", "is missing: without a text or a sequence_length this is the evaluation of the run itself"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,13 +95,19 @@ def _problems_of_name(name: str) -> Iterator[tuple[str, str]]:
         yield "name", "'validation' is the split that `evaluation` measures; take another name"
 
 
-def problems_of_names(options: Sequence[AnyEvaluation]) -> Iterator[tuple[str, str]]:
-    """Yields the names that two evaluations share: they would write to the same folder and the same curve."""
+def problems_of_evaluations(options: Sequence[AnyEvaluation], context_length: int) -> Iterator[tuple[str, str]]:
+    """Yields the names that two evaluations share, and the windows that are longer than the model's context.
+
+    Two evaluations of one name would write to the same folder and the same curve.
+    """
     seen: dict[str, int] = {}
     for i, option in enumerate(options):
         first = seen.setdefault(option.name.lower(), i)  # some file systems ignore the case of letters
         if first != i:
             yield f"{i}.name", f"{option.name!r} is the name of evaluations.{first} too; give each its own"
+        if isinstance(option, NamedEvaluation) and (option.sequence_length or 0) > context_length:
+            found = f"{option.sequence_length} is longer than model.context_length={context_length}"
+            yield f"{i}.sequence_length", found
 
 
 def changed_texts(earlier: Sequence[AnyEvaluation], now: Sequence[AnyEvaluation]) -> Iterator[str]:
@@ -115,13 +129,16 @@ def _what_is_measured(option: AnyEvaluation) -> dict[str, Any]:
 
 def dataset_folder(option: NamedEvaluation, run: pathlib.Path) -> AnyPath:
     """The folder of a text's tokens: the dataset at its path, or the dataset that the run makes."""
+    assert option.path is not None
     return literal_path(option.path) if is_dataset(option.path) else run / FOLDER / option.name
 
 
 def refuse_missing_texts(options: Sequence[AnyEvaluation], run: pathlib.Path) -> None:
     """Raises UserError for a missing or unreadable text that is not tokenized yet; reads little of it."""
     for i, option in enumerate(options):
-        if isinstance(option, NamedEvaluation) and not is_dataset(dataset_folder(option, run)):
+        if not isinstance(option, NamedEvaluation) or option.path is None:
+            continue
+        if not is_dataset(dataset_folder(option, run)):
             try:
                 list_units(Source(path=option.path, field=option.field))
             except UserError as error:
@@ -135,7 +152,7 @@ def prepare_texts(options: Sequence[AnyEvaluation], run: pathlib.Path, dataset: 
     that cannot be read, and for a dataset folder of another tokenizer.
     """
     for option in options:
-        if not isinstance(option, NamedEvaluation):
+        if not isinstance(option, NamedEvaluation) or option.path is None:
             continue
         folder = dataset_folder(option, run)
         if not is_dataset(folder):
@@ -163,7 +180,9 @@ def _refuse_other_text(option: NamedEvaluation, folder: pathlib.Path) -> None:
             )
 
 
-def evaluated_split(option: NamedEvaluation, run: pathlib.Path) -> tuple[Dataset, str]:
-    """The dataset of a tokenized text, and the name of the split to measure."""
+def evaluated_split(option: NamedEvaluation, run: pathlib.Path, own: Dataset) -> tuple[Dataset, str]:
+    """The dataset of a tokenized text, and the name of the split to measure; `own` is the dataset of the run."""
+    if option.path is None:
+        return own, "validation"
     dataset = open_dataset(dataset_folder(option, run))
     return dataset, "validation" if "validation" in dataset.description["splits"] else "train"

@@ -1,5 +1,6 @@
 """Evaluations during training: of the validation split, of further named texts, and of probes."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -51,9 +52,14 @@ class NamedEvaluationHook(Hook):
     def __init__(self, session: Session, option: NamedEvaluation, validation: ValidationHook) -> None:
         """Args: the session, with prepared texts; the option; the validation hook, to share its compiled program."""
         self.every, self._name, self._metrics, self._say = option.every, option.name, session.metrics, session.say
-        dataset, split = evaluated_split(option, session.folder)
+        dataset, split = evaluated_split(option, session.folder, session.dataset)
+        experiment, length = session.experiment, option.sequence_length
+        if length is not None:
+            experiment = dataclasses.replace(
+                experiment, data=dataclasses.replace(experiment.data, sequence_length=length)
+            )
         self._measure = SplitEvaluation(
-            session.experiment,
+            experiment,
             dataset,
             session.mesh,
             split=split,

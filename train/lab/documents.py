@@ -20,6 +20,7 @@ from train.lab.statistics.documents import paired_bootstrap
 
 if TYPE_CHECKING:
     from train.evaluation.documents import Document
+    from train.evaluation.named_evaluations import NamedEvaluation
     from train.run.loading import LoadedRun
 
 FOLDER = "documents"
@@ -49,8 +50,10 @@ def measure_documents(results: SweepResults, say: Callable[[str], None] = print)
     for number, run in enumerate(runs, start=1):
         say(f"{run.folder.name}: its loss on every document ({number} of {len(runs)})")
         loaded = load_run(str(run.folder), str(run.step))
-        window = loaded.experiment.data.sequence_length
-        tally = evaluate(loaded, _documents(results, loaded), stride=window).tally  # a smaller stride takes longer
+        option = _evaluation(results, loaded)
+        window = (option and option.sequence_length) or loaded.experiment.data.sequence_length
+        texts = None if option is None else _documents(option, loaded)
+        tally = evaluate(loaded, texts, window=window, stride=window).tally  # a smaller stride takes longer
         columns = {name: tally.column(name).tolist() for name in _COLUMNS}
         path = _path(results, run)
         path.parent.mkdir(exist_ok=True)
@@ -117,15 +120,19 @@ def _path(results: SweepResults, run: RunResult) -> pathlib.Path:
     return results.folder / FOLDER / f"{run.folder.name}.json"
 
 
-def _documents(results: SweepResults, run: LoadedRun) -> list[Document] | None:
-    """The documents of a named evaluation; None for the validation split."""
-    from train.evaluation.documents import from_split
-    from train.evaluation.named_evaluations import NamedEvaluation, evaluated_split
+def _evaluation(results: SweepResults, run: LoadedRun) -> NamedEvaluation | None:
+    """The named evaluation of the metric; None for the validation split."""
+    from train.evaluation.named_evaluations import NamedEvaluation
 
     name = _text(results)
     named = [option for option in run.experiment.evaluations if isinstance(option, NamedEvaluation)]
-    options = [option for option in named if option.name == name]
-    if not options:
-        return None
-    dataset, split = evaluated_split(options[0], pathlib.Path(run.folder))
+    return next((option for option in named if option.name == name), None)
+
+
+def _documents(option: NamedEvaluation, run: LoadedRun) -> list[Document]:
+    """The documents that a named evaluation measures."""
+    from train.evaluation.documents import from_split
+    from train.evaluation.named_evaluations import evaluated_split
+
+    dataset, split = evaluated_split(option, pathlib.Path(run.folder), run.dataset())
     return list(from_split(dataset, split))

@@ -13,6 +13,9 @@ from train.evaluation.named_evaluations import NamedEvaluation
         ([{"name": "a"}, {"name": "b"}, {"name": "A"}], "evaluations.2.name: 'A' is the name of evaluations.0 too"),
         ([{"name": "a", "every": 0}], "evaluations.0.every: must be at least 1, got 0"),
         ([{"name": "a", "max_batches": 0}], "evaluations.0.max_batches: must be at least 1, got 0"),
+        ([{"name": "a", "sequence_length": 0}], "evaluations.0.sequence_length: must be at least 1, got 0"),
+        ([{"name": "a", "sequence_length": 10**6}], "evaluations.0.sequence_length: 1000000 is longer than model.cont"),
+        ([{"name": "a", "path": None}], "evaluations.0.path: is missing: without a text or a sequence_length"),
     ],
 )
 def test_names_and_numbers_without_sense_are_refused(fields, words, tiny_experiment):

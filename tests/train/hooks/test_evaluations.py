@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from model.transformer import forward
+from train.data.batches.opening import evaluation_batches
+from train.data.batches.rows import FIELDS
 from train.data.config import SeparateText
 from train.data.prepare.prepare import prepare
 from train.evaluation.named_evaluations import NamedEvaluation
 from train.loop import train
 from train.report import summary, write_report
-from train.run.loading import load_params
+from train.run.loading import load_params, load_run
 from train.run.metrics import read_metrics, read_samples, read_statistics
 from train.statistics import Statistics
 from train.terminal.formatting import format_number
@@ -45,6 +48,7 @@ def run(texts, tiny_experiment, tmp_path_factory):
         NamedEvaluation(name="digits", path=str(texts / "digits.txt"), every=4),
         NamedEvaluation(name="rows", path=str(texts / "rows.jsonl"), field="body", every=5, max_batches=1),
         NamedEvaluation(name="tail-of-digits", path=str(texts / "dataset"), every=10),
+        NamedEvaluation(name="short", sequence_length=4, every=10),
     )
     experiment = tiny_experiment(evaluations=options, training__num_steps=10, evaluation__every=5, checkpoints__every=5)
     train(experiment, folder, hard_stop=7, say=silent)
@@ -65,8 +69,22 @@ def test_each_is_evaluated_at_its_own_steps_and_at_the_last(run):
     assert list(of(folder, "rows")) == [5, 10]
     assert list(of(folder, "tail-of-digits")) == [10]
     order = [line.get("name") for line in read_metrics(folder) if line["kind"] == "eval" and line["step"] == 10]
-    assert order == [None, "digits", "rows", "tail-of-digits"]
+    assert order == [None, "digits", "rows", "tail-of-digits", "short"]
     assert any(re.fullmatch(r"step 10: digits loss \d+\.\d+, \d+\.\d+ bits per byte", line) for line in said)
+
+
+def test_windows_of_another_length_measure_the_validation_split(run):
+    """Against the mean over all targets of the windows of 4 tokens that the pipeline cuts."""
+    _, folder, _ = run
+    loaded = load_run(str(folder))
+    data = dataclasses.replace(loaded.experiment.data, sequence_length=4)
+    batches = list(evaluation_batches(loaded.dataset(), data, "validation", None, range(data.batch_size)))
+    rows = {name: np.concatenate([batch[name] for batch in batches]) for name in FIELDS}
+    documents = {"positions_BT": rows["positions"], "segment_ids_BT": rows["segment_ids"]}
+    logits_BTV = forward(loaded.experiment.model, loaded.params, rows["tokens"], **documents).logits_BTV
+    nll_BT = -np.take_along_axis(jax.nn.log_softmax(logits_BTV), rows["targets"][..., None], -1)[..., 0]
+    assert nll_BT.shape[1] == 4
+    assert math.isclose(of(folder, "short")[10]["loss"], np.average(nll_BT, weights=rows["weights"]), rel_tol=1e-5)
 
 
 def test_the_same_bytes_without_an_interruption(run, tmp_path):
