@@ -99,8 +99,8 @@ class CheckpointStore:
         manager_options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy(self.options, self._losses, self.replayed),
             cleanup_tmp_directories=False,  # see _remove_half_written
-            read_only=self.read_only,
-            create=not self.read_only,
+            create=not self.read_only,  # orbax's own read_only says so in two warnings each time
+            enable_async_checkpointing=not self.read_only,
             # Checkpoints in gs:// were copied there, so they lack the mark that orbax gives its own writes there.
             atomicity_options=ocp.options.AtomicityOptions(allow_legacy_atomic_rename=is_remote(self.run)),
             async_options=None

@@ -32,8 +32,9 @@ def copied(tiny_run, tmp_path):
     return run
 
 
-def test_the_latest_the_best_or_a_step(copied):
+def test_the_latest_the_best_or_a_step(copied, caplog):
     assert load_run(copied).step == 20
+    assert not caplog.records  # a library says nothing in a notebook
     assert load_run(copied, "best").step == 20
     assert load_run(copied, "10").step == 10
     with pytest.raises(UserError, match=r"no checkpoint '11'; use latest, best, or a step: its checkpoints are 10, 20"):
