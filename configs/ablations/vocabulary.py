@@ -1,0 +1,37 @@
+"""The size of the vocabulary at equal text: fewer tokens of more bytes each, judged in bits per byte.
+
+    python -m launch.sweep --config=configs/ablations/vocabulary.py --run=runs/vocabulary
+
+Hardware: 2 CPU cores. Each variant has its own SentencePiece tokenizer and reads as many bytes as the base in 600 steps,
+so that a step of a large vocabulary, which reads more text, is done less often. A larger table of embeddings adds
+parameters: nothing makes up for these. Tao et al. 2024, "Scaling Laws with Vocabulary".
+"""
+
+import dataclasses
+
+from configs.small import experiment
+from train.experiment import Evaluation
+from train.lab.ablation import Ablation
+
+# Bytes per training token of tokenizers that were trained on the library of Python 3.11; other versions differ little.
+BYTES_PER_TOKEN = {512: 1.839, 1024: 2.436, 2048: 2.895, 4096: 3.306, 8192: 3.682}
+BASE = experiment.model.vocab_size
+
+
+def change(vocab_size: int) -> tuple[str, ...]:
+    """Returns the settings of a variant that reads the base's bytes, with the phases of the schedule in proportion."""
+    steps = experiment.training.num_steps * BYTES_PER_TOKEN[BASE] / BYTES_PER_TOKEN[vocab_size]
+    return (
+        f"model.vocab_size={vocab_size}",
+        f"data.tokenizer.vocab_size={vocab_size}",
+        f"training.num_steps={round(steps)}",
+        f"schedule.decay_steps={round(steps * 0.7)}",
+    )
+
+
+ablation = Ablation(
+    base=dataclasses.replace(experiment, evaluation=Evaluation(every=1200)),  # of all text: batches differ in bytes
+    base_name=f"vocabulary{BASE}",
+    variants={f"vocabulary{size}": change(size) for size in BYTES_PER_TOKEN if size != BASE},
+    metric="bits_per_byte",
+)
