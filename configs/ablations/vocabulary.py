@@ -2,9 +2,9 @@
 
     python -m launch.sweep --config=configs/ablations/vocabulary.py --run=runs/vocabulary
 
-Hardware: 2 CPU cores. Each variant has its own SentencePiece tokenizer and reads as many bytes as the base in 600 steps,
-so that a step of a large vocabulary, which reads more text, is done less often. A larger table of embeddings adds
-parameters: nothing makes up for these. Tao et al. 2024, "Scaling Laws with Vocabulary".
+Hardware: 2 CPU cores. Each variant has its own SentencePiece tokenizer and reads as many bytes as the base in 600
+steps: a token of a large vocabulary has more bytes, so it takes fewer steps. A larger table of embeddings adds
+parameters; nothing makes up for these. Tao et al. 2024, "Scaling Laws with Vocabulary".
 """
 
 import dataclasses
