@@ -7,13 +7,12 @@ import json
 import os
 import pathlib
 import random
-import runpy
 import signal
-import sys
 
 import pytest
 
-from tests.programs import drop_grown
+from tests.commands import status_of
+from tests.programs import drop_grown, drop_steps, share_steps
 from tests.tiers import COLLECTED, counted
 
 # Before jax is imported: tests of sharding want several devices, and all want each program compiled once. Programs so
@@ -27,7 +26,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# Most programs of tests compile within 20 ms, and are read in a third of that.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # No test outlives a failure of power; hundreds of small runs would wait for the disk. Commands that tests start do sync.
 os.fsync = lambda descriptor: None
 
@@ -73,6 +73,7 @@ def pytest_collection_finish(session):
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    share_steps()
 
 
 @pytest.hookimpl(trylast=True)  # when fixtures have undone what they patched
@@ -80,6 +81,12 @@ def pytest_runtest_teardown(item, nextitem):
     """Lets go of compiled programs after a module if a worker has grown."""
     if nextitem is not None and nextitem.path != item.path:
         drop_grown()
+
+
+@pytest.fixture
+def own_steps():
+    """Lets the trainings of a test trace their steps, as the first trainings of a process do."""
+    drop_steps()
 
 
 @pytest.fixture(scope="session")
@@ -199,29 +206,10 @@ def command(capsys):
 
     Returns its exit status and what it printed, standard output and errors together.
     """
-    from absl import flags
-
-    def of_commands():
-        """The flags that commands have defined: those of one would clash with those of another."""
-        known = flags.FLAGS._flags()
-        return {n: flag for n, flag in known.items() if flags.FLAGS.find_module_defining_flag(n).startswith("launch.")}
 
     def run(module, *arguments):
-        others, before, sys.argv = of_commands(), sys.argv, [module, *map(str, arguments)]
-        for name in others:
-            del flags.FLAGS._flags()[name]
         capsys.readouterr()
-        try:
-            runpy.run_module(module, run_name="__main__")
-            status = 0
-        except SystemExit as ended:
-            status = ended.code or 0
-        finally:
-            sys.argv = before
-            for name in of_commands():
-                del flags.FLAGS._flags()[name]
-            flags.FLAGS._flags().update(others)
-            flags.FLAGS.unparse_flags()
+        status = status_of(module, *arguments)
         printed = capsys.readouterr()
         return status, printed.out + printed.err
 
