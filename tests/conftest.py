@@ -8,6 +8,7 @@ import os
 import pathlib
 import random
 import signal
+import sys
 
 import pytest
 
@@ -74,6 +75,8 @@ def pytest_collection_finish(session):
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     share_steps()
+    if "train.loop" in sys.modules:
+        sys.modules["train.loop"].write_report = lambda run: None
 
 
 @pytest.hookimpl(trylast=True)  # when fixtures have undone what they patched
@@ -81,6 +84,15 @@ def pytest_runtest_teardown(item, nextitem):
     """Lets go of compiled programs after a module if a worker has grown."""
     if nextitem is not None and nextitem.path != item.path:
         drop_grown()
+
+
+@pytest.fixture
+def reports(monkeypatch):
+    """Lets trainings write their reports, which take a third of the time of a small training; others leave them out."""
+    from train import loop
+    from train.report import write_report
+
+    monkeypatch.setattr(loop, "write_report", write_report)
 
 
 @pytest.fixture
@@ -227,8 +239,10 @@ def replace_field(option, steps, value):
 def tiny_run(tiny_experiment, tmp_path_factory):
     """The folder of a finished run of 20 steps: metrics, samples, report, two checkpoints. Copy it before changing it."""
     from train.loop import train
+    from train.report import write_report
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
     outcome = train(tiny_experiment(), run, say=lambda line: None)
     assert (outcome.state, outcome.step) == ("finished", 20)
+    write_report(run)
     return run

@@ -32,9 +32,10 @@ def config(tiny_experiment, write_config, tmp_path_factory):
 def start(config, run):
     """The command, begun on one device; what it prints is added to run.txt beside the folder."""
     arguments = [sys.executable, "-m", "launch.train", f"--config={config}", f"--run={run}"]
-    # Programs of its own: what is killed while it stores one leaves half of it for all who come after.
+    # Programs of its own: a process that is killed while it stores one leaves half of it, which the next one removes.
+    programs = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).with_name("xla-of-killed-runs")
     one_device = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
-    environment = os.environ | {"XLA_FLAGS": one_device, "JAX_COMPILATION_CACHE_DIR": str(config.parent / "xla")}
+    environment = os.environ | {"XLA_FLAGS": one_device, "JAX_COMPILATION_CACHE_DIR": str(programs)}
     with open(f"{run}.txt", "ab") as output:
         return subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=output, stderr=output)
 
