@@ -7,13 +7,13 @@ import json
 import os
 import pathlib
 import random
-import runpy
 import signal
 import sys
 
 import pytest
 
-from tests.programs import drop_grown
+from tests.commands import status_of
+from tests.programs import drop_grown, drop_steps, share_steps
 from tests.tiers import COLLECTED, counted
 
 # Before jax is imported: tests of sharding want several devices, and all want each program compiled once. Programs so
@@ -27,7 +27,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# Most programs of tests compile within 20 ms, and are read in a third of that.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # No test outlives a failure of power; hundreds of small runs would wait for the disk. Commands that tests start do sync.
 os.fsync = lambda descriptor: None
 
@@ -73,6 +74,9 @@ def pytest_collection_finish(session):
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    share_steps()
+    if "train.loop" in sys.modules:
+        sys.modules["train.loop"].write_report = lambda run: None
 
 
 @pytest.hookimpl(trylast=True)  # when fixtures have undone what they patched
@@ -80,6 +84,21 @@ def pytest_runtest_teardown(item, nextitem):
     """Lets go of compiled programs after a module if a worker has grown."""
     if nextitem is not None and nextitem.path != item.path:
         drop_grown()
+
+
+@pytest.fixture
+def reports(monkeypatch):
+    """Lets trainings write their reports, which take a third of the time of a small training; others leave them out."""
+    from train import loop
+    from train.report import write_report
+
+    monkeypatch.setattr(loop, "write_report", write_report)
+
+
+@pytest.fixture
+def own_steps():
+    """Lets the trainings of a test trace their steps, as the first trainings of a process do."""
+    drop_steps()
 
 
 @pytest.fixture(scope="session")
@@ -199,29 +218,10 @@ def command(capsys):
 
     Returns its exit status and what it printed, standard output and errors together.
     """
-    from absl import flags
-
-    def of_commands():
-        """The flags that commands have defined: those of one would clash with those of another."""
-        known = flags.FLAGS._flags()
-        return {n: flag for n, flag in known.items() if flags.FLAGS.find_module_defining_flag(n).startswith("launch.")}
 
     def run(module, *arguments):
-        others, before, sys.argv = of_commands(), sys.argv, [module, *map(str, arguments)]
-        for name in others:
-            del flags.FLAGS._flags()[name]
         capsys.readouterr()
-        try:
-            runpy.run_module(module, run_name="__main__")
-            status = 0
-        except SystemExit as ended:
-            status = ended.code or 0
-        finally:
-            sys.argv = before
-            for name in of_commands():
-                del flags.FLAGS._flags()[name]
-            flags.FLAGS._flags().update(others)
-            flags.FLAGS.unparse_flags()
+        status = status_of(module, *arguments)
         printed = capsys.readouterr()
         return status, printed.out + printed.err
 
@@ -239,8 +239,10 @@ def replace_field(option, steps, value):
 def tiny_run(tiny_experiment, tmp_path_factory):
     """The folder of a finished run of 20 steps: metrics, samples, report, two checkpoints. Copy it before changing it."""
     from train.loop import train
+    from train.report import write_report
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
     outcome = train(tiny_experiment(), run, say=lambda line: None)
     assert (outcome.state, outcome.step) == ("finished", 20)
+    write_report(run)
     return run

@@ -1,5 +1,6 @@
-"""Compiled programs of tests are kept for as long as memory allows."""
+"""Compiled programs of tests are kept for as long as memory allows, and trainings of equal options share them."""
 
+import dataclasses
 import gc
 import sys
 
@@ -8,6 +9,9 @@ import psutil
 _PROCESS = psutil.Process()
 MOST_GROWTH = 0.6 * 2**30  # bytes that a process takes from the system before it lets go of its programs
 _least = []  # the bytes that it had then; freed memory stays with the process, so they do not fall
+_shared = {}  # jitted steps by the function that makes them, the options that they read, and the mesh
+# Fields of an Experiment that no step reads: when and where something is done, not what a step computes.
+NOT_IN_STEPS = ("checkpoints", "evaluation", "evaluations", "samples", "logging", "spikes", "statistics")
 
 
 def drop_grown():
@@ -17,6 +21,35 @@ def drop_grown():
         _least.append(held)
     if "jax" not in sys.modules or held < _least[0] + MOST_GROWTH:
         return
+    drop_steps()
     sys.modules["jax"].clear_caches()
     gc.collect()
     _least[0] = _PROCESS.memory_info().rss
+
+
+def drop_steps():
+    """Lets go of the shared steps: the next training traces its own."""
+    _shared.clear()
+
+
+def share_steps():
+    """Lets all trainings of this process with equal options share a jitted step, which is traced once.
+
+    A training makes its own otherwise, and tracing takes most of the time of a small one. Tests that compile a step
+    themselves get a step of their own.
+    """
+    if "train.loop" in sys.modules:
+        loop, validation = sys.modules["train.loop"], sys.modules["train.evaluation.validation"]
+        loop.compile_train_step = _sharing(loop.compile_train_step)
+        validation.compile_eval_step = _sharing(validation.compile_eval_step)
+
+
+def _sharing(make):
+    def shared(experiment, mesh, *others):
+        names = [field.name for field in dataclasses.fields(experiment) if field.name not in NOT_IN_STEPS]
+        key = (make, mesh, others, *(getattr(experiment, name) for name in names))
+        if key not in _shared:
+            _shared[key] = make(experiment, mesh, *others)
+        return _shared[key]
+
+    return shared

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import pathlib
 import subprocess
 import sys
@@ -294,19 +295,32 @@ def test_make_check_leaves_a_users_own_configs_alone(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    ("module", "said"),
-    [
-        ("tests.benchmarks.references.torch_llama", "--no_compile"),
-        ("tests.benchmarks.references.torch_loss", "--first_seed"),
-        ("tests.benchmarks.references.torch_reference", "--serve"),
-        ("tests.parity.live", "--no_greedy"),
-        ("tests.parity.record", "expected.npz"),
-    ],
-)
-def test_help_needs_no_torch(module, said):
-    program = "import runpy, sys; sys.modules['torch'] = sys.modules['transformers'] = None; sys.argv[1:] = ['--help'];"
-    program += f"runpy.run_module({module!r}, run_name='__main__')"
-    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+HELP = {
+    "tests.benchmarks.references.torch_llama": "--no_compile",
+    "tests.benchmarks.references.torch_loss": "--first_seed",
+    "tests.benchmarks.references.torch_reference": "--serve",
+    "tests.parity.live": "--no_greedy",
+    "tests.parity.record": "expected.npz",
+}
+HELP_OF_ALL = """
+import contextlib, io, json, runpy, sys
+sys.modules["torch"] = sys.modules["transformers"] = None
+modules, sys.argv[1:] = sys.argv[1:], ["--help"]
+pages = []
+for module in modules:
+    with contextlib.redirect_stdout(io.StringIO()) as page:
+        try:
+            runpy.run_module(module, run_name="__main__")
+        except SystemExit as ended:
+            assert not ended.code, module
+    pages.append(page.getvalue())
+print(json.dumps(pages))
+"""
+
+
+def test_help_needs_no_torch():
+    program = [sys.executable, "-c", HELP_OF_ALL, *HELP]
+    shown = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert said in shown.stdout
+    for page, said in zip(json.loads(shown.stdout.splitlines()[-1]), HELP.values(), strict=True):
+        assert said in page

@@ -126,7 +126,14 @@ def init_state(state_config: StateConfig, seed: int, params: Any = None) -> Trai
 
 def abstract_state(state_config: StateConfig) -> TrainState:
     """Shapes and dtypes of the state, without making an array."""
-    return jax.eval_shape(lambda: init_state(state_config, 0))
+    leaves, structure = _abstract_leaves(state_config)
+    state: TrainState = jax.tree.unflatten(structure, leaves)
+    return state
+
+
+@functools.lru_cache(maxsize=64)  # the start of a run asks many times, and each time would trace all initial values
+def _abstract_leaves(state_config: StateConfig) -> tuple[list[jax.ShapeDtypeStruct], Any]:
+    return jax.tree.flatten(jax.eval_shape(lambda: init_state(state_config, 0)))
 
 
 def state_shardings(state_config: StateConfig, mesh: jax.sharding.Mesh, table: Sharding) -> Any:

@@ -308,7 +308,8 @@ def prepare_jax(*, keep_memory: bool = True, several: HostFlags | None = None, x
     elif not keep_memory:
         return_freed_memory()
     jax.config.update("jax_compilation_cache_dir", compilation_cache())
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def compilation_cache() -> str | None:

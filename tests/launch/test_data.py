@@ -10,12 +10,13 @@ import pytest
 from train import experiment as experiments
 from train.data import Batches, Bytes, Data, open_dataset, prepare
 
+MODULE = "launch.data"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def command(*arguments):
-    """Runs launch.data; returns its status, output and errors."""
-    program = [sys.executable, "-m", "launch.data", *map(str, arguments)]
+def process(*arguments):
+    """Runs launch.data as a shell does; returns its status, output and errors."""
+    program = [sys.executable, "-m", MODULE, *map(str, arguments)]
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout, done.stderr
 
@@ -34,9 +35,9 @@ def run(tiny_experiment, tmp_path_factory):
     return folder, data
 
 
-def test_show_prints_the_documents_of_a_step(run):
+def test_show_prints_the_documents_of_a_step(run, call):
     folder, data = run
-    status, out, err = command("show", f"--run={folder}", "--step=12", "--characters=7")
+    status, out, err = process("show", f"--run={folder}", "--step=12", "--characters=7")
     assert status == 0, err
     head, *lines = out.splitlines()
     assert head.startswith("step 12: batch 11, ")
@@ -50,7 +51,7 @@ def test_show_prints_the_documents_of_a_step(run):
         column, size = int(column), int(stop) - int(start)
         assert bytes(batch["targets"][int(row), column : column + size].tolist()).decode() == expected
         assert expected[:7] == shown
-    status, out, err = command("show", f"--run={folder}", "--step=12", "--rows=3")
+    ((status, out, err),) = call(MODULE, [("show", f"--run={folder}", "--step=12", "--rows=3")])
     assert {line.split()[1] for line in out.splitlines()[1:]} == {"3"}
 
 
@@ -66,14 +67,14 @@ def test_show_prints_the_documents_of_a_step(run):
 def test_a_damaged_run_folder_is_named(file, content, message, run, tmp_path, call):
     folder = shutil.copytree(run[0], tmp_path / "run")
     (folder / file).write_text(content)
-    (answer,) = call("launch.data", [("show", f"--run={folder}", "--step=1")])
+    (answer,) = call(MODULE, [("show", f"--run={folder}", "--step=1")])
     assert (answer.status, answer.out) == (2, "")
     assert message in answer.err
 
 
-def test_info_counts_and_verifies(run):
+def test_info_counts_and_verifies(run, call):
     folder, _ = run
-    status, out, err = command("info", f"--path={folder / 'data'}", "--verify")
+    ((status, out, err),) = call(MODULE, [("info", f"--path={folder / 'data'}", "--verify")])
     assert status == 0, err
     assert out.splitlines()[1] == "tokenizer: Bytes, 257 ids, end of document: 256"
     assert out.splitlines()[-1] == "verified: 2 shards match their checksums"
@@ -97,8 +98,8 @@ def test_info_counts_and_verifies(run):
         (["info", "--path=RUN"], "is not a finished dataset"),
     ],
 )
-def test_mistakes_are_named_without_a_traceback(arguments, message, run):
-    status, out, err = command(*[a.replace("RUN", str(run[0])) for a in arguments])
+def test_mistakes_are_named_without_a_traceback(arguments, message, run, call):
+    ((status, out, err),) = call(MODULE, [[a.replace("RUN", str(run[0])) for a in arguments]])
     assert (status, out) == (2, "")
     assert message in err
     assert err.startswith("error: ")

@@ -43,7 +43,7 @@ def test_the_folder_of_a_sweep_gets_the_report_of_the_sweep(command, tmp_path):
     assert (status, "holds no sweep.json" in printed) == (2, True)
 
 
-def test_mistakes_are_one_line_and_exit_2(tmp_path):
+def test_mistakes_are_one_line_and_exit_2(call, tmp_path):
     for arguments, message in (
         ([], "--run is missing"),
         ([f"--run={tmp_path}/nowhere"], "there is no run folder"),
@@ -52,7 +52,7 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path):
         ([f"--run={tmp_path}", f"--curve={tmp_path}/no/such/folder.png"], "cannot write"),
         ([f"--run={tmp_path}", f"--curve={tmp_path}/loss.jpg"], "png"),
     ):
-        done = process(*arguments)
-        assert done.returncode == 2, arguments
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
+        (answer,) = call("launch.report", [arguments])
+        assert answer.status == 2, arguments
+        assert message in answer.err
+        assert "Traceback" not in answer.err

@@ -4,14 +4,21 @@ import sys
 
 import pytest
 
+MODULE = "launch.tokenize"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def command(*arguments):
-    """Runs launch.tokenize; returns its status, output and errors."""
-    program = [sys.executable, "-m", "launch.tokenize", *map(str, arguments)]
+def process(*arguments):
+    """Runs launch.tokenize as a shell does; returns its status, output and errors."""
+    program = [sys.executable, "-m", MODULE, *map(str, arguments)]
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def tokenized(call):
+    """A function that runs it in this process; it returns the same."""
+    return lambda *arguments: call(MODULE, [arguments])[0]
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +29,16 @@ def text(tmp_path_factory):
     return folder
 
 
-def test_tokenizes_reports_and_reuses(text, tmp_path):
+def test_tokenizes_reports_and_reuses(text, tokenized, tmp_path):
     arguments = (f"--input={text}", f"--output={tmp_path / 'd'}", "--vocab_size=300", "--validation=0.1")
-    status, out, err = command(*arguments)
+    status, out, err = process(*arguments)
     assert (status, out.splitlines()[1]) == (0, "tokenizer: SentencePiece, 300 ids, end of document: 1")
     assert [line.split()[0] for line in out.splitlines()[2:]] == ["split", "train", "validation"]
     assert "documents/s" in err
     assert "tokens/s" in err
     assert "bytes per token" in err
-    assert command(*arguments) == (0, out, "")
-    status, out, err = command(*arguments[:2], "--vocab_size=310", "--validation=0.1")
+    assert tokenized(*arguments) == (0, out, "")
+    status, out, err = tokenized(*arguments[:2], "--vocab_size=310", "--validation=0.1")
     assert (status, out) == (2, "")
     assert "tokenizer.vocab_size: 300 -> 310" in err
     # The tokenizer of one dataset for another.
@@ -42,7 +49,7 @@ def test_tokenizes_reports_and_reuses(text, tmp_path):
         f"--output={tmp_path / 'e'}",
         "--validation=none",
     )
-    status, out, err = command(*arguments, f"--tokenizer={tmp_path / 'd'}")
+    status, out, err = tokenized(*arguments, f"--tokenizer={tmp_path / 'd'}")
     assert status == 0, err
     assert "300 ids" in out
     assert "validation" not in out
@@ -64,24 +71,24 @@ def test_tokenizes_reports_and_reuses(text, tmp_path):
         (["TEXT"], "unexpected argument"),
     ],
 )
-def test_mistakes_are_named_without_a_traceback(arguments, message, text, tmp_path):
-    status, out, err = command(*[a.replace("TEXT", str(text)).replace("OUT", str(tmp_path / "d")) for a in arguments])
+def test_mistakes_are_named_without_a_traceback(arguments, message, text, tokenized, tmp_path):
+    status, out, err = tokenized(*[a.replace("TEXT", str(text)).replace("OUT", str(tmp_path / "d")) for a in arguments])
     assert (status, out) == (2, "")
     assert message in err
     assert err.startswith("error: ")
     assert "Traceback" not in err
 
 
-def test_advice_names_the_flags_of_this_command(tmp_path):
+def test_advice_names_the_flags_of_this_command(tokenized, tmp_path):
     """The message does not name fields of a config, which this command does not have; its advice works."""
     (tmp_path / "one.txt").write_text("one text, of which no whole file can be held out\n" * 40)
     arguments = (f"--input={tmp_path / 'one.txt'}", f"--output={tmp_path / 'd'}", "--tokenizer=bytes")
-    status, _, err = command(*arguments)
+    status, _, err = tokenized(*arguments)
     assert status == 2
     assert "error: --validation: whole documents cannot be held out: the documents, 1 in number, are one text" in err
     assert "hold out the end of each with '--validation=Tail(fraction=0.1)'" in err
     assert "data." not in err
-    status, out, err = command(*arguments, "--validation=Tail(fraction=0.1)")
+    status, out, err = tokenized(*arguments, "--validation=Tail(fraction=0.1)")
     assert status == 0, err
     assert "validation" in out
 

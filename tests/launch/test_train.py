@@ -50,7 +50,7 @@ def test_print_config_says_all_and_trains_nothing(command, config, tmp_path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.py"]
 
 
-def test_trains_stops_and_goes_on(command, config, tmp_path, monkeypatch):
+def test_trains_stops_and_goes_on(command, reports, config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, printed = command("launch.train", f"--config={config}", "--hard_stop=4", "--set=optimizer.b1=0.8")
     assert status == 0

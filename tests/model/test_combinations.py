@@ -125,14 +125,30 @@ def _logits_and_cache(config, params, tokens, positions, cache):
     return output.logits_BTV, output.cache
 
 
-@seed(12)
-@settings(
-    max_examples=5,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.generate],  # what fails is shown as it was drawn: to shrink it takes minutes
-)
-@given(options(ModelConfig).map(without_clashes))
+def drawn_configs(count):
+    """A decorator for a test of so many random configs, the same at each call."""
+
+    def decorate(function):
+        phases = [Phase.generate]  # what fails is shown as it was drawn: to shrink it takes minutes
+        limited = settings(max_examples=count, suppress_health_check=list(HealthCheck), phases=phases)
+        return seed(12)(limited(given(options(ModelConfig).map(without_clashes))(function)))
+
+    return decorate
+
+
+@drawn_configs(2)
 def test_whatever_can_be_built_works(config):
+    check_every_way(config)
+
+
+@pytest.mark.sweep
+@drawn_configs(12)
+def test_more_of_it_works(config):
+    check_every_way(config)
+
+
+def check_every_way(config):
+    """Scanned and written out, causal, cached, and with gradients."""
     assume(config is not None)
     params = parameters(config)
     assert count_parameters(config).total == sum(x.size for x in jax.tree.leaves(params))

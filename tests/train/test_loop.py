@@ -209,7 +209,9 @@ def test_it_goes_on_on_another_mesh(tiny_experiment, tiny_run, tmp_path):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-def test_steps_between_two_lines_of_the_log_are_timed_and_counted(tiny_experiment, tmp_path, monkeypatch, capsys):
+def test_steps_between_two_lines_of_the_log_are_timed_and_counted(
+    own_steps, tiny_experiment, tmp_path, monkeypatch, capsys
+):
     """And kernels are recorded while the first step is compiled, and in no step after it."""
     opened, record = [], selection.recorded_choices
     monkeypatch.setattr(selection, "recorded_choices", lambda: opened.append(1) or record())

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from model.options.json import to_json
+from tests.commands import answers_on
 from tests.train.conversion.folders import contents, published
 from train import experiment as experiments
 from train.loop import train
@@ -30,9 +31,36 @@ def texts(tmp_path_factory):
     return path
 
 
-def test_perplexity_is_that_of_one_device(call, tiny_run, texts):
-    arguments = (f"--run={tiny_run}", f"--text={texts}", "--json")
-    (one,) = call(EVALUATE, [arguments], devices=1)
+@pytest.fixture(scope="module")
+def evaluated(tiny_run, texts):
+    return (f"--run={tiny_run}", f"--text={texts}", "--json")
+
+
+@pytest.fixture(scope="module")
+def generated(tiny_run):
+    prompts = ("--prompt=the cat", "--prompt=a", "--prompt=old grey")
+    return (f"--run={tiny_run}", *prompts, "--temperature=0", "--max_tokens=12", "--batch_size=3", "--json")
+
+
+@pytest.fixture(scope="module")
+def converted(call, tiny_run, tmp_path_factory):
+    """A folder with weights written on a mesh, and with the run that was read from them on another; two Answers."""
+    folder = tmp_path_factory.mktemp("converted")
+    run = shutil.copytree(tiny_run, folder / "run")
+    first = (f"--run={run}", f"--to={folder}/published", "--family=llama", "--mesh=fsdp=4,tensor=2")
+    second = (f"--from={folder}/published", f"--run={folder}/back", "--mesh=fsdp=2,tensor=2")
+    return folder, *call(CONVERT, [first]), *call(CONVERT, [second])
+
+
+@pytest.fixture(scope="module")
+def one_device(evaluated, generated, converted):
+    """The Answers of the three commands on one device."""
+    again = (f"--run={converted[0]}/back", f"--to={converted[0]}/again")
+    return answers_on(1, [(EVALUATE, *evaluated), (GENERATE, *generated), (CONVERT, *again)])
+
+
+def test_perplexity_is_that_of_one_device(call, evaluated, one_device):
+    arguments, one = evaluated, one_device[0]
     (four,) = call(EVALUATE, [arguments], devices=4)
     calls = {name: (*arguments, *mesh) for name, mesh in WAYS.items()}
     calls |= {"odd": (*arguments, "--mesh=fsdp=8", "--batch_size=3"), "bad": (*arguments, "--mesh=fsdp=3")}
@@ -51,29 +79,22 @@ def test_perplexity_is_that_of_one_device(call, tiny_run, texts):
         assert (found["documents"], found["tokens"], found["bytes"]) == (7, expected["tokens"], expected["bytes"])
 
 
-def test_texts_are_those_of_one_device(call, tiny_run):
-    prompts = ("--prompt=the cat", "--prompt=a", "--prompt=old grey")
-    arguments = (f"--run={tiny_run}", *prompts, "--temperature=0", "--max_tokens=12", "--batch_size=3", "--json")
-    (one,) = call(GENERATE, [arguments], devices=1)
-    expected = json.loads(one.out)["samples"]
-    for name, answer in zip(WAYS, call(GENERATE, [(*arguments, *mesh) for mesh in WAYS.values()]), strict=True):
+def test_texts_are_those_of_one_device(call, generated, one_device):
+    expected = json.loads(one_device[1].out)["samples"]
+    for name, answer in zip(WAYS, call(GENERATE, [(*generated, *mesh) for mesh in WAYS.values()]), strict=True):
         assert json.loads(answer.out)["samples"] == expected, (name, answer.err)
 
 
-def test_weights_there_and_back_on_a_mesh(call, tiny_run, tmp_path):
-    run = shutil.copytree(tiny_run, tmp_path / "run")
-    to, back, again = (f"{tmp_path}/{name}" for name in ("published", "back", "again"))
-    first = call(CONVERT, [(f"--run={run}", f"--to={to}", "--family=llama", "--mesh=fsdp=4,tensor=2")])
-    second = call(CONVERT, [(f"--from={to}", f"--run={back}", "--mesh=fsdp=2,tensor=2")])
-    third = call(CONVERT, [(f"--run={back}", f"--to={again}")], devices=1)
-    assert [answer.status for answer in (*first, *second, *third)] == [0, 0, 0], (first, second, third)
-    assert NOTE in first[0].err
-    assert NOTE in second[0].err
-    written = experiments.load(tmp_path / "back")
+def test_weights_there_and_back_on_a_mesh(converted, one_device):
+    (folder, first, second), third = converted, one_device[2]
+    assert [answer.status for answer in (first, second, third)] == [0, 0, 0], (first, second, third)
+    assert NOTE in first.err
+    assert NOTE in second.err
+    written = experiments.load(folder / "back")
     assert written.mesh == Mesh(fsdp=2, tensor=2)
     assert written.sharding.parameters.vocab == ()
-    for path in (tmp_path / "published").iterdir():
-        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+    for path in (folder / "published").iterdir():
+        assert path.read_bytes() == (folder / "again" / path.name).read_bytes(), path.name
 
 
 def test_training_takes_the_same_flag(command, tiny_experiment, write_config, tmp_path):

@@ -60,7 +60,6 @@ class Trainer:
 def swept(tiny_experiment, tmp_path_factory):
     """The folder of a sweep, and for each of its three starts: its status, the runs it started, the lines it printed."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("train.loop.write_report", lambda run: None)
     patch.setattr("launch.clusters.pool._POLL_SECONDS", 0)
     folder = tmp_path_factory.mktemp("sweep")
     experiment = tiny_experiment(

@@ -16,6 +16,7 @@ from model.norms import LayerNorm, RMSNorm
 from model.options.tree import check, find_warnings
 from model.parameters.precision import Precision
 from model.transformer import abstract_params, forward, init
+from tests.tiers import representatives
 
 PLAIN = Experts(num_experts=6, top_k=2, expert=Gated(width=8))
 VARIANTS = {
@@ -172,7 +173,7 @@ def written_out(small, drawn, tokens):
     return losses_and_gradient(config, drawn(config), tokens)
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("remat", representatives(["none", "full"], "full"))
 def test_scanned_and_written_out_are_one_function(remat, small, drawn, tokens, written_out):
     """The first layer is dense; two kinds of experts alternate after it."""
     config = small(**MIXED, remat=remat)

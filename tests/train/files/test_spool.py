@@ -67,7 +67,7 @@ def test_a_run_in_a_store_is_the_run_that_it_would_be_here(store, there, tiny_ex
     assert load_run(RUN).dataset().folder == user_path(f"{RUN}/data")
 
 
-def test_the_command_trains_into_a_store(store, there, command, tiny_experiment, write_config, tmp_path):
+def test_the_command_trains_into_a_store(store, there, command, reports, tiny_experiment, write_config, tmp_path):
     config = write_config(tiny_experiment(), tmp_path / "config.py")
     status, said = command("launch.train", f"--config={config}", f"--run={RUN}", "--hard_stop=2")
     assert status == 0, said

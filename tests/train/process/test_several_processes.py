@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from launch.command.signals import EXIT_PREEMPTED
-from tests.tiers import representatives
+from tests.tiers import SWEEP
 from train.loop import train
 from train.process.watch import EXIT_PEER_LOST
 
@@ -113,9 +113,9 @@ def undisturbed(experiment, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("stopped_on", representatives([2, 4], 4))
-def test_a_run_that_moves_from_1_to_2_to_4_to_1_processes(stopped_on, experiment, undisturbed, write_config, tmp_path):
-    """Two are killed; as many, or four, go on and are stopped; four go on where two were stopped; one finishes."""
+@pytest.mark.parametrize("counts", [(2,), pytest.param((4,), marks=SWEEP), pytest.param((2, 4), marks=SWEEP)])
+def test_a_run_that_moves_from_one_process_to_several_and_back(counts, experiment, undisturbed, write_config, tmp_path):
+    """Two are killed; as many, or four, go on and are stopped; four more may go on; one finishes."""
     assert jax.process_count() == 1
     run = tmp_path / "run"
     command = [f"--config={write_config(experiment, tmp_path / 'config.py')}", f"--run={run}"]
@@ -133,6 +133,7 @@ def test_a_run_that_moves_from_1_to_2_to_4_to_1_processes(stopped_on, experiment
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
 
     # All again; one is asked to stop, and all do, after the same step.
+    stopped_on, *more = counts
     job = Job(stopped_on, 8 // stopped_on, tmp_path, *command)
     job.wait_until(lambda: "resuming" in job.printed(0) and last_step(run) >= 8)
     job.processes[1].send_signal(signal.SIGTERM)
@@ -143,15 +144,15 @@ def test_a_run_that_moves_from_1_to_2_to_4_to_1_processes(stopped_on, experiment
     assert checkpoint(run)[0] == stopped
     assert "training" not in job.printed(1)  # only process 0 prints
 
-    # Four processes go on, if they have not yet, and one finishes.
-    if stopped_on < 4:
+    # Others go on, and this process finishes.
+    for count in more:
         stopped = min(stopped + 2, NUM_STEPS - 1)
-        job = Job(4, 2, tmp_path, *command, f"--hard_stop={stopped}")
-        assert job.wait() == [0] * 4, job.printed(0)
+        job = Job(count, 8 // count, tmp_path, *command, f"--hard_stop={stopped}")
+        assert job.wait() == [0] * count, job.printed(0)
         assert last_step(run) == stopped
-    job = Job(1, 4, tmp_path, *command)
-    assert job.wait() == [0], job.printed(0)
-    assert f"resuming {run} at step {stopped} of {NUM_STEPS}" in job.printed(0)
+    said = []
+    assert train(experiment, run, say=said.append).state == "finished"
+    assert f"resuming {run} at step {stopped} of {NUM_STEPS}" in said
     assert_same_run(run, undisturbed)
 
 
