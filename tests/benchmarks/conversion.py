@@ -5,7 +5,7 @@
 Makes a random LLaMA of bfloat16 tensors in four files (width 2,048, vocabulary 32,000; 12 layers are 1.5 GB, and
 `--width=4096 --layers=32` a 7B) in a new folder below `--folder`, and removes it afterwards. Each round copies the
 files with `cp` and waits until they are on the disk, casts every tensor to float32, reads the files into a run folder,
-and writes the run back, each in a process of its own. Prints for each the median, the least and the most seconds, the
+and writes the run back, each in a process of its own, and each with the files in the system's cache. Prints for each the median, the least and the most seconds, the
 rate in bytes of the model, the processor time, and the peak of resident memory beyond the model and beyond that of a
 process that has only imported what it needs.
 
@@ -157,6 +157,11 @@ def in_a_process(program: str, *paths: pathlib.Path) -> list[dict[str, float]]:
     return numbers
 
 
+def cache_files(folder: pathlib.Path) -> None:
+    """Reads the files, so that the system has them in its cache: a conversion takes them out of it."""
+    subprocess.run(["cat", *map(str, folder.iterdir())], stdout=subprocess.DEVNULL, check=True)
+
+
 def copy_files(source: pathlib.Path, target: pathlib.Path) -> dict[str, float]:
     """Copies the folder with cp, and waits until it is on the disk."""
     began, before = time.perf_counter(), os.times()
@@ -181,6 +186,7 @@ def main() -> None:
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ("cp", "cast")}
         for _ in range(given.rounds):
             paths = here / "published", here / "run", here / "back"
+            cache_files(here / "published")
             rounds["cp"].append(copy_files(here / "published", here / "copied"))
             shutil.rmtree(here / "copied")
             rounds["cast"].append(in_a_process(CAST, *paths)[0])

@@ -107,9 +107,20 @@ def rename_into_place(finished: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def sync_written(file: BinaryIO) -> None:
-    """Returns when the bytes that were written to an open file so far are on the disk."""
+    """Returns when the bytes that were written to an open file so far are on the disk, and out of the system's cache."""
     file.flush()
     os.fsync(file.fileno())
+    drop_cached(file)
+
+
+def drop_cached(file: BinaryIO, offset: int = 0, length: int = 0) -> None:
+    """Gives back the system's memory that holds a part of an open file (0: up to its end), where the system can.
+
+    The next bytes take that memory. Other memory a virtual machine may first have to get from its host, which takes
+    longer than to write it (tests/benchmarks/README.md).
+    """
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        os.posix_fadvise(file.fileno(), offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def _sync(path: pathlib.Path) -> None:
