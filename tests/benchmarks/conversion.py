@@ -7,7 +7,7 @@ Makes a random LLaMA of bfloat16 tensors in four files (width 2,048, vocabulary 
 files with `cp` and waits until they are on the disk, casts every tensor to float32, reads the files into a run folder,
 and writes the run back, each in a process of its own, and each with the files in the system's cache. Prints for each the median, the least and the most seconds, the
 rate in bytes of the model, the processor time, and the peak of resident memory beyond the model and beyond that of a
-process that has only imported what it needs.
+process that has only imported what it needs. Ratios are those of single rounds.
 
 The rows of parts leave out the checkpoint of the run folder, which is compressed and checked when it is written.
 *cp + cast* is what reading and writing are compared with: each is to take at most twice that.
@@ -42,9 +42,9 @@ def measured(work, part=None):
     if part is not None:
         module, name = part
         plain = getattr(module, name)
-        def timed(*arguments):
+        def timed(*arguments, **named):
             cpu, began = time.process_time(), time.perf_counter()
-            result = plain(*arguments)
+            result = plain(*arguments, **named)
             inside.update(seconds=time.perf_counter() - began, cpu=time.process_time() - cpu, peak=peak(), base=before)
             return result
         setattr(module, name, timed)
@@ -172,6 +172,11 @@ def copy_files(source: pathlib.Path, target: pathlib.Path) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began, "cpu": cpu}
 
 
+def _spread(numbers: list[float], digits: int) -> str:
+    """The median, the least and the most."""
+    return f"{statistics.median(numbers):.{digits}f} [{min(numbers):.{digits}f}, {max(numbers):.{digits}f}]"
+
+
 def main() -> None:
     """Reads the flags and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -198,14 +203,15 @@ def main() -> None:
     print(f"{size / 1e9:.2f} GB in {SHARDS} files, {given.rounds} rounds")
     print("| | median s [least, most] | GB/s | processor s | of cp + cast | peak MB beyond the model | of it imports |")
     print("|---|---|---|---|---|---|---|")
-    yardstick = sum(statistics.median(one["seconds"] for one in rounds[name]) for name in ("cp", "cast"))
+    yardsticks = [cp["seconds"] + cast["seconds"] for cp, cast in zip(rounds["cp"], rounds["cast"], strict=True)]
     for name, results in rounds.items():
         seconds, cpu = [one["seconds"] for one in results], statistics.median(one["cpu"] for one in results)
         middle = statistics.median(seconds)
-        cells = [f"{middle:.1f} [{min(seconds):.1f}, {max(seconds):.1f}]", f"{size / middle / 1e9:.2f}", f"{cpu:.1f}"]
+        cells = [_spread(seconds, 1), f"{size / middle / 1e9:.2f}", f"{cpu:.1f}"]
         if name not in ("cp", "cast"):
             peak, base = (max(one[key] for one in results) for key in ("peak", "base"))
-            cells += [f"{middle / yardstick:.2f}", f"{(peak - size) / 1e6:.0f}", f"{base / 1e6:.0f}"]
+            ratios = [one / yardstick for one, yardstick in zip(seconds, yardsticks, strict=True)]
+            cells += [_spread(ratios, 2), f"{(peak - size) / 1e6:.0f}", f"{base / 1e6:.0f}"]
         print(f"| {name} | {' | '.join([*cells, *['-'] * (6 - len(cells))])} |")
 
 

@@ -1,8 +1,7 @@
-"""How orbax writes the arrays of a checkpoint: fewer threads copy or compress them than the machine has cores.
+"""How orbax writes the arrays of a checkpoint: fewer threads compress than the machine has cores.
 
-Copies, compressed or not, wait in memory until they are written. With a thread on every core more is copied than the
-others can write, and nothing stops it: nearly the whole checkpoint is in memory a second time, and not compressed it
-then takes longer, not less time (tests/benchmarks/README.md).
+Compressed arrays wait in memory until they are written. With a thread on every core more is compressed than the others
+can write, and nothing stops it: nearly the whole checkpoint is in memory a second time (tests/benchmarks/README.md).
 """
 
 import copy
@@ -14,12 +13,12 @@ import jax
 import orbax.checkpoint as ocp
 import tensorstore
 
-MAX_THREADS = 4  # that compress, which makes about 2 GB/s, or only copy
+MAX_THREADS = 4  # that compress; they make about 2 GB/s
 FILES = 128  # that may be written at the same time, as orbax has it
 NODE_BYTES = 100_000_000  # for the index of the database, as orbax has it
 
 
-def handler_registry(items: Sequence[str], compress: bool) -> Any:
+def handler_registry(items: Sequence[str]) -> Any:
     """The handlers of orbax, with this number of threads for the arrays of these items."""
     settings = {
         "data_copy_concurrency": {"limit": max(1, min(MAX_THREADS, (os.cpu_count() or 1) // 2))},
@@ -38,7 +37,7 @@ def handler_registry(items: Sequence[str], compress: bool) -> Any:
     known = ocp.type_handlers.create_type_handler_registry(*(types | {jax.Array: arrays}).items())
     registry: Any = ocp.handlers.DefaultCheckpointHandlerRegistry()
     for item in items:
-        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=known, use_compression=compress)
+        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=known)
         for argument in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
             registry.add(item, argument, handler)
     return registry

@@ -148,7 +148,7 @@ def read_published(
         write_json(part / "parameters.json", parameters.as_json(experiment))
         state = _state(experiment, read_params(folder, opened.family, tensors, experiment, once=True))
         failures: list[str] = []
-        with CheckpointStore(part, experiment.checkpoints, failures.append, compress=False) as store:
+        with CheckpointStore(part, experiment.checkpoints, failures.append) as store:
             store.save(experiment, state, 0, None)
             store.finish()
             if store.steps() != [0]:

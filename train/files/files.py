@@ -107,7 +107,7 @@ def rename_into_place(finished: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def sync_written(file: BinaryIO) -> None:
-    """Returns when the bytes that were written to an open file so far are on the disk, and out of the system's cache."""
+    """Returns when the bytes that were written to an open file are on the disk, and out of the system's cache."""
     file.flush()
     os.fsync(file.fileno())
     drop_cached(file)
