@@ -3,7 +3,9 @@
 Both checks work without orbax, so that they can tell a library's fault from damage on the disk.
 """
 
+import collections
 import concurrent.futures
+import contextlib
 import hashlib
 import io
 import itertools
@@ -11,18 +13,21 @@ import json
 import math
 import os
 import pathlib
+import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tensorstore
 
+from train.files.files import drop_cached
 from train.files.spool import DIGESTS_FILE
 
 ITEMS = ("params", "rest", "note")
 # Larger files are recorded with a CRC-32, which takes less time than a SHA-256.
 SMALL_FILE_BYTES = 1 << 20
 MAX_THREADS = 8  # they wait for the memory and the disk
+POLL_SECONDS = 0.05
 
 
 class MissingError(Exception):
@@ -67,10 +72,48 @@ def require_note(item: pathlib.Path, note: Mapping[str, Any]) -> None:
         raise MissingError(f"{item.name} is not the one that was given")
 
 
-def record_digests(checkpoint: pathlib.Path) -> None:
-    """Writes sizes and digests of the files of a checkpoint's items beside them; reads each while it is cached."""
+def record_digests(checkpoint: pathlib.Path, sync: bool = False) -> None:
+    """Writes sizes and digests of the files of a checkpoint's items beside them; reads each while it is cached.
+
+    With `sync` all of them are on the disk when this returns.
+    """
     digests = _digests(checkpoint, (path for item in ITEMS for path in _files(checkpoint / item)))
     (checkpoint / DIGESTS_FILE).write_text(json.dumps(digests, indent=1), encoding="ascii")
+    if sync:
+        paths = [pathlib.Path(where, name) for where, _, names in os.walk(checkpoint) for name in (*names, ".")]
+        with concurrent.futures.ThreadPoolExecutor(MAX_THREADS) as threads:  # they wait for the disk together
+            collections.deque(threads.map(_sync, paths), maxlen=0)
+
+
+@contextlib.contextmanager
+def written_early(folder: pathlib.Path) -> Iterator[None]:
+    """Within it the system begins to write new files below a folder to the disk, and does not wait until it must."""
+    ended, known = threading.Event(), set()
+
+    def begin() -> None:
+        while not ended.wait(POLL_SECONDS):
+            for where, _, names in os.walk(folder):
+                for path in {pathlib.Path(where, name) for name in names} - known:
+                    known.add(path)
+                    with contextlib.suppress(OSError), open(path, "rb") as file:  # it may have got another name
+                        drop_cached(file)  # what is not on the disk stays, and begins to be written
+
+    thread = threading.Thread(target=begin, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Returns when a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def first_difference(checkpoint: pathlib.Path, share: tuple[int, int] = (0, 1)) -> tuple[str | None, bool]:

@@ -28,6 +28,7 @@ from model.parameters.specs import specs_by_name
 from model.positions.absolute import Learned
 from model.transformer import abstract_params, specs
 from train import experiment as experiments
+from train.checkpoints.files import written_early
 from train.checkpoints.store import CheckpointStore
 from train.conversion.expert_tensors import join_experts
 from train.conversion.folder import HuggingFaceFolder, StoredTensor, new_folder
@@ -148,7 +149,11 @@ def read_published(
         write_json(part / "parameters.json", parameters.as_json(experiment))
         state = _state(experiment, read_params(folder, opened.family, tensors, experiment, once=True))
         failures: list[str] = []
-        with CheckpointStore(part, experiment.checkpoints, failures.append) as store:
+        compress = jax.process_count() > 1
+        with (
+            CheckpointStore(part, experiment.checkpoints, failures.append, compress=compress) as store,
+            written_early(part),
+        ):
             store.save(experiment, state, 0, None)
             store.finish()
             if store.steps() != [0]:
