@@ -20,7 +20,6 @@ from typing import Any
 
 import tensorstore
 
-from train.files.files import drop_cached
 from train.files.spool import DIGESTS_FILE
 
 ITEMS = ("params", "rest", "note")
@@ -28,6 +27,7 @@ ITEMS = ("params", "rest", "note")
 SMALL_FILE_BYTES = 1 << 20
 MAX_THREADS = 8  # they wait for the memory and the disk
 POLL_SECONDS = 0.05
+UNFINISHED = "__lock"  # how tensorstore's names of files end until these are complete
 
 
 class MissingError(Exception):
@@ -86,25 +86,29 @@ def record_digests(checkpoint: pathlib.Path, sync: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def written_early(folder: pathlib.Path) -> Iterator[None]:
-    """Within it the system begins to write new files below a folder to the disk, and does not wait until it must."""
+def synced_early(folder: pathlib.Path) -> Iterator[None]:
+    """Within it new files below a folder are synced as they are completed: little is left to sync at the end."""
     ended, known = threading.Event(), set()
 
-    def begin() -> None:
-        while not ended.wait(POLL_SECONDS):
-            for where, _, names in os.walk(folder):
-                for path in {pathlib.Path(where, name) for name in names} - known:
-                    known.add(path)
-                    with contextlib.suppress(OSError), open(path, "rb") as file:  # it may have got another name
-                        drop_cached(file)  # what is not on the disk stays, and begins to be written
+    def sync(path: pathlib.Path) -> None:
+        with contextlib.suppress(OSError):  # its folder may have got another name; the last sync reports other errors
+            _sync(path)
 
-    thread = threading.Thread(target=begin, daemon=True)
-    thread.start()
+    def sync_new_files() -> None:
+        with concurrent.futures.ThreadPoolExecutor(MAX_THREADS) as threads:
+            while not ended.wait(POLL_SECONDS):
+                for where, _, names in os.walk(folder):
+                    complete = {pathlib.Path(where, name) for name in names if not name.endswith(UNFINISHED)}
+                    collections.deque(map(threads.submit, itertools.repeat(sync), complete - known), maxlen=0)
+                    known.update(complete)
+
+    watcher = threading.Thread(target=sync_new_files, daemon=True)
+    watcher.start()
     try:
         yield
     finally:
         ended.set()
-        thread.join()
+        watcher.join()
 
 
 def _sync(path: pathlib.Path) -> None:

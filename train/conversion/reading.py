@@ -28,7 +28,7 @@ from model.parameters.specs import specs_by_name
 from model.positions.absolute import Learned
 from model.transformer import abstract_params, specs
 from train import experiment as experiments
-from train.checkpoints.files import written_early
+from train.checkpoints.files import synced_early
 from train.checkpoints.store import CheckpointStore
 from train.conversion.expert_tensors import join_experts
 from train.conversion.folder import HuggingFaceFolder, StoredTensor, new_folder
@@ -152,7 +152,7 @@ def read_published(
         compress = jax.process_count() > 1
         with (
             CheckpointStore(part, experiment.checkpoints, failures.append, compress=compress) as store,
-            written_early(part),
+            synced_early(part),
         ):
             store.save(experiment, state, 0, None)
             store.finish()
