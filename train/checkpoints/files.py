@@ -20,6 +20,7 @@ from typing import Any
 
 import tensorstore
 
+from train.files.files import sync_path
 from train.files.spool import DIGESTS_FILE
 
 ITEMS = ("params", "rest", "note")
@@ -82,7 +83,7 @@ def record_digests(checkpoint: pathlib.Path, sync: bool = False) -> None:
     if sync:
         paths = [pathlib.Path(where, name) for where, _, names in os.walk(checkpoint) for name in (*names, ".")]
         with concurrent.futures.ThreadPoolExecutor(MAX_THREADS) as threads:  # they wait for the disk together
-            collections.deque(threads.map(_sync, paths), maxlen=0)
+            collections.deque(threads.map(sync_path, paths), maxlen=0)
 
 
 @contextlib.contextmanager
@@ -92,7 +93,7 @@ def synced_early(folder: pathlib.Path) -> Iterator[None]:
 
     def sync(path: pathlib.Path) -> None:
         with contextlib.suppress(OSError):  # its folder may have got another name; the last sync reports other errors
-            _sync(path)
+            sync_path(path)
 
     def sync_new_files() -> None:
         with concurrent.futures.ThreadPoolExecutor(MAX_THREADS) as threads:
@@ -109,15 +110,6 @@ def synced_early(folder: pathlib.Path) -> Iterator[None]:
     finally:
         ended.set()
         watcher.join()
-
-
-def _sync(path: pathlib.Path) -> None:
-    """Returns when a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def first_difference(checkpoint: pathlib.Path, share: tuple[int, int] = (0, 1)) -> tuple[str | None, bool]:

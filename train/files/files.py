@@ -101,9 +101,9 @@ def atomic_write(path: pathlib.Path) -> Iterator[BinaryIO]:
 def rename_into_place(finished: pathlib.Path, path: pathlib.Path) -> None:
     """Renames a finished file or folder to `path` atomically; syncs a file before and the name afterwards."""
     if not finished.is_dir():
-        _sync(finished)
+        sync_path(finished)
     os.replace(finished, path)
-    _sync(path.parent)
+    sync_path(path.parent)
 
 
 def sync_written(file: BinaryIO) -> None:
@@ -123,7 +123,7 @@ def drop_cached(file: BinaryIO, offset: int = 0, length: int = 0) -> None:
         os.posix_fadvise(file.fileno(), offset, length, os.POSIX_FADV_DONTNEED)
 
 
-def _sync(path: pathlib.Path) -> None:
+def sync_path(path: pathlib.Path) -> None:
     """Returns when a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -181,7 +181,7 @@ def test_new_files_are_synced_while_others_are_written(tmp_path, monkeypatch):
         if len(synced) == 2:
             both.set()
 
-    monkeypatch.setattr(checkpoint_files, "_sync", noted)
+    monkeypatch.setattr(checkpoint_files, "sync_path", noted)
     with synced_early(tmp_path):
         (tmp_path / "d").mkdir()
         (tmp_path / "d" / "b.__lock").write_bytes(b"not complete")
