@@ -89,7 +89,8 @@ def record_digests(checkpoint: pathlib.Path, sync: bool = False) -> None:
 @contextlib.contextmanager
 def synced_early(folder: pathlib.Path) -> Iterator[None]:
     """Within it new files below a folder are synced as they are completed: little is left to sync at the end."""
-    ended, known = threading.Event(), set()
+    ended = threading.Event()
+    known: set[pathlib.Path] = set()
 
     def sync(path: pathlib.Path) -> None:
         with contextlib.suppress(OSError):  # its folder may have got another name; the last sync reports other errors
