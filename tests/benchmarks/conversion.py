@@ -5,9 +5,9 @@
 Makes a random LLaMA of bfloat16 tensors in four files (width 2,048, vocabulary 32,000; 12 layers are 1.5 GB, and
 `--width=4096 --layers=32` a 7B) in a new folder below `--folder`, and removes it afterwards. Each round copies the
 files with `cp` and waits until they are on the disk, casts every tensor to float32, reads the files into a run folder,
-and writes the run back, each in a process of its own. Prints for each the median, the least and the most seconds, the
+and writes the run back, each in a process of its own, and each with the files in the system's cache. Prints for each the median, the least and the most seconds, the
 rate in bytes of the model, the processor time, and the peak of resident memory beyond the model and beyond that of a
-process that has only imported what it needs.
+process that has only imported what it needs. Ratios are those of single rounds.
 
 The rows of parts leave out the checkpoint of the run folder, which is compressed and checked when it is written.
 *cp + cast* is what reading and writing are compared with: each is to take at most twice that.
@@ -42,9 +42,9 @@ def measured(work, part=None):
     if part is not None:
         module, name = part
         plain = getattr(module, name)
-        def timed(*arguments):
+        def timed(*arguments, **named):
             cpu, began = time.process_time(), time.perf_counter()
-            result = plain(*arguments)
+            result = plain(*arguments, **named)
             inside.update(seconds=time.perf_counter() - began, cpu=time.process_time() - cpu, peak=peak(), base=before)
             return result
         setattr(module, name, timed)
@@ -157,6 +157,11 @@ def in_a_process(program: str, *paths: pathlib.Path) -> list[dict[str, float]]:
     return numbers
 
 
+def cache_files(folder: pathlib.Path) -> None:
+    """Reads the files, so that the system has them in its cache: a conversion takes them out of it."""
+    subprocess.run(["cat", *map(str, folder.iterdir())], stdout=subprocess.DEVNULL, check=True)
+
+
 def copy_files(source: pathlib.Path, target: pathlib.Path) -> dict[str, float]:
     """Copies the folder with cp, and waits until it is on the disk."""
     began, before = time.perf_counter(), os.times()
@@ -165,6 +170,11 @@ def copy_files(source: pathlib.Path, target: pathlib.Path) -> dict[str, float]:
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return {"seconds": time.perf_counter() - began, "cpu": cpu}
+
+
+def _spread(numbers: list[float], digits: int) -> str:
+    """The median, the least and the most."""
+    return f"{statistics.median(numbers):.{digits}f} [{min(numbers):.{digits}f}, {max(numbers):.{digits}f}]"
 
 
 def main() -> None:
@@ -181,6 +191,7 @@ def main() -> None:
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ("cp", "cast")}
         for _ in range(given.rounds):
             paths = here / "published", here / "run", here / "back"
+            cache_files(here / "published")
             rounds["cp"].append(copy_files(here / "published", here / "copied"))
             shutil.rmtree(here / "copied")
             rounds["cast"].append(in_a_process(CAST, *paths)[0])
@@ -192,14 +203,15 @@ def main() -> None:
     print(f"{size / 1e9:.2f} GB in {SHARDS} files, {given.rounds} rounds")
     print("| | median s [least, most] | GB/s | processor s | of cp + cast | peak MB beyond the model | of it imports |")
     print("|---|---|---|---|---|---|---|")
-    yardstick = sum(statistics.median(one["seconds"] for one in rounds[name]) for name in ("cp", "cast"))
+    yardsticks = [cp["seconds"] + cast["seconds"] for cp, cast in zip(rounds["cp"], rounds["cast"], strict=True)]
     for name, results in rounds.items():
         seconds, cpu = [one["seconds"] for one in results], statistics.median(one["cpu"] for one in results)
         middle = statistics.median(seconds)
-        cells = [f"{middle:.1f} [{min(seconds):.1f}, {max(seconds):.1f}]", f"{size / middle / 1e9:.2f}", f"{cpu:.1f}"]
+        cells = [_spread(seconds, 1), f"{size / middle / 1e9:.2f}", f"{cpu:.1f}"]
         if name not in ("cp", "cast"):
             peak, base = (max(one[key] for one in results) for key in ("peak", "base"))
-            cells += [f"{middle / yardstick:.2f}", f"{(peak - size) / 1e6:.0f}", f"{base / 1e6:.0f}"]
+            ratios = [one / yardstick for one, yardstick in zip(seconds, yardsticks, strict=True)]
+            cells += [_spread(ratios, 2), f"{(peak - size) / 1e6:.0f}", f"{base / 1e6:.0f}"]
         print(f"| {name} | {' | '.join([*cells, *['-'] * (6 - len(cells))])} |")
 
 

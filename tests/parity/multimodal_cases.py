@@ -1,8 +1,9 @@
 """The compared shapes of language models within multimodal models, which are fed with text alone."""
 
-from tests.parity.gemma4_cases import GEMMA4
+from tests.parity.gemma4_cases import EXPERTS, GEMMA4
 from tests.parity.llama_like_cases import GEMMA3, QWEN_MOE
-from tests.parity.shapes import LLAMA_LIKE, YARN
+from tests.parity.recent_cases import MINISTRAL3, MINISTRAL3_SCALING
+from tests.parity.shapes import LLAMA_3_SCALING, LLAMA_LIKE, YARN
 
 SIGLIP = {
     "model_type": "siglip_vision_model",
@@ -70,6 +71,33 @@ CASES = {
             SIGLIP,
             mm_tokens_per_image=1,
         ),
+        "one layer, one key head": _whole(
+            "gemma3",
+            GEMMA3
+            | {
+                "num_hidden_layers": 1,
+                "num_key_value_heads": 1,
+                "layer_types": ["sliding_attention"],
+                "query_pre_attn_scalar": 20,
+            },
+            SIGLIP,
+            mm_tokens_per_image=1,
+        ),
+        "untied, biases, wide heads": _whole(
+            "gemma3",
+            GEMMA3
+            | {
+                "num_hidden_layers": 3,
+                "head_dim": 10,
+                "attention_bias": True,
+                "sliding_window": 4,
+                "tie_word_embeddings": False,
+                "layer_types": ["full_attention", *2 * ["sliding_attention"]],
+            },
+            SIGLIP,
+            mm_tokens_per_image=1,
+            tie_word_embeddings=False,
+        ),
     },
     "multimodal_gemma4": {
         "vectors of layers, shared keys": _whole(
@@ -84,9 +112,52 @@ CASES = {
             },
             GEMMA_4_VISION,
         ),
+        "values from keys, one global head": _whole(
+            "gemma4",
+            GEMMA4
+            | {
+                "num_hidden_layers": 2,
+                "num_global_key_value_heads": 1,
+                "layer_types": ["sliding_attention", "full_attention"],
+                "final_logit_softcapping": 3.0,
+            },
+            GEMMA_4_VISION,
+        ),
+        "experts": _whole(
+            "gemma4",
+            EXPERTS | {"num_experts": 3, "layer_types": ["sliding_attention", "full_attention"]},
+            GEMMA_4_VISION,
+        ),
     },
     "multimodal_llama4": {
         "every second sparse, chunks of 6": _whole("llama4", {"model_type": "llama4_text"} | LLAMA_4, LLAMA_4_VISION),
+        "all sparse, queries grow": _whole(
+            "llama4",
+            {"model_type": "llama4_text"}
+            | LLAMA_4
+            | {
+                "interleave_moe_layer_step": 1,
+                "num_key_value_heads": 1,
+                "attn_temperature_tuning": True,
+                "floor_scale": 5,
+                "attn_scale": 0.3,
+                "use_qk_norm": False,
+            },
+            LLAMA_4_VISION,
+        ),
+        "third of 4 without positions": _whole(
+            "llama4",
+            {"model_type": "llama4_text"}
+            | LLAMA_4
+            | {
+                "num_hidden_layers": 4,
+                "num_local_experts": 2,
+                "no_rope_layer_interval": 3,
+                "attention_chunk_size": 7,
+                "rope_scaling": LLAMA_3_SCALING,
+            },
+            LLAMA_4_VISION,
+        ),
     },
     "multimodal_llava": {
         "LLaMA, one key head": _whole(
@@ -96,6 +167,21 @@ CASES = {
             vision_feature_layer=-1,
             vision_feature_select_strategy="full",
         ),
+        "Mistral, window 7": _whole(
+            "llava",
+            LLAMA_LIKE | {"model_type": "mistral", "head_dim": 6, "sliding_window": 7},
+            SIGLIP,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
+        ),
+        "Qwen 2, tied, 3 layers": _whole(
+            "llava",
+            LLAMA_LIKE | {"model_type": "qwen2", "num_hidden_layers": 3, "tie_word_embeddings": True},
+            SIGLIP,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
+            tie_word_embeddings=True,
+        ),
     },
     "multimodal_mistral3": {
         "untied, wide heads": _whole(
@@ -104,11 +190,58 @@ CASES = {
             PIXTRAL,
             tie_word_embeddings=False,
         ),
+        "tied, window 5, one key head": _whole(
+            "mistral3",
+            LLAMA_LIKE
+            | {
+                "model_type": "mistral",
+                "num_key_value_heads": 1,
+                "sliding_window": 5,
+                "head_dim": 4,
+                "tie_word_embeddings": True,
+            },
+            PIXTRAL,
+            tie_word_embeddings=True,
+        ),
+        "Ministral 3, queries grow, yarn": _whole(
+            "mistral3",
+            MINISTRAL3 | {"rope_parameters": MINISTRAL3_SCALING},
+            PIXTRAL,
+            tie_word_embeddings=False,
+        ),
     },
     "multimodal_qwen2_vl": {
         "positions of three axes": _whole(
             "qwen2_vl",
             LLAMA_LIKE | {"num_attention_heads": 2, "rope_scaling": {"type": "mrope"} | MROPE},
+            QWEN_2_VISION,
+            **IDS,
+        ),
+        "tied, one key head, 3 layers": _whole(
+            "qwen2_vl",
+            LLAMA_LIKE
+            | {
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "num_hidden_layers": 3,
+                "rope_theta": 1e4,
+                "rope_scaling": {"type": "mrope"} | MROPE,
+            },
+            QWEN_2_VISION,
+            tie_word_embeddings=True,
+            **IDS,
+        ),
+        "windows from the second of 4": _whole(
+            "qwen2_vl",
+            LLAMA_LIKE
+            | {
+                "num_attention_heads": 2,
+                "num_hidden_layers": 4,
+                "use_sliding_window": True,
+                "sliding_window": 6,
+                "max_window_layers": 1,
+                "rope_scaling": {"type": "mrope"} | MROPE,
+            },
             QWEN_2_VISION,
             **IDS,
         ),
@@ -122,6 +255,33 @@ CASES = {
             tie_word_embeddings=True,
             **IDS,
         ),
+        "untied, as many key heads, wide": _whole(
+            "qwen2_5_vl",
+            LLAMA_LIKE
+            | {
+                "num_attention_heads": 2,
+                "intermediate_size": 44,
+                "rope_scaling": {"rope_type": "default", "type": "default"} | MROPE,
+            },
+            QWEN_2_5_VISION,
+            tie_word_embeddings=False,
+            **IDS,
+        ),
+        "windows in the last of 3": _whole(
+            "qwen2_5_vl",
+            LLAMA_LIKE
+            | {
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "num_hidden_layers": 3,
+                "use_sliding_window": True,
+                "sliding_window": 5,
+                "max_window_layers": 2,
+                "rope_scaling": {"type": "mrope"} | MROPE,
+            },
+            QWEN_2_5_VISION,
+            **IDS,
+        ),
     },
     "multimodal_qwen3_vl": {
         "axes interleaved, tied": _whole(
@@ -129,6 +289,32 @@ CASES = {
             LLAMA_LIKE | {"head_dim": 8, "rope_scaling": {"rope_type": "default", "mrope_interleaved": True} | MROPE},
             QWEN_3_VISION,
             tie_word_embeddings=True,
+            **IDS,
+        ),
+        "untied, biases, one key head": _whole(
+            "qwen3_vl",
+            LLAMA_LIKE
+            | {
+                "head_dim": 8,
+                "attention_bias": True,
+                "num_key_value_heads": 1,
+                "rope_scaling": {"rope_type": "default", "mrope_interleaved": True} | MROPE,
+            },
+            QWEN_3_VISION,
+            tie_word_embeddings=False,
+            **IDS,
+        ),
+        "wide heads, 3 layers, yarn": _whole(
+            "qwen3_vl",
+            LLAMA_LIKE
+            | {
+                "head_dim": 16,
+                "num_hidden_layers": 3,
+                "rope_theta": 1e4,
+                "rope_scaling": YARN | {"mrope_interleaved": True, "mrope_section": [4, 2, 2]},
+            },
+            QWEN_3_VISION,
+            tie_word_embeddings=False,
             **IDS,
         ),
     },
@@ -139,6 +325,34 @@ CASES = {
             | {
                 "head_dim": 8,
                 "mlp_only_layers": [0],
+                "rope_scaling": {"rope_type": "default", "mrope_interleaved": True} | MROPE,
+            },
+            QWEN_3_VISION,
+            tie_word_embeddings=False,
+            **IDS,
+        ),
+        "all sparse, one chosen, tied": _whole(
+            "qwen3_vl_moe",
+            QWEN_MOE
+            | {
+                "head_dim": 8,
+                "num_experts": 3,
+                "num_experts_per_tok": 1,
+                "num_key_value_heads": 1,
+                "rope_scaling": {"rope_type": "default", "mrope_interleaved": True} | MROPE,
+            },
+            QWEN_3_VISION,
+            tie_word_embeddings=True,
+            **IDS,
+        ),
+        "second and fourth sparse, biases": _whole(
+            "qwen3_vl_moe",
+            QWEN_MOE
+            | {
+                "head_dim": 8,
+                "num_hidden_layers": 4,
+                "decoder_sparse_step": 2,
+                "attention_bias": True,
                 "rope_scaling": {"rope_type": "default", "mrope_interleaved": True} | MROPE,
             },
             QWEN_3_VISION,

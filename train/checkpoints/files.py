@@ -3,7 +3,9 @@
 Both checks work without orbax, so that they can tell a library's fault from damage on the disk.
 """
 
+import collections
 import concurrent.futures
+import contextlib
 import hashlib
 import io
 import itertools
@@ -11,18 +13,22 @@ import json
 import math
 import os
 import pathlib
+import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tensorstore
 
+from train.files.files import sync_path
 from train.files.spool import DIGESTS_FILE
 
 ITEMS = ("params", "rest", "note")
 # Larger files are recorded with a CRC-32, which takes less time than a SHA-256.
 SMALL_FILE_BYTES = 1 << 20
 MAX_THREADS = 8  # they wait for the memory and the disk
+POLL_SECONDS = 0.05
+UNFINISHED = "__lock"  # how tensorstore's names of files end until these are complete
 
 
 class MissingError(Exception):
@@ -67,10 +73,44 @@ def require_note(item: pathlib.Path, note: Mapping[str, Any]) -> None:
         raise MissingError(f"{item.name} is not the one that was given")
 
 
-def record_digests(checkpoint: pathlib.Path) -> None:
-    """Writes sizes and digests of the files of a checkpoint's items beside them; reads each while it is cached."""
+def record_digests(checkpoint: pathlib.Path, sync: bool = False) -> None:
+    """Writes sizes and digests of the files of a checkpoint's items beside them; reads each while it is cached.
+
+    With `sync` all of them are on the disk when this returns.
+    """
     digests = _digests(checkpoint, (path for item in ITEMS for path in _files(checkpoint / item)))
     (checkpoint / DIGESTS_FILE).write_text(json.dumps(digests, indent=1), encoding="ascii")
+    if sync:
+        paths = [pathlib.Path(where, name) for where, _, names in os.walk(checkpoint) for name in (*names, ".")]
+        with concurrent.futures.ThreadPoolExecutor(MAX_THREADS) as threads:  # they wait for the disk together
+            collections.deque(threads.map(sync_path, paths), maxlen=0)
+
+
+@contextlib.contextmanager
+def synced_early(folder: pathlib.Path) -> Iterator[None]:
+    """Within it new files below a folder are synced as they are completed: little is left to sync at the end."""
+    ended = threading.Event()
+    known: set[pathlib.Path] = set()
+
+    def sync(path: pathlib.Path) -> None:
+        with contextlib.suppress(OSError):  # its folder may have got another name; the last sync reports other errors
+            sync_path(path)
+
+    def sync_new_files() -> None:
+        with concurrent.futures.ThreadPoolExecutor(MAX_THREADS) as threads:
+            while not ended.wait(POLL_SECONDS):
+                for where, _, names in os.walk(folder):
+                    complete = {pathlib.Path(where, name) for name in names if not name.endswith(UNFINISHED)}
+                    collections.deque(map(threads.submit, itertools.repeat(sync), complete - known), maxlen=0)
+                    known.update(complete)
+
+    watcher = threading.Thread(target=sync_new_files, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def first_difference(checkpoint: pathlib.Path, share: tuple[int, int] = (0, 1)) -> tuple[str | None, bool]:

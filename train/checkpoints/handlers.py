@@ -18,12 +18,17 @@ FILES = 128  # that may be written at the same time, as orbax has it
 NODE_BYTES = 100_000_000  # for the index of the database, as orbax has it
 
 
-def handler_registry(items: Sequence[str]) -> Any:
-    """The handlers of orbax, with this number of threads for the arrays of these items."""
+def handler_registry(items: Sequence[str], compress: bool = True) -> Any:
+    """The handlers of orbax, with this number of threads for the arrays of these items.
+
+    Arrays that are not compressed are copied faster than a disk writes them, so a copy waits for the system's cache of
+    files alone: then the caller must sync the files.
+    """
     settings = {
         "data_copy_concurrency": {"limit": max(1, min(MAX_THREADS, (os.cpu_count() or 1) // 2))},
         "file_io_concurrency": {"limit": FILES},
         "cache_pool#ocdbt": {"total_bytes_limit": NODE_BYTES},
+        "file_io_sync": compress,
     }
     arrays: Any = copy.copy(ocp.type_handlers.get_type_handler(jax.Array))
     serialize = arrays.serialize
@@ -37,7 +42,7 @@ def handler_registry(items: Sequence[str]) -> Any:
     known = ocp.type_handlers.create_type_handler_registry(*(types | {jax.Array: arrays}).items())
     registry: Any = ocp.handlers.DefaultCheckpointHandlerRegistry()
     for item in items:
-        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=known)
+        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=known, use_compression=compress)
         for argument in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
             registry.add(item, argument, handler)
     return registry

@@ -53,6 +53,7 @@ class CheckpointStore:
       options: which checkpoints to keep.
       say: prints a line that the user should see.
       read_only: for commands that only read.
+      compress: whether saved arrays are compressed; if not, saves take half of the time (of one process only).
       alone: for a store that one of several processes opens without the others; they all open any other store.
       replayed: steps whose last checkpoint before them is kept; the list may change, and is read at every save.
       failure: why the last save failed; None if it did not fail.
@@ -64,6 +65,7 @@ class CheckpointStore:
     options: Checkpoints
     say: Callable[[str], None] = print
     read_only: bool = False
+    compress: bool = True
     alone: bool = False
     replayed: Sequence[int] = ()
 
@@ -115,9 +117,8 @@ class CheckpointStore:
         found = {int(name) for name in self._list_names() if name.isdigit() and not (self.folder / name).is_file()}
         # None on a disk, where a checkpoint gets its name when it is complete.
         self._complete = complete_steps(self.folder, found, self.say) if is_remote(self.run) else None
-        self._manager = ocp.CheckpointManager(
-            self._plain_path.path, options=manager_options, handler_registry=handler_registry(("params", "rest"))
-        )
+        handlers = handler_registry(("params", "rest"), self.compress)
+        self._manager = ocp.CheckpointManager(self._plain_path.path, options=manager_options, handler_registry=handlers)
         if unlisted := sorted((found if self._complete is None else self._complete) - set(self.steps())):
             raise diagnose(
                 self.folder / str(unlisted[0]), RuntimeError("orbax does not list it"), self._plain_path.restore_paths
@@ -236,7 +237,7 @@ class CheckpointStore:
         for item, shapes in self._saving_shapes.items():
             require_arrays(written / item, shapes)
         require_note(written / "note", self._saving_note)
-        record_digests(written)
+        record_digests(written, sync=not self.compress)
 
     def poll(self) -> None:
         """Reports the save in progress if it has failed, without waiting; called at every step.

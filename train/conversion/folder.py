@@ -22,7 +22,7 @@ from etils import epath
 
 from model.errors import UserError
 from model.families.regions import select
-from train.files.files import atomic_folder, atomic_write, cannot_read, read_json, sync_written
+from train.files.files import atomic_folder, atomic_write, cannot_read, drop_cached, read_json, sync_written
 from train.files.paths import AnyPath, require_utf8
 from train.files.remote import convert_read_errors
 from train.parallel.memory import Memory, copy, threads
@@ -207,6 +207,13 @@ class TensorFiles:
     def release(self) -> None:
         """Gives back the memory of the array that was read last."""
         self._memory = Memory()
+
+    def forget(self, stored: StoredTensor) -> None:
+        """Takes a tensor out of the system's cache of files: its memory serves what is made of the tensor."""
+        path, offset = self.path / stored.file, len(self._files[stored.file].content) + stored.begin
+        if isinstance(path, pathlib.Path):
+            with path.open("rb") as file:
+                drop_cached(file, offset, stored.end - stored.begin)
 
     def _read_within_rows(self, stored: StoredTensor, positions: Positions, offset: int, dtype: Any) -> np.ndarray:
         """Entries that are parts of rows."""

@@ -28,6 +28,7 @@ from model.parameters.specs import specs_by_name
 from model.positions.absolute import Learned
 from model.transformer import abstract_params, specs
 from train import experiment as experiments
+from train.checkpoints.files import synced_early
 from train.checkpoints.store import CheckpointStore
 from train.conversion.expert_tensors import join_experts
 from train.conversion.folder import HuggingFaceFolder, StoredTensor, new_folder
@@ -146,9 +147,13 @@ def read_published(
         experiments.save(experiment, part)
         record_session(part)
         write_json(part / "parameters.json", parameters.as_json(experiment))
-        state = _state(experiment, read_params(folder, opened.family, tensors, experiment))
+        state = _state(experiment, read_params(folder, opened.family, tensors, experiment, once=True))
         failures: list[str] = []
-        with CheckpointStore(part, experiment.checkpoints, failures.append) as store:
+        compress = jax.process_count() > 1
+        with (
+            CheckpointStore(part, experiment.checkpoints, failures.append, compress=compress) as store,
+            synced_early(part),
+        ):
             store.save(experiment, state, 0, None)
             store.finish()
             if store.steps() != [0]:
@@ -247,13 +252,20 @@ def published_tensors(family: Family, config: ModelConfig, folder: HuggingFaceFo
 
 
 def read_params(
-    folder: HuggingFaceFolder, family: Family, tensors: PublishedTensors, experiment: Experiment
+    folder: HuggingFaceFolder,
+    family: Family,
+    tensors: PublishedTensors,
+    experiment: Experiment,
+    once: bool = False,
 ) -> dict[str, Any]:
-    """The parameters on the experiment's mesh: the host holds one tensor at a time, a device its shards."""
+    """The parameters on the experiment's mesh: the host holds one tensor at a time, a device its shards.
+
+    With `once` the files leave the system's cache as they are read, because nothing is going to read them again soon.
+    """
     shapes = abstract_params(experiment.model)
     placements = flatten(model_shardings(experiment.model, make_mesh(experiment.mesh), experiment.sharding))
     shards = {name: new_shards(leaf.shape, leaf.dtype, placements[name]) for name, leaf in flatten(shapes).items()}
-    fill(folder, family.tensors(experiment.model), tensors.weights, shards)
+    fill(folder, family.tensors(experiment.model), tensors.weights, shards, once)
     tree: dict[str, Any] = unflatten(shapes, {name: one.array() for name, one in shards.items()})
     return tree
 
@@ -263,8 +275,9 @@ def fill(
     table: Mapping[str, Tensor],
     weights: Mapping[str, Source],
     shards: Mapping[str, Shards],
+    once: bool = False,
 ) -> None:
-    """Fills the shards of this process's devices, and reads no more of the files than these hold.
+    """Fills the shards of this process's devices, and reads no more of the files than these hold; `once` as above.
 
     Raises UserError for a copy of a tensor that differs from it.
     """
@@ -284,6 +297,8 @@ def fill(
                         f"{weights[name].name} is tied to another tensor by config.json, and differs from it; if the "
                         "tensor is right, write tie_word_embeddings=false there"
                     )
+            for stored in weights[name].stored if once else ():
+                folder.forget(stored)
             done += sizes[name]
             progress.update(done)
     folder.release()

@@ -101,18 +101,29 @@ def atomic_write(path: pathlib.Path) -> Iterator[BinaryIO]:
 def rename_into_place(finished: pathlib.Path, path: pathlib.Path) -> None:
     """Renames a finished file or folder to `path` atomically; syncs a file before and the name afterwards."""
     if not finished.is_dir():
-        _sync(finished)
+        sync_path(finished)
     os.replace(finished, path)
-    _sync(path.parent)
+    sync_path(path.parent)
 
 
 def sync_written(file: BinaryIO) -> None:
-    """Returns when the bytes that were written to an open file so far are on the disk."""
+    """Returns when the bytes that were written to an open file are on the disk, and out of the system's cache."""
     file.flush()
     os.fsync(file.fileno())
+    drop_cached(file)
 
 
-def _sync(path: pathlib.Path) -> None:
+def drop_cached(file: BinaryIO, offset: int = 0, length: int = 0) -> None:
+    """Gives back the system's memory that holds a part of an open file (0: up to its end), where the system can.
+
+    The next bytes take that memory. Other memory a virtual machine may first have to get from its host, which takes
+    longer than to write it (tests/benchmarks/README.md).
+    """
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        os.posix_fadvise(file.fileno(), offset, length, os.POSIX_FADV_DONTNEED)
+
+
+def sync_path(path: pathlib.Path) -> None:
     """Returns when a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,4 +1,9 @@
-"""config.json of published models as first uploaded, written down from their model cards."""
+"""config.json of published models as first uploaded, written down from their model cards.
+
+Compared with copies of the published files in November 2026: Phi-3-mini-128k and Phi-4-mini (their factors of LongRoPE are
+stand-ins here), GPT-J, OPT-125M and 350M; and with the defaults of their classes in transformers 5.24: GPT-1 and
+Falcon-7B. No copy of the others was at hand.
+"""
 
 # Keys that all of these configs have and that change no number are left out.
 PHI_3_MINI_128K = {

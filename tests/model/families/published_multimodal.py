@@ -1,6 +1,7 @@
 """config.json of published multimodal models; of their images nothing is read.
 
-Keys that change no number are left out.
+Keys that change no number are left out. All but Mistral Small 3.1 were compared with copies of the published files in
+November 2026.
 """
 
 GEMMA_3_4B = {

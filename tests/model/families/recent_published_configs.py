@@ -1,4 +1,8 @@
-"""config.json of recent published models as first uploaded; keys that change no number are left out."""
+"""config.json of recent published models as first uploaded; keys that change no number are left out.
+
+Compared with copies of the published files in November 2026: Kimi K2, Devstral 2 123B, InternLM 2 7B and Baichuan 2 7B. No
+copy of the others was at hand.
+"""
 
 KIMI_K2 = {
     "model_type": "kimi_k2",

@@ -8,6 +8,7 @@ import pytest
 
 from model.errors import UserError
 from model.families import FAMILIES, family_named, model_config, published_model
+from model.families.multimodal import MULTIMODAL
 from tests.parity import ours
 from tests.parity.shapes import PROMPTS
 from tests.tiers import first_of_each, representatives
@@ -97,7 +98,8 @@ def test_gradients(family):
 
 
 def test_every_family_has_three_recorded_shapes_or_more():
-    recorded = {family.name: len(list((FIXTURES / family.name).glob("*"))) for family in FAMILIES}
+    names = [*(family.name for family in FAMILIES), *(f"multimodal_{kind.model_type}" for kind in MULTIMODAL)]
+    recorded = {name: len(list((FIXTURES / name).glob("*"))) for name in names}
     assert min(recorded.values()) >= 3, recorded
 
 

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import threading
 import zlib
 
 import pytest
@@ -16,6 +17,7 @@ from train.checkpoints.files import (
     record_digests,
     require_arrays,
     require_note,
+    synced_early,
 )
 
 
@@ -169,3 +171,21 @@ def test_a_file_that_cannot_be_read_is_an_error_of_the_system(copied):
     path.symlink_to(path)  # a loop
     with pytest.raises(OSError, match="Too many levels"):
         first_difference(copied)
+
+
+def test_new_files_are_synced_while_others_are_written(tmp_path, monkeypatch):
+    synced, both = [], threading.Event()
+
+    def noted(path):
+        synced.append(path.name)
+        if len(synced) == 2:
+            both.set()
+
+    monkeypatch.setattr(checkpoint_files, "sync_path", noted)
+    with synced_early(tmp_path):
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d" / "b.__lock").write_bytes(b"not complete")
+        (tmp_path / "d" / "a").write_bytes(b"complete")
+        (tmp_path / "c").write_bytes(b"complete")
+        assert both.wait(60)
+    assert sorted(synced) == ["a", "c"]

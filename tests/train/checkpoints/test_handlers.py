@@ -1,10 +1,14 @@
-"""The threads with which orbax writes a checkpoint."""
+"""The threads with which orbax writes a checkpoint, and how it writes arrays that are not compressed."""
+
+import json
+import os
 
 import pytest
 import tensorstore
 
 from tests.train.states import assert_same_bits, at_step, open_store, restore_latest
 from train.checkpoints import handlers
+from train.checkpoints.store import CheckpointStore
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (6, 3), (64, 4)])
@@ -26,3 +30,27 @@ def test_fewer_threads_compress_than_there_are_cores(cores, threads, experiment,
     assert all(given["data_copy_concurrency"] == {"limit": threads} for given in of_arrays)
     monkeypatch.undo()
     assert_same_bits(restore_latest(tmp_path, experiment), at_step(first, 10))
+
+
+def test_arrays_that_are_not_compressed_are_synced_before_the_checkpoint_has_its_name(
+    experiment, first, tmp_path, monkeypatch
+):
+    synced, plain = set(), os.fsync
+
+    def noted(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        return plain(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with CheckpointStore(tmp_path, experiment.checkpoints, compress=False) as store:
+        store.save(experiment, at_step(first, 10), 10, loss=None)
+        store.finish()
+    monkeypatch.undo()
+    assert_same_bits(restore_latest(tmp_path, experiment), at_step(first, 10))
+    item = tmp_path / "checkpoints" / "10" / "params"
+    assert {path.stat().st_ino for path in item.rglob("*") if path.is_file()} <= synced
+    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{item}/"}}
+    arrays = tensorstore.KvStore.open(database).result()
+    names = [key for key in arrays.list().result() if key.endswith(b".zarray")]
+    assert names
+    assert all(json.loads(arrays.read(name).result().value)["compressor"] is None for name in names)

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -118,6 +119,15 @@ def test_tensors_are_read_and_written_in_blocks(block, tmp_path, monkeypatch):
     (tmp_path / "a.safetensors").write_bytes(content[:-20])
     with pytest.raises(UserError, match=r"a.safetensors ends before its last tensor"):
         files.read(files.tensors["stack"])
+
+
+def test_what_leaves_the_cache_is_the_tensor_alone(tmp_path, monkeypatch):
+    header, dropped = make_header("a.safetensors", [("x", "F32", (3,)), ("y", "BF16", (5,))]), []
+    list(write_tensors(tmp_path, header, lambda stored: np.zeros(stored.shape, np.float32)))
+    monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, *given: dropped.append(given))
+    files = TensorFiles(tmp_path, [header])
+    files.forget(files.tensors["y"])
+    assert dropped == [(len(header.content) + 12, 10, os.POSIX_FADV_DONTNEED)]
 
 
 def test_a_disk_that_is_full_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):

@@ -20,13 +20,16 @@ from train.run.loading import load_params
 MOE = "multimodal_qwen3_vl_moe"
 
 
-@pytest.mark.parametrize("family", representatives(["multimodal_gemma3", MOE], MOE))
-def test_there_and_back(family, tmp_path, capfd):
-    folder = published(tmp_path, family)
+RECORDED = [(folder.parent.name, int(folder.name)) for folder in sorted(FIXTURES.glob("multimodal_*/*"))]
+
+
+@pytest.mark.parametrize(("family", "number"), representatives(RECORDED, (MOE, 0)))
+def test_there_and_back(family, number, tmp_path, capfd):
+    folder = published(tmp_path, family, number)
     (folder / "preprocessor_config.json").write_text("{}")
     read_published(folder, tmp_path / "run", parameter_dtype="float32")
     said = capfd.readouterr().err
-    expected = np.load(FIXTURES / family / "0" / "expected.npz")
+    expected = np.load(FIXTURES / family / str(number) / "expected.npz")
     loaded = load_params(tmp_path / "run")
     logits = forward(loaded.experiment.model, loaded.params, expected["tokens"]).logits_BTV
     assert np.abs(logits - expected["logits"]).max() < 1e-4 * expected["logits"].std()

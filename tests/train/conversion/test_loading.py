@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from model.errors import UserError
 from model.parameters.names import flatten
 from tests.train.conversion.folders import FIXTURES, contents, published
+from train.conversion.folder import TensorFiles
 from train.conversion.loading import PublishedModel, is_published, load_model
 from train.conversion.reading import read_published
 from train.data.tokenizers.prefixes import PrefixSize
@@ -19,11 +20,20 @@ from train.parallel.mesh import Mesh
 from train.run.loading import load_run
 
 
-def test_a_published_model_is_what_its_converted_run_is(tmp_path):
-    folder = published(tmp_path)
+def test_a_published_model_is_what_its_converted_run_is(tmp_path, monkeypatch):
+    """Tensors leave the system's cache of files where they are converted: only there nothing reads them again soon."""
+    folder, forgotten, forget = published(tmp_path), [], TensorFiles.forget
+
+    def noted(self, stored):
+        forgotten.append(stored.name)
+        forget(self, stored)
+
+    monkeypatch.setattr(TensorFiles, "forget", noted)
     before = contents(folder)
     direct = load_model(folder)
+    assert not forgotten
     read_published(folder, tmp_path / "run")
+    assert sorted(forgotten) == sorted(load_file(folder / "model.safetensors"))
     run = load_model(tmp_path / "run")
     assert isinstance(direct, PublishedModel)
     assert not isinstance(run, PublishedModel)
