@@ -8,6 +8,10 @@ r"""Runs an ablation: every variant with every seed, made comparable, and a repo
 The file names a base and variants, the seeds, and what all have in common (train/lab/ablation.py). Each run is an
 ordinary run folder, RUN/VARIANT-seedN, and RUN/sweep.json says what was changed in it; any other command takes them.
 
+With --joint=N up to N runs train in one compiled program, in one process (launch/clusters/joint.py): those of a variant
+with all its seeds, and of variants that differ in the learning rate, weight decay or clipping norm alone. Others run as
+before.
+
 The same command continues a sweep: runs that are done are skipped, the others continue from their checkpoints, and
 further variants and seeds of the file are added. A run that fails leaves the others alone and is named at the end.
 Ctrl-C saves and ends all runs; a second one kills them. --only=report makes the report of the runs that are done, as
@@ -60,6 +64,13 @@ JOBS = flags.DEFINE_integer(
     "How many runs at a time. On this machine one for each GPU when not given, or one; on a cluster all of them.",
     lower_bound=1,
 )
+JOINT = flags.DEFINE_integer(
+    "joint",
+    None,
+    "The most runs of equal shapes that train in one compiled program, in one process; 1 for none. When not given: "
+    "with GPUs here as many small models as fill one of them (train/joint/groups.py), 1 elsewhere.",
+    lower_bound=1,
+)
 ONLY = flags.DEFINE_enum("only", None, ["search", "report"], "Ends after the search of rates, or runs nothing at all.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prints exactly what would be run or submitted, and nothing else.")
 _FLAGS = define_engine_flags(CLUSTERS, without=("seeds", "variant", "max_running"))
@@ -102,8 +113,9 @@ def _sweep(more: tuple[str, ...], engine: Any) -> int:
         return _submit(resolved(), engine, more)
     if DRY_RUN.value:
         sweep = resolved()
-        for run in sweep.runs():
-            print(shlex.join(here.job_of(sweep, run, more).command()))
+        shares = places(JOBS.value, gpus_here(environment), cores_here())
+        for job in here.jobs_of(sweep, sweep.runs(), more, _joint(sweep, environment), len(shares)):
+            print(shlex.join(job.command()))
         return 0
     with folders.locked(folder):
         sweep = resolved()
@@ -111,7 +123,20 @@ def _sweep(more: tuple[str, ...], engine: Any) -> int:
         for line in sweep.notes():
             cli.print_escaped(line)
         shares = places(JOBS.value, gpus_here(environment), cores_here())
-        return here.run_sweep(sweep, shares, starter(environment, here.log_of_job), ONLY.value, more)
+        return here.run_sweep(
+            sweep, shares, starter(environment, here.log_of_job), ONLY.value, more, _joint(sweep, environment)
+        )
+
+
+def _joint(sweep: "Sweep", environment: Mapping[str, str]) -> int:
+    """The most runs of this machine in one program: --joint, or as many as suit its GPUs."""
+    if JOINT.value is not None:
+        return int(JOINT.value)
+    if not gpus_here(environment):
+        return 1
+    from train.joint.groups import suggested_size
+
+    return suggested_size(sweep.ablation.base)
 
 
 def _step_seconds(
@@ -153,7 +178,7 @@ def _submit(sweep: "Sweep", engine: Any, more: tuple[str, ...]) -> int:
         return 0
     for run in runs:
         check_devices(run.experiment, engine.devices)
-    whole, jobs = Job(config=sweep.config, run=str(sweep.folder)), [here.job_of(sweep, run, more) for run in runs]
+    whole, jobs = Job(config=sweep.config, run=str(sweep.folder)), here.jobs_of(sweep, runs, more, JOINT.value or 1)
     if isinstance(engine, Gke):
         if DRY_RUN.value:
             print(engine.sweep_text(whole, jobs, JOBS.value), end="")

@@ -29,6 +29,7 @@ from train.generation.texts import check_prompts
 from train.hooks.interface import Hook, HookMaker, Say, Session, StepInfo, make_hook
 from train.hooks.log import Log
 from train.hooks.of_experiment import hooks_of
+from train.hooks.programs import ALONE, Programs
 from train.hooks.saves import SavesHook
 from train.optimizers import rounding
 from train.parallel import feed
@@ -48,8 +49,8 @@ from train.run.environment import record_session
 from train.run.metrics import MetricsWriter, NoMetrics, read_metrics
 from train.run.pretrained import check_start, initial_state
 from train.run.time_spent import TimeSpent
-from train.state import StateConfig, TrainState, abstract_state, state_shardings
-from train.step import StepFn, compile_train_step
+from train.state import Held, StateConfig, TrainState, abstract_state, state_shardings
+from train.step import StepFn
 from train.terminal.progress import Progress
 
 
@@ -70,6 +71,7 @@ def train(
     stop: Stop | None = None,
     hooks: Sequence[HookMaker] = (),
     stall_seconds: float = 0.0,
+    programs: Programs = ALONE,
 ) -> Outcome:
     """Trains until the last step, `hard_stop`, or a request to stop; continues from the run's latest checkpoint.
 
@@ -81,6 +83,7 @@ def train(
       stop: may request the end, as `launch.command.signals.StopRequest` does at a signal; None for no such requests.
       hooks: makers of further hooks (train/hooks/interface.py), called after those of the experiment, before saves.
       stall_seconds: ends the process after this time without progress (train/process/watchdog.py); 0 for never.
+      programs: makes its compiled programs; others than those of a run alone come from train/joint.
 
     Raises:
       UserError: for everything that the user can fix.
@@ -96,7 +99,7 @@ def train(
         say = say if hosts.is_writer() else together.silent
     if not isinstance(run, pathlib.Path):
         with open_spool(run, say) as spool:
-            return train(experiment, spool, hard_stop, say, stop, hooks, stall_seconds)
+            return train(experiment, spool, hard_stop, say, stop, hooks, stall_seconds, programs)
     began = time.monotonic()
     experiment, stop = expand_paths(experiment), stop or Stop()
     opened: list[Dataset] = []
@@ -107,7 +110,8 @@ def train(
         together.require_shared_folder(run)
         dataset = opened[0] if opened else open_dataset(begun["dataset"])
         last_step = min(experiment.training.num_steps, hard_stop or experiment.training.num_steps)
-        outcome = _Trainer(experiment, run, dataset, last_step, say, began).run(stop, hooks, stall_seconds)
+        trainer = _Trainer(experiment, run, dataset, last_step, say, began, programs)
+        outcome = trainer.run(stop, hooks, stall_seconds)
         hosts.from_writer(lambda: str(write_report(run)))
         return outcome
 
@@ -171,16 +175,23 @@ class _Trainer:
     """One session of a run."""
 
     def __init__(
-        self, experiment: Experiment, run: pathlib.Path, dataset: Dataset, last_step: int, say: Say, began: float
+        self,
+        experiment: Experiment,
+        run: pathlib.Path,
+        dataset: Dataset,
+        last_step: int,
+        say: Say,
+        began: float,
+        programs: Programs,
     ) -> None:
         self.experiment, self.folder, self.dataset, self.last_step, self.say = experiment, run, dataset, last_step, say
-        self.began = began
+        self.began, self.programs = began, programs
         self.mesh = make_mesh(experiment.mesh)
         self.layout = layout_of(self.mesh, experiment.sharding)
         self.rows = self.layout.placement(("batch", "sequence"))
         self.state_config = StateConfig.of(experiment)
         self.shardings = state_shardings(self.state_config, self.mesh, experiment.sharding)
-        self.jitted_step = compile_train_step(experiment, self.mesh)
+        self.jitted_step = programs.compile_step(experiment, self.mesh)
         self.step_fn: StepFn = self._compile_and_step
         self.statistics_step_fn: StepFn | None = None
         self.with_segments = feed.needs_segments(experiment.data, experiment.model)
@@ -218,15 +229,17 @@ class _Trainer:
             warned += [*parameters.whole_latents(self.experiment)]
             for line in (*warned, *rounding.warnings(self.experiment, state.params, state.opt_state)):
                 self.say(line)
-            shown = hosts.is_writer()
+            held, shown = self.programs.hold(state), hosts.is_writer() and self.programs.shows_progress
+            del state
             with Progress("training", total, start=step, until=self.last_step, enabled=shown) as self.progress:
-                self.store.say = self.progress.message
+                self.message = self.progress.message if self.programs.shows_progress else self.say
+                self.store.say = self.message
                 self.metrics.status("running", step, total_steps=total)
                 if (group := hosts.group()) is not None:
                     group.watch.on_end = self._failed
                 try:
                     with hosts.explain_failures():
-                        outcome = self._steps(state, step, StopAgreement(stop, hosts.group()))
+                        outcome = self._steps(held, step, StopAgreement(stop, hosts.group()))
                         with self.watchdog.doing("the last save", patient=True):
                             self.store.finish()
                     self._require_saved(outcome.step)
@@ -246,6 +259,7 @@ class _Trainer:
             metrics=self.metrics,
             say=self.say,
             alive=self.watchdog.alive,
+            programs=self.programs,
         )
 
     def _watchdog(self, seconds: float) -> Watchdog:
@@ -296,7 +310,7 @@ class _Trainer:
         self.say(f"resuming {self.folder} at step {step} of {self.experiment.training.num_steps}")
         return state
 
-    def _steps(self, state: TrainState, step: int, stop: StopAgreement) -> Outcome:
+    def _steps(self, state: Held, step: int, stop: StopAgreement) -> Outcome:
         """The loop itself."""
         num_steps = self.experiment.training.num_steps
         batches = feed.batches_on_devices(self.batches, self.rows, step, with_segments=self.with_segments)
@@ -320,7 +334,7 @@ class _Trainer:
                     state, scalars = step_fn(state, batch)
                 self.log.dispatched(step, scalars)  # waits for an earlier step when some are under way
             self.store.poll()
-            info = StepInfo(step=step, last=step == num_steps, state=state, scalars=scalars)
+            info = StepInfo(step=step, last=step == num_steps, held=state, scalars=scalars)
             if any(hook.due(info) for hook in self.hooks):
                 self._call_hooks(info)
         with self.watchdog.doing("the last step", patient=self.clock.compiling):
@@ -337,28 +351,28 @@ class _Trainer:
             return Outcome("stopped", step, f"--hard_stop={self.last_step}")
         return Outcome("interrupted", step, f"{reason}; the same command continues from step {step}")
 
-    def _grow_batch(self, state: TrainState, batch: dict[str, jax.Array]) -> None:
+    def _grow_batch(self, state: Held, batch: dict[str, jax.Array]) -> None:
         """Compiles the step for a larger batch, which the clock does not count."""
         self.log.catch_up()
         self.statistics_step_fn = None
         with self.spent.on("other"), self.clock.paused(), self.progress.paused():
             self._compile_together(state, batch)
 
-    def _compile_together(self, state: TrainState, batch: dict[str, jax.Array]) -> None:
+    def _compile_together(self, state: Held, batch: dict[str, jax.Array]) -> None:
         """Compiles the step in all processes before one runs it: gloo's collectives wait 30 s for a late one."""
         with self.watchdog.doing("compiling", patient=True):
-            with choices_said(self.progress.message):
+            with choices_said(self.message):
                 lowered = self.jitted_step.lower(state, batch)
             self.step_fn = lowered.compile()
             hosts.gather("")
 
-    def _compile_and_step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, Any]]:
-        with choices_said(self.progress.message):
+    def _compile_and_step(self, state: Held, batch: Mapping[str, jax.Array]) -> tuple[Held, dict[str, Any]]:
+        with choices_said(self.message):
             result = self.jitted_step(state, batch)
         self.step_fn = self.jitted_step
         return result
 
-    def _step_fn(self, step: int, state: TrainState, batch: dict[str, jax.Array]) -> StepFn:
+    def _step_fn(self, step: int, state: Held, batch: dict[str, jax.Array]) -> StepFn:
         """The compiled function of a step. Steps with statistics have their own; its compilation is not timed."""
         statistics = self.experiment.statistics
         if statistics is None or not statistics.is_due(step, self.experiment.training.num_steps):
@@ -367,9 +381,8 @@ class _Trainer:
             self.log.catch_up()
             compiling = self.watchdog.doing("compiling", patient=True)
             with self.spent.on("other"), self.clock.paused(), self.progress.paused(), compiling:
-                self.statistics_step_fn = (
-                    compile_train_step(self.experiment, self.mesh, statistics).lower(state, batch).compile()
-                )
+                jitted = self.programs.compile_step(self.experiment, self.mesh, statistics)
+                self.statistics_step_fn = jitted.lower(state, batch).compile()
         return self.statistics_step_fn
 
     def _call_hooks(self, info: StepInfo) -> None:

@@ -158,7 +158,7 @@ def measure(
     mesh = make_mesh(experiment.mesh)
     check_memory(experiment, mesh)
     config, table, length = StateConfig.of(experiment), experiment.sharding, experiment.data.sequence_length
-    batches = [_random_batch(experiment, n, mesh) for n in range(2)]
+    batches = [random_batch(experiment, n, mesh) for n in range(2)]
     state = init_sharded(config, experiment.training.seed, state_shardings(config, mesh, table))
     if on_progress is not None:
         on_progress(0)
@@ -200,7 +200,7 @@ def measure(
     )
 
 
-def _random_batch(experiment: Experiment, n: int, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+def random_batch(experiment: Experiment, n: int, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
     """Batch n: the fields that the objective reads, as the loop places them."""
     with_segments = feed.needs_segments(experiment.data, experiment.model)
     names = feed.batch_fields(experiment.objective.fields, experiment.data, experiment.model)

@@ -77,6 +77,17 @@ class TrainState:
         return merge_trained(self, self.params)
 
 
+class HeldState:
+    """A state that lies in the arrays of a program which several runs share (train/joint)."""
+
+    def take(self) -> TrainState:
+        """Returns a copy in arrays of its own."""
+        raise NotImplementedError
+
+
+Held = TrainState | HeldState  # a state as the programs of a run take it (train/hooks/programs.py)
+
+
 class PartitionedParams(NamedTuple):
     """A tree with one leaf per parameter, split as in the state."""
 

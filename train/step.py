@@ -25,7 +25,7 @@ from train.state import StateConfig, TrainState, build_optimizer, merge_trained,
 from train.statistics import Statistics, sums_of_squares
 
 Metrics = dict[str, Any]  # scalars, and the sums of train/statistics.py under "statistics"
-StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+StepFn = Callable[[Any, Batch], tuple[Any, Metrics]]  # of a state as the programs of a run take it
 
 
 def train_step(

@@ -1,5 +1,6 @@
 """A sweep on this machine: its search of rates, its runs in a pool of processes, and its report."""
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +19,12 @@ EXIT_FAILED = 1
 
 
 def run_sweep(
-    sweep: "Sweep", places: Sequence[Place], start: Start, only: str | None = None, more: tuple[str, ...] = ()
+    sweep: "Sweep",
+    places: Sequence[Place],
+    start: Start,
+    only: str | None = None,
+    more: tuple[str, ...] = (),
+    joint: int = 1,
 ) -> int:
     """Searches, runs and reports; the folder of the sweep is locked and has its sweep.json.
 
@@ -28,6 +34,7 @@ def run_sweep(
       start: starts a run in one of them.
       only: "search" ends after the search of rates, "report" runs nothing.
       more: further flags of launch.train.
+      joint: the most runs in one program.
 
     Returns:
       0, or 1 when a run failed, or 75 when a signal ended the runs.
@@ -37,7 +44,7 @@ def run_sweep(
     statuses: dict[str, int] = {}
     try:
         if only != "report":
-            execute = executor(sweep, places, start, more)
+            execute = executor(sweep, places, start, more, joint)
             sweep.search_rates(execute)
             if only is None:
                 statuses = execute(f"{sweep.ablation.metric} of the runs", sweep.runs())
@@ -62,11 +69,12 @@ def report(sweep: "Sweep") -> None:
 
 
 def executor(
-    sweep: "Sweep", places: Sequence[Place], start: Start, more: tuple[str, ...] = ()
+    sweep: "Sweep", places: Sequence[Place], start: Start, more: tuple[str, ...] = (), joint: int = 1
 ) -> "Callable[[str, Sequence[Run]], dict[str, int]]":
     """A function that runs those of some runs that are not done, shown in a table; see train/lab/sweep.py.
 
-    Runs that branch from others of them are started when those have ended.
+    Runs that branch from others of them are started when those have ended. Up to `joint` runs of equal shapes train in
+    one program, in one process.
     """
     from train.lab.folder import is_done, share_texts, trunk_of
     from train.lab.live_table import LiveTable
@@ -79,16 +87,36 @@ def executor(
             return {}
         share_texts(sweep.folder, todo)
         with LiveTable(title, runs, sweep.ablation.metric) as table:
-            pool = Pool(places, start, lambda: table.update([labels[job.run] for job in pool.running]))
-            statuses: dict[str, int] = {}
+            pool = Pool(places, start, lambda: table.update([labels[one] for job in pool.running for one in job.runs]))
+            statuses, ended = dict[str, int](), dict[str, int]()
             for later in (False, True):
                 wave = [run for run in todo if (trunk_of(run, todo) is not None) == later]
-                statuses |= pool.run([job_of(sweep, run, more) for run in wave])
+                statuses |= pool.run(jobs := jobs_of(sweep, wave, more, joint, len(places)))
+                ended |= {run: statuses[job.run] for job in jobs if job.run in statuses for run in job.runs}
         if pool.stopped is not None:
             raise SweepStoppedError(pool.stopped)
-        return {labels[run]: status for run, status in statuses.items()}
+        done = {str(run.folder) for run in todo if str(run.folder) in ended and ended[str(run.folder)] and is_done(run)}
+        return {labels[run]: 0 if run in done else status for run, status in ended.items()}  # of several, some may fail
 
     return execute
+
+
+def jobs_of(
+    sweep: "Sweep", runs: "Sequence[Run]", more: tuple[str, ...] = (), joint: int = 1, places: int = 1
+) -> list[Job]:
+    """The jobs of runs: up to `joint` runs of equal shapes are one, and `places` jobs run at once."""
+    from train.joint.groups import split
+
+    if joint == 1:
+        return [job_of(sweep, run, more) for run in runs]
+    jobs = []
+    for group in split(runs, lambda run: run.experiment, joint, places):
+        job = job_of(sweep, group[0], more)
+        if len(group) > 1:
+            members = tuple((str(run.folder), run.settings) for run in group)
+            job = dataclasses.replace(job, settings=sweep.common, members=members)
+        jobs.append(job)
+    return jobs
 
 
 def job_of(sweep: "Sweep", run: "Run", more: tuple[str, ...] = ()) -> Job:
@@ -100,5 +128,6 @@ def job_of(sweep: "Sweep", run: "Run", more: tuple[str, ...] = ()) -> Job:
 
 
 def log_of_job(job: Job) -> pathlib.Path:
-    """The file of the output of a run; `train.lab.sweep.log_of` names it too."""
-    return pathlib.Path(job.run) / "logs" / "sweep.txt"
+    """The file of the output of a job; that of a run is `train.lab.sweep.log_of`, where members write too."""
+    run = pathlib.Path(job.run)
+    return run.parent / "logs" / f"{run.name}-joint.txt" if job.members else run / "logs" / "sweep.txt"

@@ -44,6 +44,8 @@ class Job:
       more: further flags of launch.train.
       python: the interpreter; None for the usual one of the engine.
       title: the text that `name` is made of; None for the last part of the run folder.
+      members: the runs, with their own settings, of a job that trains several jointly (launch/clusters/joint.py); `run`
+        is the first of them, and `settings` are those of all.
     """
 
     config: str
@@ -53,6 +55,12 @@ class Job:
     more: tuple[str, ...] = ()
     python: str | None = None
     title: str | None = None
+    members: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The run folders of the job."""
+        return tuple(run for run, _ in self.members) or (self.run,)
 
     @property
     def name(self) -> str:
@@ -63,9 +71,11 @@ class Job:
 
     def command(self, python: str = "python") -> list[str]:
         """The words of the command; `python` is the engine's usual interpreter."""
-        words = [self.python or python, "-m", "launch.train", f"--config={self.config}", f"--run={self.run}"]
+        module, runs = ("launch.clusters.joint", []) if self.members else ("launch.train", [f"--run={self.run}"])
+        words = [self.python or python, "-m", module, f"--config={self.config}", *runs]
         words += [] if self.mesh is None else [f"--mesh={self.mesh}"]
-        return [*words, *(f"--set={setting}" for setting in self.settings), *self.more]
+        words += [f"--set={setting}" for setting in self.settings]
+        return [*words, *(f"--member={shlex.join([run, *own])}" for run, own in self.members), *self.more]
 
 
 class Engine(Protocol):

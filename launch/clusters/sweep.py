@@ -15,7 +15,7 @@ def sweep(job: Job, seeds: str | None, variants: tuple[str, ...]) -> list[Job]:
 
     Args:
       job: what all have in common.
-      seeds: seeds and ranges with both ends, such as 1,2,5-8; each run sets training.seed.
+      seeds: seeds and ranges with both ends, such as 1,2,5-8; each run sets training.seed and data.seed.
       variants: texts NAME: field=value ..., quoted as in a shell; the run's folder is RUN/NAME, or RUN/NAME-seed1.
 
     Raises:
@@ -27,7 +27,7 @@ def sweep(job: Job, seeds: str | None, variants: tuple[str, ...]) -> list[Job]:
     for name, settings in named:
         for seed in numbers:
             parts = [part for part in (name, "" if seed is None else f"seed{seed}") if part]
-            own = (*settings, *(() if seed is None else (f"training.seed={seed}",)))
+            own = (*settings, *(() if seed is None else (f"training.seed={seed}", f"data.seed={seed}")))
             run = "/".join([job.run, "-".join(parts)]) if parts else job.run
             jobs.append(dataclasses.replace(job, run=run, settings=(*job.settings, *own)))
     runs = [one.run for one in jobs]

@@ -26,6 +26,7 @@ CONFIG = "--config=configs/ablations/attention.py"
 SLURM = ["--to=slurm", CONFIG, "--folder=/shared/cairn", "--partition=gpu", "--gpus_per_node=1", "--run=runs/heads"]
 GKE = ["--to=gke", CONFIG, "--image=europe-docker.pkg.dev/project/cairn:1", "--claim=runs:/runs", "--run=/runs/heads"]
 DRY_RUNS = {
+    "joint.txt": [CONFIG, "--run=runs/heads", "--joint=2", "--", "--hard_stop=9"],
     "local.txt": [
         CONFIG,
         "--run=runs/heads",

@@ -1,13 +1,15 @@
 """The loss on a split of a dataset, as the training loop measures it: every target once, in fixed windows."""
 
+import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from model.errors import UserError
+from model.layout import Layout
 from train.data.batches.opening import evaluation_batches
 from train.data.shards.dataset import Dataset
 from train.evaluation.measures import LossSums, Tally
@@ -16,7 +18,7 @@ from train.objectives.interface import Batch
 from train.objectives.next_token import token_nll
 from train.parallel import feed
 from train.parallel.table import layout_of, replicated
-from train.state import StateConfig, TrainState, evaluation_params, state_shardings
+from train.state import Held, StateConfig, TrainState, evaluation_params, state_shardings
 
 
 class BatchLimit(NamedTuple):
@@ -26,7 +28,8 @@ class BatchLimit(NamedTuple):
     max_batches: int | None
 
 
-EvaluationStep = Callable[[TrainState, Batch], dict[str, jax.Array]]
+EvaluationStep = Callable[[Any, Batch], dict[str, jax.Array]]  # of a state as the programs of a run take it
+CompileEvaluation = Callable[[Experiment, jax.sharding.Mesh, int | None], EvaluationStep]
 
 
 class SplitEvaluation:
@@ -45,6 +48,7 @@ class SplitEvaluation:
         split: str = "validation",
         limit: BatchLimit | None = None,
         step: EvaluationStep | None = None,
+        compile_step: CompileEvaluation | None = None,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
         """Opens the split.
@@ -56,6 +60,7 @@ class SplitEvaluation:
           split: the name of the split.
           limit: the number of batches to read; None for that of `experiment.evaluation`.
           step: the compiled step of another evaluation of this run; None to compile one.
+          compile_step: compiles it; None for `compile_eval_step`.
           alive: called for every batch, so that a watchdog sees progress.
 
         Raises:
@@ -75,9 +80,10 @@ class SplitEvaluation:
             if limit.option != "evaluation":
                 fix = "give a longer text or more batches"
             raise UserError(f"the {split} split of {dataset.folder} has no token of text to predict{part}; {fix}")
-        self.step = step or compile_eval_step(experiment, mesh, dataset.tokenizer.end_of_document)
+        end = dataset.tokenizer.end_of_document
+        self.step = step or (compile_step or compile_eval_step)(experiment, mesh, end)
 
-    def __call__(self, state: TrainState) -> dict[str, float]:
+    def __call__(self, state: Held) -> dict[str, float]:
         """Loss per token in nats, perplexity per token, and bits per byte, of all batches that are evaluated.
 
         The loss is the mean over all counted targets, including the ends of documents, as in training. Bits per byte
@@ -102,6 +108,16 @@ class SplitEvaluation:
         return {name: estimate.value for name, estimate in Tally([entry]).measures().items()}
 
 
+def eval_step(
+    experiment: Experiment, layout: Layout, end: int | None, state: TrainState, batch: Batch
+) -> dict[str, jax.Array]:
+    """See `compile_eval_step`."""
+    params = evaluation_params(experiment.optimizer, state)
+    nll_BT = token_nll(experiment.model, params, batch, layout) * batch["weights"]
+    end_nll = jnp.zeros(()) if end is None else jnp.sum(nll_BT, where=batch["targets"] == end)
+    return {"nll": jnp.sum(nll_BT), "end_nll": end_nll, "tokens": jnp.sum(batch["weights"] > 0, dtype=jnp.int32)}
+
+
 def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, end: int | None = None) -> EvaluationStep:
     """The jitted evaluation of one batch: sums of cross-entropies in nats and of counted tokens.
 
@@ -110,12 +126,6 @@ def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, end: int 
     table = experiment.sharding
     state_sharding = state_shardings(StateConfig.of(experiment), mesh, table)
     layout = layout_of(mesh, table)
+    step = functools.partial(eval_step, experiment, layout, end)
     rows = layout.placement(("batch", "sequence"))
-
-    def eval_step(state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        params = evaluation_params(experiment.optimizer, state)
-        nll_BT = token_nll(experiment.model, params, batch, layout) * batch["weights"]
-        end_nll = jnp.zeros(()) if end is None else jnp.sum(nll_BT, where=batch["targets"] == end)
-        return {"nll": jnp.sum(nll_BT), "end_nll": end_nll, "tokens": jnp.sum(batch["weights"] > 0, dtype=jnp.int32)}
-
-    return jax.jit(eval_step, in_shardings=(state_sharding, rows), out_shardings=replicated(mesh))
+    return jax.jit(step, in_shardings=(state_sharding, rows), out_shardings=replicated(mesh))

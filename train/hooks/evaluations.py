@@ -25,7 +25,13 @@ class ValidationHook(Hook):
         """Args: the session. Raises UserError when the split has no token to predict."""
         option = session.experiment.evaluation
         self.every, self._metrics, self._say = option.every, session.metrics, session.say
-        self.measure = SplitEvaluation(session.experiment, session.dataset, session.mesh, alive=session.alive)
+        self.measure = SplitEvaluation(
+            session.experiment,
+            session.dataset,
+            session.mesh,
+            compile_step=session.programs.compile_evaluation,
+            alive=session.alive,
+        )
         lost = session.dataset.unrestored(VALIDATION)
         self._unrestored = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}
         words = session.dataset.unrestored_in_words(VALIDATION)
@@ -39,7 +45,7 @@ class ValidationHook(Hook):
 
     def __call__(self, info: StepInfo) -> None:
         """See `Hook`."""
-        values = self.measure(info.state) | self._unrestored
+        values = self.measure(info.held) | self._unrestored
         self._metrics.evaluation(info.step, values)
         self._say(f"step {info.step}: validation loss {_in_words(values)}{self._note}")
         info.validation, info.best = values["loss"], values["loss"] < self._lowest
@@ -73,7 +79,7 @@ class NamedEvaluationHook(Hook):
 
     def __call__(self, info: StepInfo) -> None:
         """See `Hook`."""
-        values = self._measure(info.state) | self._unrestored
+        values = self._measure(info.held) | self._unrestored
         self._metrics.evaluation(info.step, values, name=self._name)
         self._say(f"step {info.step}: {self._name} loss {_in_words(values)}{self._note}")
 

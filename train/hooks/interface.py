@@ -27,9 +27,10 @@ import jax
 from model.errors import UserError
 from train.data.shards.dataset import Dataset
 from train.experiment import Experiment
+from train.hooks.programs import ALONE, Programs
 from train.parallel.table import MeshLayout
 from train.run.metrics import MetricsWriter
-from train.state import TrainState
+from train.state import Held, HeldState, TrainState
 
 Say = Callable[[str], None]
 
@@ -46,6 +47,7 @@ class Session:
       metrics: writes lines to the files of the run.
       say: prints a line for the user.
       alive: tells the watchdog of progress; for a hook that works for longer than it allows.
+      programs: makes the compiled programs of the run.
     """
 
     experiment: Experiment
@@ -56,6 +58,7 @@ class Session:
     metrics: MetricsWriter
     say: Say
     alive: Callable[[], None] = lambda: None
+    programs: Programs = ALONE
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -65,7 +68,7 @@ class StepInfo:
     Attributes:
       step: the number of updates so far.
       last: whether this is the last step of the run, at which every hook is due.
-      state: the state after the step. The next step reuses its memory, so a hook must not keep it.
+      held: the state after the step, as the programs of the run take it (train/hooks/programs.py).
       scalars: the metrics of the step, on the devices.
       validation: the loss of the validation split, if a hook measured it at this step.
       best: whether that loss is the lowest so far.
@@ -73,10 +76,18 @@ class StepInfo:
 
     step: int
     last: bool
-    state: TrainState
+    held: Held
     scalars: dict[str, Any]
     validation: float | None = None
     best: bool = False
+
+    @property
+    def state(self) -> TrainState:
+        """The state after the step. The next step reuses its memory, so a hook must not keep it.
+
+        Where several runs train in one program it is a copy, made at each call.
+        """
+        return self.held.take() if isinstance(self.held, HeldState) else self.held
 
 
 class Hook:

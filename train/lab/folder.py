@@ -4,6 +4,7 @@ sweep.json         the sweep: variants with all their settings, seeds, the rule 
 NAME-seedS/        the run of a variant with a seed
 searches/          the runs of the search of rates, which are not compared
 texts/             the tokens of the texts, which runs share
+logs/              the output of processes that train several runs in one program (launch.sweep --joint)
 documents/         the losses of every document, of launch.report --documents
 report.html, results.csv, results.md, results.tex   the report
 """

@@ -30,7 +30,7 @@ class Match:
 
 def tokens_of(experiment: Experiment) -> int:
     """The tokens that a whole run reads, padding among them."""
-    return experiment.training.num_steps * experiment.data.batch_size * experiment.data.sequence_length
+    return experiment.data.rows_before(experiment.training.num_steps) * experiment.data.sequence_length
 
 
 def flops_of(experiment: Experiment) -> float:
@@ -72,8 +72,10 @@ def match_base(
       fixed: the paths of the fields that the variant itself sets, which stay.
 
     Raises:
-      UserError: no size or length is within the tolerance; it gives the closest.
+      UserError: no size or length is within the tolerance; it gives the closest. And for the time of a batch ramp.
     """
+    if hold.equal == "time" and any(one.data.ramp is not None for one in (base, variant)):
+        raise UserError("hold='time' measures one step, and data.ramp makes steps differ; hold 'tokens' or 'flops'")
     target = measure_of(hold.equal, base_seconds)(base)
     quantity = measure_of(hold.equal, seconds)
     before = quantity(variant)

@@ -87,14 +87,16 @@ def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[st
     return {"parameters": params, "optimizer": everything - params, "gradients": trained}
 
 
-def check_memory(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
-    """Raises UserError for a state that alone takes more memory than there is, even if nothing else is in memory.
+def check_memory(experiment: Experiment, mesh: jax.sharding.Mesh, copies: int = 1) -> None:
+    """Raises UserError for states that alone take more memory than there is, even if nothing else is in memory.
+
+    `copies` is their number.
 
     Otherwise XLA ends the process for a shape whose size does not fit in 64 bits, and the system may end a process that
     fills its memory.
     """
     memory = bytes_per_device(experiment, mesh)
-    needed, device = memory["parameters"] + memory["optimizer"], jax.local_devices()[0]
+    needed, device = copies * (memory["parameters"] + memory["optimizer"]), jax.local_devices()[0]
     if device.platform == "cpu":
         needed, owner, available = needed * jax.local_device_count(), "this machine", host_memory()
     else:

@@ -123,7 +123,8 @@ COMMANDS = {
     "launch.compare": "a b text documents html",
     "launch.parity": "a b set_a set_b mesh_b batch_size sequence_length documents seed noise tolerance",
     "launch.replay": "run step rows shown mesh",
-    "launch.sweep": "to config set mesh run jobs only partition time topology claim folder",
+    "launch.clusters.joint": "config set member mesh hard_stop",
+    "launch.sweep": "to config set mesh run jobs joint only partition time topology claim folder",
     "launch.submit": "to config set mesh run python processes port time partition topology seeds variant claim folder",
 }
 # An argument that ends each command before it works: a folder, a file or a value that does not exist.
@@ -135,6 +136,7 @@ NOWHERE = {
     "launch.plan": ["--config=nowhere.py"],
     "launch.compare": ["--a=nowhere", "--b=nowhere", "--noevaluate"],
     "launch.parity": ["--a=nowhere.py"],
+    "launch.clusters.joint": ["--config=nowhere.py", "--member=nowhere", "--member=nowhere/b"],
     "launch.sweep": ["--config=nowhere.py", "--dry_run"],
     "launch.submit": ["--config=nowhere.py", "--dry_run"],
 }

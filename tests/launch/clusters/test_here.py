@@ -186,3 +186,33 @@ def test_branches_start_when_their_trunks_have_ended(tiny_experiment, tmp_path, 
     execute = here.executor(sweep, [Place()] * 8, start)
     assert set(execute("runs", sweep.runs()).values()) == {0}
     assert started == ["base-seed0", "other-seed0", "base-seed1", "other-seed1", "decay-seed0", "decay-seed1"]
+
+
+def test_runs_of_equal_shapes_are_one_job(tiny_experiment, tmp_path, monkeypatch):
+    """A job of several ends with one status; those of its runs that are done have 0."""
+    monkeypatch.setattr("launch.clusters.pool._POLL_SECONDS", 0)
+    fields = "variants={'fast': 'schedule.peak=2e-2', 'wide': 'model.width=64'}, seeds=(0, 1)"
+    config = write_ablation(tmp_path / "a.py", tiny_experiment(), fields)
+    sweep = Sweep.from_file(str(config), tmp_path / "runs", ("data.prefetch=1",))
+    runs, started = {str(run.folder): run for run in sweep.runs()}, []
+
+    def start(job, place):
+        started.append(job)
+        if job.members:
+            for run in job.runs[:-1]:
+                pretend(runs[run], 3.0)
+            pretend(runs[job.runs[-1]], 9.0, "failed", "all skipped")
+            return Ended(2)
+        pretend(runs[job.run], 3.0)
+        return Ended(0)
+
+    statuses = here.executor(sweep, [Place()], start, joint=3)("runs", sweep.runs())
+    labels = [[runs[run].label for run in job.runs] for job in started]
+    assert labels == [["base-seed0", "fast-seed0"], ["base-seed1", "fast-seed1"], ["wide-seed0", "wide-seed1"]]
+    assert statuses == {
+        label: 2 * (label in ("fast-seed0", "fast-seed1", "wide-seed1")) for group in labels for label in group
+    }
+    assert started[0].settings == ("data.prefetch=1",)
+    assert started[0].members[1][1] == ("schedule.peak=2e-2", "training.seed=0", "data.seed=0")
+    assert here.log_of_job(started[0]) == tmp_path / "runs" / "logs" / "base-seed0-joint.txt"
+    assert [job.run for job in here.jobs_of(sweep, sweep.runs())] == list(runs)

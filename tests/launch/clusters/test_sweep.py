@@ -12,8 +12,8 @@ JOB = Job(config="c.py", run="runs/s", settings=("a=1",))
 def test_every_variant_with_every_seed():
     runs = sweep(JOB, "0,2-3", ("base:", "wide: model.width=512 'name=a b'"))
     assert [one.run for one in runs] == [f"runs/s/{name}-seed{seed}" for name in ("base", "wide") for seed in (0, 2, 3)]
-    assert runs[0].settings == ("a=1", "training.seed=0")
-    assert runs[-1].settings == ("a=1", "model.width=512", "name=a b", "training.seed=3")
+    assert runs[0].settings == ("a=1", "training.seed=0", "data.seed=0")
+    assert runs[-1].settings == ("a=1", "model.width=512", "name=a b", "training.seed=3", "data.seed=3")
 
 
 def test_one_dimension_and_none():

@@ -36,7 +36,7 @@ class Largest(Hook):
 
 
 def step_info(step, last=False):
-    return StepInfo(step=step, last=last, state=None, scalars={})
+    return StepInfo(step=step, last=last, held=None, scalars={})
 
 
 def test_a_hook_is_due_every_so_many_steps_and_at_the_last():

@@ -27,7 +27,7 @@ def test_texts_are_those_of_the_evaluated_parameters_at_the_step(optimizer, tiny
     hook = SamplesHook(session)
     assert hook.every == 7
     for step in (7, 14, 7):
-        hook(StepInfo(step=step, last=False, state=state, scalars={}))
+        hook(StepInfo(step=step, last=False, held=state, scalars={}))
     assert [step for step, _ in written] == [7, 7, 14, 14, 7, 7]
     assert written[:2] == written[4:]
     assert written[:2] != [(7, text) for _, text in written[2:4]]

@@ -23,7 +23,7 @@ def made(tiny_experiment):
 
 
 def step_info(step, **more):
-    return StepInfo(step=step, state=f"state {step}", scalars={}, **({"last": False} | more))
+    return StepInfo(step=step, held=f"state {step}", scalars={}, **({"last": False} | more))
 
 
 def test_it_is_due_every_so_many_steps_at_the_last_and_where_the_model_is_the_best(made):

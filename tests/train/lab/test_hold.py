@@ -79,3 +79,15 @@ def test_the_closest_is_named_when_nothing_fits(tiny_experiment):
     assert "another `by`" in message
     with pytest.raises(UserError, match=r"the closest is training.num_steps=\d+, "):
         match_base(tiny_experiment(), tiny_experiment(model__num_layers=3), Hold(equal="flops"))
+
+
+def test_a_batch_ramp_counts_the_rows_that_are_read(tiny_experiment):
+    ramp = {"data__ramp": "Ramp(start=2, double_every=20)"}
+    base = tiny_experiment(training__num_steps=100)
+    found, _ = matched(base, tiny_experiment(training__num_steps=100, **ramp), Hold(equal="tokens"))
+    read = sum(found.data.batch_size_at(n) for n in range(found.training.num_steps))
+    assert tokens_of(found) == read * 16
+    assert read == pytest.approx(100 * 8, rel=0.01)
+    assert found.training.num_steps > 100
+    with pytest.raises(UserError, match=r"measures one step, and data\.ramp makes steps differ"):
+        match_base(base, tiny_experiment(**ramp), Hold(equal="time"), 0.5, 0.5)

@@ -9,8 +9,8 @@ import numpy as np
 import psutil
 import pytest
 
-from train import loop
 from train.evaluation.validation import SplitEvaluation
+from train.hooks import programs
 from train.loop import train
 from train.optimizers.frozen import Frozen
 from train.parallel.mesh import Mesh, make_mesh
@@ -172,7 +172,7 @@ def test_tokens_are_those_of_the_batches(clock, at):
 @pytest.fixture
 def steps_of_ten_seconds(at, monkeypatch):
     """Training in which a step takes ten seconds, the first step a hundred more, and an evaluation a thousand."""
-    compile_train_step, evaluate, first = loop.compile_train_step, SplitEvaluation.__call__, [100]
+    compile_train_step, evaluate, first = programs.compile_train_step, SplitEvaluation.__call__, [100]
 
     def compiled(*arguments):
         step_fn = compile_train_step(*arguments)
@@ -188,7 +188,7 @@ def steps_of_ten_seconds(at, monkeypatch):
         at.now += 1000
         return evaluate(self, state)
 
-    monkeypatch.setattr(loop, "compile_train_step", compiled)
+    monkeypatch.setattr(programs, "compile_train_step", compiled)
     monkeypatch.setattr(SplitEvaluation, "__call__", evaluated)
 
 
