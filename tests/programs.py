@@ -38,10 +38,10 @@ def share_steps():
     A training makes its own otherwise, and tracing takes most of the time of a small one. Tests that compile a step
     themselves get a step of their own.
     """
-    if "train.loop" in sys.modules:
-        loop, validation = sys.modules["train.loop"], sys.modules["train.evaluation.validation"]
-        loop.compile_train_step = _sharing(loop.compile_train_step)
-        validation.compile_eval_step = _sharing(validation.compile_eval_step)
+    if "train.hooks.programs" in sys.modules:
+        programs = sys.modules["train.hooks.programs"]
+        programs.compile_train_step = _sharing(programs.compile_train_step)
+        programs.compile_eval_step = _sharing(programs.compile_eval_step)
 
 
 def _sharing(make):
