@@ -1,0 +1,202 @@
+"""The compiled programs of an engine: read tokens of prompts, score them, or read one token a row and choose the next.
+
+All have fixed shapes, and read a few rows of a few tokens each. The results of a row must not depend on the shape of the
+program that computed them, to the bit: a token of a prompt may be read beside others or alone, and a generated token is
+read again in a chunk after a request gave way. On a CPU this holds for programs of 2 to 32 tokens: XLA's products of
+matrices then compute each row of the result in the same way (`tests/benchmarks/README.md`), while one row is a product
+with a vector, which sums in another order, and more rows may be split along the axis that is summed. So no program has
+one token, and none has more than `MAX_TOKENS`.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from model.config import ModelConfig
+from model.feedforward.dispatch import Capacity, Dropless
+from model.inference.engine.device_state import CachePlan, DeviceState, Rows
+from model.inference.sampling import Rules, sample_token
+from model.layers import group_layers
+from model.layout import Layout
+from model.recurrent.memory import RecurrentOption
+from model.transformer import Params, logits, stream
+
+MIN_TOKENS, MAX_TOKENS = 2, 32  # of a program
+
+
+@struct.dataclass
+class Choices:
+    """How the next token of each row is chosen.
+
+    Attributes:
+      rules: the result of `rules_of_rows`.
+      seed_B, prompt_B, sample_B: the seed, the hash of the prompt and the number of the sample (uint32), which with the
+        position make the key of a draw.
+      bias_BV: numbers to add to logits; all zeros if no row has any.
+      seen_BV: True for tokens that the text already has, for the repetition penalty.
+      wants_logprob, wants_likeliest: whether any row asks for log-probabilities, and for those of the likeliest tokens.
+    """
+
+    rules: Rules
+    seed_B: Any
+    prompt_B: Any
+    sample_B: Any
+    bias_BV: Any
+    seen_BV: Any
+    wants_logprob: Any
+    wants_likeliest: Any
+
+
+@struct.dataclass
+class Scores:
+    """Log-probabilities, by the model alone, of given tokens (B, ...) and of the likeliest (B, ..., n)."""
+
+    logprob: jax.Array
+    likeliest: jax.Array
+    likeliest_logprob: jax.Array
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def read(
+    config: ModelConfig, layout: Layout, plan: CachePlan, params: Params, state: DeviceState, rows: Rows
+) -> DeviceState:
+    """Reads tokens of prompts."""
+    return _stream(config, layout, plan, params, state, rows)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
+def score(
+    config: ModelConfig,
+    layout: Layout,
+    plan: CachePlan,
+    num_likeliest: int,
+    params: Params,
+    state: DeviceState,
+    rows: Rows,
+    next_BT: jax.Array,
+    wants_likeliest: jax.Array,
+) -> tuple[DeviceState, Scores]:
+    """Reads tokens of prompts; returns the scores of the token after each."""
+    state, stream_BTD = _stream(config, layout, plan, params, state, rows)
+    logits_BTV = logits(config, params, stream_BTD, layout=layout)
+    return state, _scores(logits_BTV, next_BT, num_likeliest, jnp.ones((), bool), wants_likeliest)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
+def decode(
+    config: ModelConfig,
+    layout: Layout,
+    plan: CachePlan,
+    num_likeliest: int,
+    params: Params,
+    state: DeviceState,
+    rows: Rows,
+    choices: Choices,
+) -> tuple[DeviceState, jax.Array, Scores]:
+    """Reads the last token of every row; returns the next of each, and its scores."""
+    state, stream_BTD = _stream(config, layout, plan, params, state, rows)
+    logits_BV = logits(config, params, stream_BTD, layout=layout)[:, 0].astype(jnp.float32)
+    key_B = jax.vmap(_key)(choices.seed_B, choices.prompt_B, choices.sample_B, rows.first_B)
+    biased_BV = jax.lax.cond(
+        jnp.any(choices.bias_BV != 0), lambda: logits_BV + choices.bias_BV, lambda: logits_BV
+    )  # fmt: skip
+    token_B = sample_token(choices.rules, biased_BV, key_B, choices.seen_BV)
+    scores = _scores(logits_BV, token_B, num_likeliest, choices.wants_logprob, choices.wants_likeliest)
+    return state, layout.constrain(token_B, (None,)), scores
+
+
+def _stream(
+    config: ModelConfig, layout: Layout, plan: CachePlan, params: Params, state: DeviceState, rows: Rows
+) -> tuple[DeviceState, jax.Array]:
+    positions_BT = rows.first_B[:, None] + jnp.arange(rows.tokens_BT.shape[1], dtype=jnp.int32)
+    output = stream(
+        config,
+        params,
+        rows.tokens_BT,
+        positions_BT=positions_BT,
+        cache=plan.caches(state, rows),
+        lengths_B=jnp.where(rows.count_B == 0, 0, rows.first_B + rows.count_B),
+        text_lengths_B=rows.text_length_B,
+        layout=layout,
+    )
+    assert output.cache is not None
+    return plan.with_caches(state, output.cache, rows, layout), output.stream_BTD
+
+
+def _key(seed: jax.Array, prompt: jax.Array, sample: jax.Array, position: jax.Array) -> jax.Array:
+    """Returns the key of the draw after a position, as `generate` makes it."""
+    fold_in = jax.random.fold_in
+    return fold_in(fold_in(fold_in(jax.random.key(seed), prompt), sample), position)
+
+
+def _scores(
+    logits_V: jax.Array, token: jax.Array, num_likeliest: int, wants_logprob: jax.Array, wants_likeliest: jax.Array
+) -> Scores:
+    """Returns the scores of tokens, from logits with a last axis V; zeros if no row wants them."""
+    logits_V, count = logits_V.astype(jnp.float32), min(num_likeliest, logits_V.shape[-1])
+
+    def logprob() -> tuple[jax.Array, jax.Array]:
+        total = jax.nn.logsumexp(logits_V, axis=-1)
+        return jnp.take_along_axis(logits_V, token[..., None], axis=-1)[..., 0] - total, total
+
+    def likeliest() -> tuple[jax.Array, jax.Array]:
+        values, ids = jax.lax.top_k(logits_V, count)
+        return ids, values
+
+    zero, ids = jnp.zeros(token.shape, jnp.float32), jnp.zeros((*token.shape, count), jnp.int32)
+    of_token, total = jax.lax.cond(wants_logprob, logprob, lambda: (zero, zero))
+    ids, values = jax.lax.cond(wants_likeliest, likeliest, lambda: (ids, ids.astype(jnp.float32)))
+    return Scores(of_token, ids, values - total[..., None])
+
+
+def serving_config(config: ModelConfig) -> ModelConfig:
+    """Returns the same model with options whose results depend on nothing but a text's own tokens.
+
+    Recurrent layers read token by token, since sums over chunks would depend on where chunks end. Experts with a
+    capacity take every token, as they do when a text is decoded token by token.
+    """
+    served: ModelConfig = _replaced(config)
+    same = [(g.start, g.repeats, len(g.pattern)) for g in group_layers(config.layers)]
+    assert same == [(g.start, g.repeats, len(g.pattern)) for g in group_layers(served.layers)], "the same stacks"
+    return served
+
+
+def _replaced(option: Any) -> Any:
+    if isinstance(option, tuple):
+        return tuple(_replaced(item) for item in option)
+    if isinstance(option, Capacity):
+        return Dropless()
+    if not dataclasses.is_dataclass(option) or isinstance(option, type):
+        return option
+    changes = {}
+    for field in dataclasses.fields(option):
+        value = getattr(option, field.name)
+        is_chunk = field.name == "chunk" and isinstance(option, RecurrentOption)
+        if (new := 1 if is_chunk else _replaced(value)) is not value and new != value:
+            changes[field.name] = new
+    return dataclasses.replace(option, **changes) if changes else option
+
+
+def decode_sizes(rows: int) -> list[int]:
+    """Returns the numbers of rows of the programs that decode: powers of two, and none with one row."""
+    sizes = [MIN_TOKENS]
+    while sizes[-1] < min(rows, MAX_TOKENS):
+        sizes.append(2 * sizes[-1])
+    return sizes
+
+
+def read_sizes(config: ModelConfig, tokens_per_step: int) -> list[tuple[int, int]]:
+    """Returns the rows and tokens of the programs that read: one for a long part of a prompt, one for short ones.
+
+    Recurrent layers with hidden vectors multiply those of all rows by a matrix, so that they need two rows.
+    """
+    most = MIN_TOKENS
+    while 2 * most <= min(tokens_per_step, MAX_TOKENS):
+        most *= 2
+    if any(isinstance(layer.mixer, RecurrentOption) for layer in config.layers):
+        return [(2, max(1, most // 2))]
+    return [(1, most)] + ([(4, most // 4)] if most >= 16 else [])
