@@ -74,7 +74,7 @@ class EngineWorker:
         """Args: the engine, `capacity`, and a function that is called when the engine fails."""
         self.capacity = capacity
         self.failure: BaseException | None = None
-        self._engine, self._on_failure = engine, on_failure
+        self._engine, self.on_failure = engine, on_failure
         self._unfinished = 0
         self._unfinished_tickets: dict[int, Ticket] = {}
         self._inbox: collections.deque[Callable[[], None]] = collections.deque()
@@ -196,4 +196,4 @@ class EngineWorker:
             self._unfinished = 0
         for ticket in tickets.values():
             ticket.listener(Failed(error))
-        self._on_failure()
+        self.on_failure()
