@@ -2,6 +2,7 @@
 
 A listener is called in the worker's thread, with `Accepted` or `Refused` first, then with a `TextChange` for every
 change of a text of its requests; `Failed` may come at any time and is the last. It returns at once and raises nothing.
+A ticket that is cancelled before its turn has no events.
 """
 
 import collections

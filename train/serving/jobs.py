@@ -134,7 +134,7 @@ def _budget(served: Served, length: int, max_tokens: int | None, name: str) -> i
             400,
             f"{name} has {length:,} tokens, more than the model's context of {served.context_length:,}; shorten it by "
             f"{1 - most:,} tokens",
-            parameter=name.partition(" ")[0],
+            parameter="messages" if name == "messages" else "prompt",
             code="context_length_exceeded",
         )
     if max_tokens is not None and max_tokens > most:
