@@ -17,6 +17,7 @@ from train.serving.options import Limits
 
 _POLL_SECONDS = 0.02
 _CLOSING_SECONDS = 5.0  # for the last bytes of answers
+_SEND_BYTES = 64 << 10  # that the system keeps for a client that reads slowly, else some megabytes
 _OTHER_FILES = 200  # that a process holds beside its connections
 
 
@@ -94,6 +95,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"--host={host} is no address of this machine: {error.strerror}") from None
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)  # connections inherit it
     try:
         listener.bind(address)
         listener.listen(4096)
