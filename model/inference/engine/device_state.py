@@ -161,7 +161,8 @@ class CachePlan:
                 total += sum(math.prod(shape) * jnp.dtype(dtype).itemsize for _, shape, dtype in layer.shapes)
             elif isinstance(layer, PagedLayer) and layer.group == group:
                 total += sum(
-                    heads * self.page_size * width * jnp.dtype(dtype).itemsize for _, heads, width, dtype in layer.shapes
+                    heads * self.page_size * width * jnp.dtype(dtype).itemsize
+                    for _, heads, width, dtype in layer.shapes
                 )
         return total
 
@@ -174,7 +175,9 @@ def plan_cache(config: ModelConfig, options: EngineOptions, cache_tokens: int) -
     for name, cache in caches.items():
         mixer = config.layers[int(name)].mixer
         if not isinstance(cache, AttentionCache):
-            layers.append((name, RecurrentLayer(tuple((n, x.shape[1:], str(x.dtype)) for n, x in cache.arrays.items()))))
+            layers.append(
+                (name, RecurrentLayer(tuple((n, x.shape[1:], str(x.dtype)) for n, x in cache.arrays.items())))
+            )
             continue
         assert isinstance(mixer, AttentionOption)
         reach = mixer.pattern.reach()

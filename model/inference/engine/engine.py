@@ -19,25 +19,24 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from model.config import ModelConfig
 from model.errors import UserError
 from model.inference.engine import programs
-from model.inference.engine.device_state import CachePlan, Rows, plan_cache
+from model.inference.engine.device import Device
+from model.inference.engine.device_state import CachePlan, plan_cache
 from model.inference.engine.options import Capacity, EngineOptions, EngineStatistics
-from model.inference.engine.page_pool import NO_PAGE, PagePool
-from model.inference.engine.programs import Choices, Scores
+from model.inference.engine.page_pool import PagePool
+from model.inference.engine.programs import Scores
 from model.inference.engine.scheduler import Scheduler, Span
 from model.inference.engine.sequence import Sequence as Text
 from model.inference.generate import PreparedParams, prepare_params
 from model.inference.request import Request, TokenScore, Update
-from model.inference.sampling import Sampling, rules_of_rows
 from model.layout import ONE_DEVICE, Layout
 from model.options.tree import check
 from model.transformer import Params, abstract_params
@@ -72,7 +71,6 @@ class Engine:
         """
         check(options, "engine")
         self.options, self._vocab_size, self._context = options, config.vocab_size, config.context_length
-        self._config, self._layout = programs.serving_config(config), layout
         self._plan = plan_of(config, options)
         self.capacity = capacity_of(self._plan)
         self._positions = {layer.position for layer in config.layers if layer.position.reads_lengths}
@@ -81,15 +79,16 @@ class Engine:
         self._scheduler = Scheduler(
             options.rows, options.tokens_per_step, options.page_size, pools, list(self._plan.reaches), shares=shares
         )
-        self._params = prepare_params(config, params, layout).params
-        self._state = jax.jit(self._plan.empty, static_argnums=0)(layout)
-        self._decode_sizes = programs.decode_sizes(options.rows)
-        self._read_sizes = programs.read_sizes(config, options.tokens_per_step)
-        self._num_likeliest = min(options.max_logprobs, config.vocab_size)
-        self._programs: dict[tuple[str, int, int], Callable[..., Any]] = {}
-        self._no_bias = {size: jnp.zeros((size, config.vocab_size), jnp.float32) for size in self._decode_sizes}
-        self._not_seen = {size: jnp.zeros((size, config.vocab_size), bool) for size in self._decode_sizes}
-        self._seen: dict[int, np.ndarray] = {}
+        self._num_likeliest = max(1, min(options.max_logprobs, config.vocab_size))
+        self._device = Device(
+            programs.serving_config(config),
+            layout,
+            self._plan,
+            prepare_params(config, params, layout).params,
+            rows=options.rows,
+            tokens_per_step=options.tokens_per_step,
+            num_likeliest=self._num_likeliest,
+        )
         self._texts: dict[int, Text] = {}
         self._cancelled: list[Text] = []
         self._num_submitted = 0
@@ -170,20 +169,21 @@ class Engine:
     # --------------------------------------------------------------------------------------------------------- steps
 
     def compile(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Compiles all programs, so that later steps compile none.
+        """Compiles all programs, so that later steps compile none; without this call the first step does it.
 
-        Args:
-          progress: called with the number of programs that are done, and of all.
+        It also tries them on a few tokens (`is_exact`). `progress` is called with the programs done, and of all.
         """
-        wanted = [("decode", size, 1) for size in self._decode_sizes]
-        wanted += [(name, *size) for name in ("read", "score") for size in self._read_sizes]
-        for done, key in enumerate(wanted):
-            self._program(*key)
-            if progress is not None:
-                progress(done + 1, len(wanted))
+        if self._device.is_exact is None:
+            self._device.compile(progress or (lambda done, count: None))
+
+    @property
+    def is_exact(self) -> bool | None:
+        """Whether all programs gave the same results for the same tokens, to the bit; None before they are compiled."""
+        return self._device.is_exact
 
     def step(self) -> list[Update]:
         """Reads the tokens of one step. Returns the new tokens, and the requests that ended; [] if there was nothing."""
+        self.compile()
         updates = [Update(text.request_id, (), ended_by="cancelled") for text in self._cancelled]
         self._cancelled.clear()
         plan = self._scheduler.plan()
@@ -192,63 +192,29 @@ class Engine:
             return updates
         self._statistics.steps += 1
         self._read(plan.reading)
-        for first in range(0, len(plan.decoding), self._decode_sizes[-1]):
-            updates += self._decode(plan.decoding[first : first + self._decode_sizes[-1]])
-        return updates
+        return updates + self._decode(plan.decoding)
 
     def _read(self, spans: list[Span]) -> None:
-        """Reads parts of prompts: those of several requests together if they are short."""
-        parts: dict[str, list[Span]] = {"read": [], "score": []}
+        """Reads parts of prompts, and keeps the scores that are asked for."""
+        scored = [span for span in spans if span.sequence.needs_scores]
+        self._device.read([span for span in spans if not span.sequence.needs_scores])
+        for part in self._device.score(scored):
+            text, first = part.span.sequence, part.span.first
+            for place in range(len(text.scores) - first, part.span.count):  # those before were known already
+                token = text.tokens[first + place + 1]
+                text.scores.append(
+                    _token_score(token, part.scores, (part.row, place), text.request.num_prompt_logprobs)
+                )
         for span in spans:
-            parts["score" if span.sequence.needs_scores else "read"].append(span)
-        for name, queue in parts.items():
-            while queue:
-                most_rows, _ = self._read_sizes[-1]
-                together = queue[:most_rows]
-                fits = [size for size in self._read_sizes if max(span.count for span in together) <= size[1]]
-                shape = min(fits, default=self._read_sizes[0], key=lambda size: size[1])
-                now = [dataclasses.replace(s, count=min(s.count, shape[1])) for s in queue[: shape[0]]]
-                self._read_together(name, shape, now)
-                rest = [
-                    Span(old.sequence, old.first + new.count, old.count - new.count)
-                    for old, new in zip(queue, now, strict=False)
-                ]
-                queue = [span for span in rest if span.count] + queue[len(now) :]
-
-    def _read_together(self, name: str, shape: tuple[int, int], spans: list[Span]) -> None:
-        rows = self._rows(shape, spans)
-        inputs: tuple[Any, ...] = ()
-        if name == "score":
-            next_BT = np.zeros(shape, np.int32)
-            for i, span in enumerate(spans):
-                next_BT[i, : span.count] = span.sequence.tokens[span.first + 1 : span.first + 1 + span.count]
-            inputs = (next_BT, np.array(any(span.sequence.request.num_prompt_logprobs for span in spans)))
-        result = self._program(name, *shape)(self._params, self._state, rows, *inputs)
-        self._state, scores = result if name == "score" else (result, None)
-        if scores is not None:
-            scores = jax.tree.map(np.asarray, scores)
-        for i, span in enumerate(spans):
-            text = span.sequence
-            if scores is not None:
-                count = text.request.num_prompt_logprobs
-                text.scores += [
-                    _token_score(inputs[0][i, t], scores, (i, t), count)
-                    for t in range(len(text.scores) - span.first, span.count)
-                ]
             self._statistics.prompt_tokens += span.count
-            self._scheduler.was_read(text, span.count)
+            self._scheduler.was_read(span.sequence, span.count)
 
     def _decode(self, texts: list[Text]) -> list[Update]:
         """Reads the last token of every text; returns an update for each."""
-        size = next(size for size in self._decode_sizes if size >= len(texts))
-        rows = self._rows((size, 1), [Span(text, len(text.tokens) - 1, 1) for text in texts])
-        result = self._program("decode", size, 1)(self._params, self._state, rows, self._choices(size, texts))
-        self._state, token_B, scores = result
-        tokens, scores = np.asarray(token_B), jax.tree.map(np.asarray, scores)
         updates = []
-        for i, text in enumerate(texts):
+        for text, (token, scores) in zip(texts, self._device.decode(texts), strict=True):
             self._scheduler.was_read(text, 1)
-            score = _token_score(tokens[i], scores, (i,), text.request.num_logprobs)
+            score = _token_score(token, scores, (), text.request.num_logprobs)
             text.add(score)
             prompt = None
             if text.request.num_prompt_logprobs is not None and not text.scores_sent:
@@ -261,60 +227,6 @@ class Engine:
                 self._scheduler.give_way(text)  # its keys are those of a shorter text
         self._statistics.new_tokens += len(texts)
         return updates
-
-    # ------------------------------------------------------------------------------------------------- program inputs
-
-    def _rows(self, shape: tuple[int, int], spans: Sequence[Span]) -> Rows:
-        """Returns the tokens of some rows. A row without tokens has the position of the first, to see no more keys."""
-        size, length = shape
-        tokens = np.zeros(shape, np.int32)
-        first, count = np.full(size, spans[0].first, np.int32), np.zeros(size, np.int32)
-        text_length, state = np.ones(size, np.int32), np.full(size, self.options.rows, np.int32)
-        tables = tuple(np.zeros((size, self._plan.pages_of_text), np.int32) for _ in self._plan.reaches)
-        for i, span in enumerate(spans):
-            text = span.sequence
-            tokens[i, : span.count] = text.tokens[span.first : span.first + span.count]
-            first[i], count[i], text_length[i], state[i] = span.first, span.count, len(text.tokens), text.row
-            for table, pages in zip(tables, text.pages, strict=True):
-                table[i, : len(pages)] = [0 if page == NO_PAGE else page for page in pages]
-        return Rows(tokens, first, count, text_length, state, tables)
-
-    def _choices(self, size: int, texts: Sequence[Text]) -> Choices:
-        """Returns how the next tokens are chosen; rows without a text are greedy."""
-        requests = [text.request for text in texts]
-        samplings = [request.sampling for request in requests]
-        samplings += [Sampling(temperature=0)] * (size - len(texts))
-        numbers = np.zeros((3, size), np.uint32)
-        for i, text in enumerate(texts):
-            numbers[:, i] = text.request.sampling.seed, text.prompt_hash, text.request.sample_index
-        bias, seen = self._no_bias[size], self._not_seen[size]
-        if any(request.logit_bias for request in requests):
-            bias = np.zeros((size, self._vocab_size), np.float32)
-            for i, request in enumerate(requests):
-                bias[i, list(request.logit_bias)] = list(request.logit_bias.values())
-        if any(sampling.rules()["repetition_penalty"] is not None for sampling in samplings):
-            seen = np.zeros((size, self._vocab_size), bool)
-            for i, text in enumerate(texts):
-                seen[i, text.tokens] = True
-                seen[i, [mark for mark in (text.request.begin, text.request.end) if mark is not None]] = False
-        wanted = [request.num_logprobs for request in requests]
-        wants_logprob = np.array(any(each is not None for each in wanted))
-        return Choices(rules_of_rows(samplings), *numbers, bias, seen, wants_logprob, np.array(any(wanted)))
-
-    def _program(self, name: str, rows: int, tokens: int) -> Callable[..., Any]:
-        """Returns a compiled program, and compiles it if that was not done ahead."""
-        key = (name, rows, tokens)
-        if key not in self._programs:
-            text = Text(0, Request(prompt=(0, 0)), 1, "max_tokens", [0, 0], [[] for _ in self._plan.reaches], row=0)
-            inputs: tuple[Any, ...] = (self._params, self._state, self._rows((rows, tokens), [Span(text, 0, 1)]))
-            options: tuple[Any, ...] = (self._config, self._layout, self._plan)
-            if name == "score":
-                inputs += np.zeros((rows, tokens), np.int32), np.array(False)
-            elif name == "decode":
-                inputs += (self._choices(rows, [text]),)
-            options += () if name == "read" else (self._num_likeliest,)
-            self._programs[key] = getattr(programs, name).lower(*options, *inputs).compile()
-        return self._programs[key]
 
 
 def _token_score(token: Any, scores: Scores, at: tuple[int, ...], count: int | None) -> TokenScore:

@@ -1,15 +1,22 @@
 """The compiled programs of an engine: read tokens of prompts, score them, or read one token a row and choose the next.
 
-All have fixed shapes, and read a few rows of a few tokens each. The results of a row must not depend on the shape of the
-program that computed them, to the bit: a token of a prompt may be read beside others or alone, and a generated token is
-read again in a chunk after a request gave way. On a CPU this holds for programs of 2 to 32 tokens: XLA's products of
-matrices then compute each row of the result in the same way (`tests/benchmarks/README.md`), while one row is a product
-with a vector, which sums in another order, and more rows may be split along the axis that is summed. So no program has
-one token, and none has more than `MAX_TOKENS`.
+All have fixed shapes, and read a few rows of a few tokens each. The results of a token must not depend on the shape of
+the program that computed them, to the bit: a token of a prompt may be read beside others or alone, and a generated token
+is read again as part of a prompt after a request gave way. On a CPU, XLA (jaxlib 0.10) allows for this, as measured
+(tests/benchmarks/README.md):
+  - A product of matrices computes each row of its result in the same way, wherever the row is and whatever the other
+    rows hold. It has one order of sums from 2 rows to a number that depends on the other sizes, most often 32 or 48 and
+    seldom 16, and another above; one row is a product with a vector, and has a third. So a program has 2 to 32 tokens,
+    and `Engine.compile` runs each and takes only those with equal results.
+  - The same holds for the products of attention if there are at least two rows in the batch and two queries for a key.
+  - Sums along an axis are given to a library where an array is large, which sums in another order; `CPU_OPTIONS` leaves
+    them to the compiler.
 """
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,6 +33,9 @@ from model.recurrent.memory import RecurrentOption
 from model.transformer import Params, logits, stream
 
 MIN_TOKENS, MAX_TOKENS = 2, 32  # of a program
+
+# See the module docstring; products still go to the library.
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
 
 @struct.dataclass
@@ -190,13 +200,25 @@ def decode_sizes(rows: int) -> list[int]:
 
 
 def read_sizes(config: ModelConfig, tokens_per_step: int) -> list[tuple[int, int]]:
-    """Returns the rows and tokens of the programs that read: one for a long part of a prompt, one for short ones.
+    """Returns the rows and tokens of programs that read, the largest first; an engine takes one of them.
 
-    Recurrent layers with hidden vectors multiply those of all rows by a matrix, so that they need two rows.
+    The rows of a program may be consecutive parts of one text, except where layers carry a state from one to the next.
     """
-    most = MIN_TOKENS
-    while 2 * most <= min(tokens_per_step, MAX_TOKENS):
+    recurrent = any(isinstance(layer.mixer, RecurrentOption) for layer in config.layers)
+    sizes, most = [], MIN_TOKENS
+    while most <= min(max(tokens_per_step, MIN_TOKENS), MAX_TOKENS):
+        rows = 2 if recurrent or most < 16 else 4
+        sizes.append((rows, most // rows))
         most *= 2
-    if any(isinstance(layer.mixer, RecurrentOption) for layer in config.layers):
-        return [(2, max(1, most // 2))]
-    return [(1, most)] + ([(4, most // 4)] if most >= 16 else [])
+    return sizes[::-1]
+
+
+def compiled(function: Any, *inputs: Any, platform: str) -> Callable[..., Any]:
+    """Returns the compiled program of a function of this file for inputs of these shapes."""
+    lowered = function.lower(*inputs)
+    if platform == "cpu":
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # a version of XLA that does not know an option
+            program: Callable[..., Any] = lowered.compile(compiler_options=CPU_OPTIONS)
+            return program
+    program = lowered.compile()
+    return program

@@ -204,7 +204,10 @@ class Scheduler:
             digest = sequence.digest(last, self.page_size)
             if any(reach is None and pool.find(digest) is None for pool, reach in self._groups):
                 break
-            if all(reach is None or self._knows_window(sequence, group, last + 1) for group, (_, reach) in enumerate(self._groups)):
+            if all(
+                reach is None or self._knows_window(sequence, group, last + 1)
+                for group, (_, reach) in enumerate(self._groups)
+            ):
                 end = last + 1
         for group, (pool, reach) in enumerate(self._groups):
             pages = sequence.pages[group]

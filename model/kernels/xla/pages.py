@@ -82,5 +82,3 @@ class Pages:
         last = jnp.minimum(jnp.max(index_BT) // block + 1, count)
         first = 0 if reach is None else jnp.maximum(jnp.min(index_BT) - reach + 1, 0) // block
         return jnp.asarray(first, jnp.int32), jnp.asarray(last, jnp.int32)
-
-
