@@ -13,7 +13,7 @@ import contextlib
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -60,8 +60,8 @@ def main(argv: list[str]) -> int:
     from train.generation.worker import EngineWorker
     from train.run.loading import load_run
     from train.serving.app import Application
-    from train.serving.server import Server, listen
     from train.serving.served import served_of
+    from train.serving.server import Server, listen
 
     listener = listen(HOST.value, PORT.value)  # before the model is read: a port may be taken
     run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
@@ -132,8 +132,12 @@ def _limits() -> "Limits":
     from model.options.tree import find_problems
     from train.serving.options import Limits
 
-    named = {"body_bytes": MAX_BODY, "request_seconds": REQUEST_TIMEOUT, "drain_seconds": DRAIN_TIMEOUT}
-    named["waiting"] = MAX_WAITING
+    named: dict[str, flags.FlagHolder[Any]] = {
+        "body_bytes": MAX_BODY,
+        "request_seconds": REQUEST_TIMEOUT,
+        "drain_seconds": DRAIN_TIMEOUT,
+        "waiting": MAX_WAITING,
+    }
     limits = Limits(**{field: flag.value for field, flag in named.items()})
     for problem in find_problems(limits):
         field, _, words = problem.partition(": ")

@@ -74,17 +74,19 @@ class EngineTexts:
                 counts[row] = counts.get(row, -1) + 1
                 requests.append(self._request(row, counts[row]))
         began, texts = time.monotonic(), []
-        with ResultsFile(path, lines, self._settings) as file:
-            with Progress("generate", len(lines), start=file.done) as progress:
-                progress.update(file.done)
-                tokens = 0
-                left = continue_in_order(self._engine, requests[file.done :], ahead=2 * self._rows)
-                for index, text in enumerate(left, start=file.done):
-                    file.append(index, text)
-                    texts.append(text)
-                    tokens += text.tokens
-                    rate = tokens / max(time.monotonic() - began, 1e-9)
-                    progress.update(index + 1, tokens_per_second=rate)
+        with (
+            ResultsFile(path, lines, self._settings) as file,
+            Progress("generate", len(lines), start=file.done) as progress,
+        ):
+            progress.update(file.done)
+            tokens = 0
+            left = continue_in_order(self._engine, requests[file.done :], ahead=2 * self._rows)
+            for index, text in enumerate(left, start=file.done):
+                file.append(index, text)
+                texts.append(text)
+                tokens += text.tokens
+                rate = tokens / max(time.monotonic() - began, 1e-9)
+                progress.update(index + 1, tokens_per_second=rate)
         _report(texts, time.monotonic() - began)
 
     def converse(self, messages: Sequence[str] | None) -> None:
@@ -127,7 +129,9 @@ class EngineTexts:
         """Ids that fit the context. Raises UserError for more."""
         context = self._run.experiment.model.context_length
         if not 0 < len(ids) <= context:
-            raise UserError(f"{name} has {len(ids)} tokens with its chat template; expected 1 to {context}, the context")
+            raise UserError(
+                f"{name} has {len(ids)} tokens with its chat template; expected 1 to {context}, the context"
+            )
         return tuple(ids)
 
     def _request(self, ids: tuple[int, ...], sample_index: int) -> TextRequest:

@@ -19,8 +19,13 @@ EndedBy = Literal["end_of_document", "stop_token", "stop_string", "max_tokens", 
 class IdEngine(Protocol):
     """The engine of ids (model/inference/engine), as far as texts need it."""
 
-    num_unfinished: int
-    statistics: Any
+    @property
+    def num_unfinished(self) -> int:
+        """The number of requests whose last update is still to come."""
+
+    @property
+    def statistics(self) -> Any:
+        """Its counters."""
 
     def submit(self, request: Request) -> int:
         """Takes a request and returns its number. Raises UserError for a request that never fits."""

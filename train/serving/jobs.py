@@ -152,7 +152,7 @@ def _sampling(parameters: Parameters, seed: int) -> Sampling:
     """The rules that choose tokens. A filter with a value that removes nothing is left out."""
     temperature = parameters.number("temperature", 1.0)
     top_k = parameters.whole("top_k", 0, -1)
-    filters = {
+    filters: dict[str, Any] = {
         "top_k": None if top_k in (-1, 0) else top_k,
         "top_p": parameters.number("top_p", 1.0),
         "min_p": parameters.number("min_p", 0.0),

@@ -18,22 +18,23 @@ class Metrics:
     def __init__(self, unfinished: Callable[[], int], statistics: Callable[[], Any]) -> None:
         """Args: functions that return the number of unfinished texts, and the engine's statistics."""
         self._registry = registry = prometheus_client.CollectorRegistry()
-        about = {"registry": registry}
         self.requests = prometheus_client.Counter(
-            "cairn_requests", "Requests by path and HTTP status.", ["path", "status"], **about
+            "cairn_requests", "Requests by path and HTTP status.", ["path", "status"], registry=registry
         )
-        self.prompt_tokens = prometheus_client.Counter("cairn_prompt_tokens", "Tokens of answered prompts.", **about)
+        self.prompt_tokens = prometheus_client.Counter(
+            "cairn_prompt_tokens", "Tokens of answered prompts.", registry=registry
+        )
         self.generated_tokens = prometheus_client.Counter(
-            "cairn_generated_tokens", "New tokens of complete texts.", **about
+            "cairn_generated_tokens", "New tokens of complete texts.", registry=registry
         )
         self.first_token = prometheus_client.Histogram(
             "cairn_time_to_first_token_seconds",
             "From a request to the first new token of its answer.",
             buckets=_SECONDS,
-            **about,
+            registry=registry,
         )
         self.seconds = prometheus_client.Histogram(
-            "cairn_request_seconds", "From a request to the end of its answer.", buckets=_SECONDS, **about
+            "cairn_request_seconds", "From a request to the end of its answer.", buckets=_SECONDS, registry=registry
         )
         self._unfinished, self._statistics = unfinished, statistics
         registry.register(self)

@@ -60,7 +60,7 @@ class TokenTexts:
         return {"token": self.label(token, by_id), "logprob": finite(logprob), "bytes": raw}
 
     def top_logprobs(self, score: TokenScore, by_id: bool = False) -> dict[str, float]:
-        """The likeliest tokens and the token itself by label, as completions list them; of equal labels the likelier."""
+        """The likeliest tokens and the token itself by label, as completions list them; equal labels: the likelier."""
         found: dict[str, float] = {}
         own = ((score.token, score.logprob or 0.0),)
         for token, logprob in sorted((*score.likeliest, *own), key=lambda pair: -pair[1]):

@@ -85,17 +85,15 @@ def test_messages_from_the_command_line(texts, capsys):
         texts.converse(["x" * 40])
 
 
-def test_messages_into_a_file(texts, tmp_path):
+def test_messages_into_a_file(texts, tmp_path, monkeypatch):
     path = tmp_path / "out.jsonl"
     texts.write(PROMPTS[:1], 1, str(path))
     assert json.loads(path.read_text())["prompt"] == "the cat"
-    with pytest.raises(UserError, match="line 1: was drawn with other flags or weights"):
-        monkey = pytest.MonkeyPatch()
-        with monkey.context() as patch:
-            patch.setitem(texts._settings, "is_chat", False)
-            texts.write(PROMPTS[:1], 1, str(path))
     with pytest.raises(UserError, match="prompt x has 41 tokens"):
         texts.write([Prompt("x" * 40, "prompt x")], 1, str(tmp_path / "long.jsonl"))
+    monkeypatch.setitem(texts._settings, "is_chat", False)
+    with pytest.raises(UserError, match="line 1: was drawn with other flags or weights"):
+        texts.write(PROMPTS[:1], 1, str(path))
 
 
 def test_a_chat_needs_a_template(run):

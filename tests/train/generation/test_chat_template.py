@@ -116,7 +116,10 @@ def test_the_time_is_that_of_now(monkeypatch):
             "plain",
         ),
         ({"tokenizer_config.json": {"chat_template": "old"}, "chat_template.json": {"chat_template": "new"}}, "new"),
-        ({"tokenizer_config.json": {"chat_template": "old"}, "chat_template.jinja": "file {{ eos_token }}"}, "file </s>"),
+        (
+            {"tokenizer_config.json": {"chat_template": "old"}, "chat_template.jinja": "file {{ eos_token }}"},
+            "file </s>",
+        ),
         (
             {"chat_template.jinja": "{{ eos_token }}", "special_tokens_map.json": {"eos_token": "<|im_end|>"}},
             "<|im_end|>",

@@ -186,7 +186,11 @@ def test_as_lm_eval_scores_a_continuation(running):
         ({"prompt": [True]}, "prompt", "number 1 is neither"),
         ({"prompt": [257]}, "prompt", "has the id 257; the vocabulary is 0 to 256"),
         ({"prompt": "a\ud800"}, "prompt", "is not UTF-8 at character 1"),
-        ({"prompt": "x" * 64, "max_tokens": 1}, "prompt", "has 65 tokens, more than the model's context of 64; shorten it"),
+        (
+            {"prompt": "x" * 64, "max_tokens": 1},
+            "prompt",
+            "has 65 tokens, more than the model's context of 64; shorten it",
+        ),
         ({"prompt": "abc", "max_tokens": 62}, "max_tokens", "4 tokens and max_tokens is 62"),
     ],
 )
