@@ -63,24 +63,24 @@ def main(argv: list[str]) -> int:
     from train.serving.served import served_of
     from train.serving.server import Server, listen
 
-    listener = listen(HOST.value, PORT.value)  # before the model is read: a port may be taken
-    run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
-    served = served_of(run, name=MODEL_NAME.value, chat_template=CHAT_TEMPLATE.value, created=int(time.time()))
-    engine = Engine(run.experiment.model, run.params, options, layout=run.layout)
-    capacity = engine.capacity
-    print(
-        f"the cache holds {capacity.tokens:,} tokens in {capacity.cache_bytes / 1e6:,.1f} MB; a text may have "
-        f"{capacity.longest_text:,}, and {options.rows} are drawn at once",
-        file=sys.stderr,
-    )
-    _compile(engine)
-    worker = EngineWorker(TextEngine(engine, run.tokenizer), options.rows + limits.waiting)
-    server = Server(Application(served, worker, limits, api_key=api_key), worker, limits)
-    worker.on_failure = server.drain
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    what = "chat and completions" if served.chat else "completions; the run has no chat template"
-    server.run_on(listener, lambda: print(f"serving {served.name} at http://{shown}:{port} ({what})", flush=True))
+    with listen(HOST.value, PORT.value) as listener:  # before the model is read: a port may be taken
+        run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
+        served = served_of(run, name=MODEL_NAME.value, chat_template=CHAT_TEMPLATE.value, created=int(time.time()))
+        engine = Engine(run.experiment.model, run.params, options, layout=run.layout)
+        capacity = engine.capacity
+        print(
+            f"the cache holds {capacity.tokens:,} tokens in {capacity.cache_bytes / 1e6:,.1f} MB; a text may have "
+            f"{capacity.longest_text:,}, and {options.rows} are drawn at once",
+            file=sys.stderr,
+        )
+        _compile(engine)
+        worker = EngineWorker(TextEngine(engine, run.tokenizer), options.rows + limits.waiting)
+        server = Server(Application(served, worker, limits, api_key=api_key), worker, limits)
+        worker.on_failure = server.drain
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        what = "chat and completions" if served.chat else "completions; the run has no chat template"
+        server.run_on(listener, lambda: print(f"serving {served.name} at http://{shown}:{port} ({what})", flush=True))
     if worker.failure is not None:
         raise worker.failure
     return 0

@@ -91,8 +91,9 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises UserError when the address cannot be had."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except OSError as error:
-        raise UserError(f"--host={host} is no address of this machine: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a name may also be longer than names are
+        why = getattr(error, "strerror", None) or "no such name"
+        raise UserError(f"--host={host} is no address of this machine: {why}") from None
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)  # connections inherit it
