@@ -27,7 +27,8 @@ class PagedCache(AttentionCache):
         self, new: dict[str, jax.Array], positions_BT: jax.Array, length_B: jax.Array | None = None
     ) -> tuple["PagedCache", CacheView]:
         """See `AttentionCache`; padding is not written."""
-        assert self.table_BJ is not None and length_B is not None, "the pages and lengths of rows"
+        assert self.table_BJ is not None, "the pages of rows"
+        assert length_B is not None, "the lengths of rows"
         (num_pages, _, size, _), count = next(iter(self.arrays.values())).shape, self.table_BJ.shape[1]
         page_BT = jnp.take_along_axis(self.table_BJ, jnp.minimum(positions_BT // size, count - 1), axis=1)
         page_BT = jnp.where(positions_BT < length_B[:, None], page_BT, num_pages)

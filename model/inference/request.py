@@ -1,7 +1,7 @@
 """What an engine is asked for, and what it answers: requests of token ids, and updates with new tokens.
 
-A request's tokens and log-probabilities are a function of the model, the prompt, the options and `sample_index`. They do
-not depend on the requests beside it, on when it was submitted, or on the contents of the engine's caches.
+A request's tokens and log-probabilities are a function of the model, the prompt, the options and `sample_index`. They
+do not depend on the requests beside it, on when it was submitted, or on the contents of the engine's caches.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Keys or values that lie in pages of a pool, shared by all rows; a kernel that reads pages gets these in place of arrays.
+"""Keys or values that lie in pages of a pool, which all rows share; some kernels read these in place of arrays.
 
 Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving with PagedAttention", section 4.1.
 """

@@ -102,14 +102,14 @@ class Device:
             size = next(size for size in self._decode_sizes if size >= len(some))
             rows = self._inputs((size, 1), [Span(text, len(text.tokens) - 1, 1) for text in some])
             result = self._program("decode", size, 1)(self._params, self._state, rows, self._choices(size, some))
-            self._state, tokens, scores = result[0], *jax.tree.map(np.asarray, result[1:])
+            self._state, (tokens, scores) = result[0], jax.tree.map(np.asarray, result[1:])
             chosen += [
                 (int(token), jax.tree.map(lambda x, i=i: x[i], scores)) for i, token in enumerate(tokens[: len(some)])
             ]
         return chosen
 
     def _in_rows(self, spans: Sequence[Span]) -> list[list[Span]]:
-        """Cuts parts of texts to the size of a program's rows; returns the parts of each call, in order of each text."""
+        """Cuts parts of texts to the size of a program's rows; returns those of each call, in order of each text."""
         rows, size = self._read_sizes[0]
         queue = [
             Span(span.sequence, first, min(size, span.first + span.count - first))
@@ -139,7 +139,8 @@ class Device:
         for i, part in enumerate(parts):
             text = part.sequence
             tokens[i, : part.count] = text.tokens[part.first : part.first + part.count]
-            first[i], count[i], text_length[i], state[i] = part.first, part.count, len(text.tokens), text.row
+            first[i], count[i], text_length[i] = part.first, part.count, len(text.tokens)
+            state[i] = self._rows if text.row is None else text.row
             for table, pages in zip(tables, text.pages, strict=True):
                 table[i, : len(pages)] = [0 if page == NO_PAGE else page for page in pages]
         return Rows(tokens, first, count, text_length, state, tables)
@@ -149,10 +150,11 @@ class Device:
         requests = [text.request for text in texts]
         samplings = [request.sampling for request in requests]
         samplings += [Sampling(temperature=0)] * (size - len(texts))
-        numbers = np.zeros((3, size), np.uint32)
+        seed, prompt, sample = np.zeros((3, size), np.uint32)
         for i, text in enumerate(texts):
-            numbers[:, i] = text.request.sampling.seed, text.prompt_hash, text.request.sample_index
-        bias, seen = self._no_bias[size], self._not_seen[size]
+            seed[i], prompt[i], sample[i] = text.request.sampling.seed, text.prompt_hash, text.request.sample_index
+        bias: Any = self._no_bias[size]
+        seen: Any = self._not_seen[size]
         if any(request.logit_bias for request in requests):
             bias = np.zeros((size, self._vocab_size), np.float32)
             for i, request in enumerate(requests):
@@ -164,7 +166,8 @@ class Device:
                 seen[i, [mark for mark in (text.request.begin, text.request.end) if mark is not None]] = False
         wanted = [request.num_logprobs for request in requests]
         wants_logprob = np.array(any(each is not None for each in wanted))
-        return Choices(rules_of_rows(samplings), *numbers, bias, seen, wants_logprob, np.array(any(wanted)))
+        wants_likeliest = np.array(any(wanted))
+        return Choices(rules_of_rows(samplings), seed, prompt, sample, bias, seen, wants_logprob, wants_likeliest)
 
     # ------------------------------------------------------------------------------------------------------ programs
 
@@ -187,8 +190,8 @@ class Device:
             agrees = all(_equal(whole, each) for each in self._probe_read(count))
             if agrees or not chooses or len(self._read_sizes) == 1:
                 break
-            size = self._read_sizes.pop(0)
-            del self._programs["read", *size], self._programs["score", *size]
+            left_out = self._read_sizes.pop(0)
+            del self._programs["read", *left_out], self._programs["score", *left_out]
         progress(total, total)
         self._state = self._emptied()
         self.is_exact = agrees and (all_agree or chooses)

@@ -132,7 +132,7 @@ class CachePlan:
 
     def caches(self, state: DeviceState, rows: Rows) -> LayerCaches:
         """Returns the caches of some rows; a state is zero before the first token."""
-        caches: LayerCaches = {}
+        caches: dict[str, Any] = {}
         for name, layer in self.layers:
             if isinstance(layer, PagedLayer):
                 caches[name] = PagedCache(state[name], layer.heads, rows.tables[layer.group])
@@ -160,10 +160,8 @@ class CachePlan:
             if isinstance(layer, RecurrentLayer) and group is None:
                 total += sum(math.prod(shape) * jnp.dtype(dtype).itemsize for _, shape, dtype in layer.shapes)
             elif isinstance(layer, PagedLayer) and layer.group == group:
-                total += sum(
-                    heads * self.page_size * width * jnp.dtype(dtype).itemsize
-                    for _, heads, width, dtype in layer.shapes
-                )
+                sizes = (heads * width * jnp.dtype(dtype).itemsize for _, heads, width, dtype in layer.shapes)
+                total += self.page_size * sum(sizes)
         return total
 
 

@@ -36,10 +36,12 @@ from model.inference.engine.programs import Scores
 from model.inference.engine.scheduler import Scheduler, Span
 from model.inference.engine.sequence import Sequence as Text
 from model.inference.generate import PreparedParams, prepare_params
-from model.inference.request import Request, TokenScore, Update
+from model.inference.request import EndedBy, Request, TokenScore, Update
 from model.layout import ONE_DEVICE, Layout
 from model.options.tree import check
 from model.transformer import Params, abstract_params
+
+DEFAULT_OPTIONS = EngineOptions()
 
 
 class Engine:
@@ -54,7 +56,7 @@ class Engine:
         self,
         config: ModelConfig,
         params: Params | PreparedParams,
-        options: EngineOptions = EngineOptions(),
+        options: EngineOptions = DEFAULT_OPTIONS,
         *,
         layout: Layout = ONE_DEVICE,
     ) -> None:
@@ -145,7 +147,7 @@ class Engine:
             )
         number, self._num_submitted = self._num_submitted, self._num_submitted + 1
         pages: list[list[int]] = [[] for _ in self._plan.reaches]
-        reason = "max_tokens" if budget == new else "context"
+        reason: EndedBy = "max_tokens" if budget == new else "context"
         text = Text(number, request, budget, reason, list(prompt), pages)
         self._texts[number] = text
         self._scheduler.add(text)
@@ -182,7 +184,7 @@ class Engine:
         return self._device.is_exact
 
     def step(self) -> list[Update]:
-        """Reads the tokens of one step. Returns the new tokens, and the requests that ended; [] if there was nothing."""
+        """Reads the tokens of one step. Returns the new tokens, and the requests that ended; [] if there are none."""
         self.compile()
         updates = [Update(text.request_id, (), ended_by="cancelled") for text in self._cancelled]
         self._cancelled.clear()

@@ -1,8 +1,8 @@
 """The pages of a pool: which are free, which hold tokens that others may share, and which are dropped first.
 
-A page that is full never changes again, so all texts that begin with the same tokens can share it. A shared page is found
-by the digest of its tokens and of all tokens before them. A page without references stays known until another text
-needs its place; the page released longest ago goes first.
+A page that is full never changes again, so all texts that begin with the same tokens can share it. A shared page is
+found by the digest of its tokens and of all tokens before them. A page without references stays known until another
+text needs its place; the page released longest ago goes first.
 """
 
 import collections

@@ -1,9 +1,9 @@
 """The compiled programs of an engine: read tokens of prompts, score them, or read one token a row and choose the next.
 
 All have fixed shapes, and read a few rows of a few tokens each. The results of a token must not depend on the shape of
-the program that computed them, to the bit: a token of a prompt may be read beside others or alone, and a generated token
-is read again as part of a prompt after a request gave way. On a CPU, XLA (jaxlib 0.10) allows for this, as measured
-(tests/benchmarks/README.md):
+the program that computed them, to the bit: a token of a prompt may be read beside others or alone, and a generated
+token is read again as part of a prompt after a request gave way. On a CPU, XLA (jaxlib 0.10) allows for this, as
+measured (tests/benchmarks/README.md):
   - A product of matrices computes each row of its result in the same way, wherever the row is and whatever the other
     rows hold. It has one order of sums from 2 rows to a number that depends on the other sizes, most often 32 or 48 and
     seldom 16, and another above; one row is a product with a vector, and has a third. So a program has 2 to 32 tokens,

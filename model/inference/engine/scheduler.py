@@ -138,7 +138,7 @@ class Scheduler:
             pool.check(collections.Counter(pages))
         assert not any(any(each.pages) or each.num_read for each in self.waiting), "a waiting request holds pages"
         rows = [each.row for each in self.running]
-        assert None not in rows and len(set(rows)) == len(rows) <= self.rows, "rows"
+        assert len(set(rows) - {None}) == len(rows) <= self.rows, "rows"
 
     # ---------------------------------------------------------------------------------------------------------- parts
 
@@ -200,14 +200,12 @@ class Scheduler:
             return None
         full = (len(sequence.tokens) - 1) // self.page_size
         first = end = sequence.num_read // self.page_size
+        windows = [group for group, (_, reach) in enumerate(self._groups) if reach is not None]
         for last in range(first, full):
             digest = sequence.digest(last, self.page_size)
             if any(reach is None and pool.find(digest) is None for pool, reach in self._groups):
                 break
-            if all(
-                reach is None or self._knows_window(sequence, group, last + 1)
-                for group, (_, reach) in enumerate(self._groups)
-            ):
+            if all(self._knows_window(sequence, group, last + 1) for group in windows):
                 end = last + 1
         for group, (pool, reach) in enumerate(self._groups):
             pages = sequence.pages[group]

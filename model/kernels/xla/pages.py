@@ -38,10 +38,11 @@ class Pages:
         return "it drops no weights" if request.dropout else None
 
     def attend(
-        self, request: Request, q_BTNH: jax.Array, k: Any, v: Any, sink_N: jax.Array | None, dropout_keys: None
+        self, request: Request, q_BTNH: jax.Array, k: Any, v: Any, sink_N: jax.Array | None, dropout_keys: Any
     ) -> jax.Array:
         """See `Kernel`; keys and values are `PagedArray`s."""
-        assert isinstance(k, PagedArray) and isinstance(v, PagedArray), "keys and values in pages"
+        assert isinstance(k, PagedArray), "keys in pages"
+        assert isinstance(v, PagedArray), "values in pages"
         scoring, visibility, (b, t, n, _) = request.scoring, request.visibility, q_BTNH.shape
         num_keys, num_heads, count = k.shape[1], k.shape[2], max(1, min(self.keys // k.page_size, k.table_BJ.shape[1]))
         block = count * k.page_size
