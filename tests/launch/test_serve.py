@@ -1,16 +1,22 @@
 """launch.serve: a trained run behind the official client, its own texts, a stop that drains, mistakes in one line."""
 
+import http.client
+import json
 import os
 import pathlib
 import re
 import signal
 import subprocess
 import sys
+import threading
+import time
+import urllib.request
 
 import openai
 import pytest
 
 from model.inference.sampling import Sampling
+from tests.train.serving.servers import wait_until
 from train.generation.texts import generate_texts
 from train.run.loading import load_run
 
@@ -37,6 +43,51 @@ def server(tiny_run, tmp_path_factory):
     yield process, re.fullmatch(r"serving tiny at http://127.0.0.1:(\d+) \(chat and completions\)\n", line)[1]
     process.kill()
     process.wait()
+
+
+def metrics(port):
+    """The numbers of /metrics without labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+        lines = answer.read().decode().splitlines()
+    return {
+        name: float(value)
+        for name, _, value in (line.partition(" ") for line in lines)
+        if "{" not in name + value and name != "#"
+    }
+
+
+def ask_and_maybe_leave(port, number, found):
+    """Asks for a text; some clients leave before it comes. Notes the answer of those that stay."""
+    body = json.dumps(
+        {"prompt": "the cat"[: 1 + number % 7], "max_tokens": 20, "temperature": 0, "stream": number % 3 == 1}
+    )
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+    if number % 4 == 3:
+        time.sleep(0.01 * (number % 5))
+    else:
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        lines = [line[6:] for line in text.split("\n\n")[:-2]] if number % 3 == 1 else [text]
+        found.append((number % 7, "".join(json.loads(line)["choices"][0]["text"] for line in lines)))
+    connection.close()
+
+
+def test_many_clients_lose_no_text_and_leak_no_page(server):
+    port, found = int(server[1]), []
+    clients = [threading.Thread(target=ask_and_maybe_leave, args=(port, number, found)) for number in range(56)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join(60)
+    assert len(found) == 42
+    assert len(set(found)) == 7, "a text depends on the others"
+    wait_until(lambda: metrics(port)["cairn_unfinished_texts"] == 0)
+    numbers = metrics(port)
+    assert (
+        numbers["cairn_engine_pages_in_use"] == numbers["cairn_engine_waiting"] == numbers["cairn_engine_running"] == 0
+    )
+    assert numbers["cairn_engine_new_tokens"] > 42
 
 
 def test_a_run_is_served_and_drains(server, tiny_run):
