@@ -78,7 +78,7 @@ class Running:
             yield one
 
 
-def wait_until(condition, seconds=10.0):
+def wait_until(condition, seconds=30.0):
     """Waits until a condition holds; fails when it does not in time."""
     end = time.monotonic() + seconds
     while not condition():

@@ -4,7 +4,6 @@ import contextlib
 import signal
 import socket
 import threading
-import time
 
 import pytest
 
@@ -46,10 +45,9 @@ def test_what_runs_longer_than_the_bound_ends_with_an_error(stream):
     with serving(FakeEngine(seconds=0.05), drain_seconds=0.2) as server:
         with server.connection(max_tokens=60, stream=stream) as one:
             wait_until(lambda: server.engine.live)
-            began = time.monotonic()
             server.server.drain()
             answer = finished(one)
-            assert time.monotonic() - began < 2.5  # of the 3 s that it would take
+            assert server.engine.statistics.steps < 60, "the text was drawn to its end"
         assert b'"code":"stopping"' in answer.replace(b'": ', b'":')
         assert not server.engine.live
 
@@ -60,7 +58,8 @@ def test_a_second_signal_ends_at_once():
             wait_until(lambda: server.engine.live)
             for _ in range(2):
                 server.server.handle_exit(signal.SIGINT, None)
-            wait_until(lambda: not server.engine.live, 2.0)
+            wait_until(lambda: not server.engine.live)
+            assert server.engine.statistics.steps < 60, "the text was drawn to its end"
 
 
 def test_an_engine_that_fails_stops_the_server():
