@@ -36,6 +36,7 @@ class Device:
     """See the module docstring.
 
     Attributes:
+      params: the parameters, prepared for the layout.
       is_exact: whether all programs gave equal results for the same tokens; None before `compile`.
     """
 
@@ -60,9 +61,10 @@ class Device:
           rows, tokens_per_step: see `EngineOptions`.
           num_likeliest: how many of the likeliest tokens programs return.
         """
-        self._config, self._layout, self._plan, self._params = config, layout, plan, params
+        self._config, self._layout, self._plan, self.params = config, layout, plan, params
         self._rows, self._num_likeliest, self._vocab_size = rows, num_likeliest, config.vocab_size
         self._decode_sizes = programs.decode_sizes(rows)
+        self._decode_width = programs.decode_width(config)
         self._read_sizes = programs.read_sizes(config, tokens_per_step)
         self._programs: dict[tuple[str, int, int], Callable[..., Any]] = {}
         self._empty = jax.jit(plan.empty, static_argnums=0)
@@ -77,7 +79,7 @@ class Device:
         """Reads parts of texts."""
         for parts in self._in_rows(spans):
             self._state = self._program("read", *self._read_sizes[0])(
-                self._params, self._state, self._inputs(self._read_sizes[0], parts)
+                self.params, self._state, self._inputs(self._read_sizes[0], parts)
             )
 
     def score(self, spans: Sequence[Span]) -> list[ScoredPart]:
@@ -89,7 +91,7 @@ class Device:
                 next_BT[i, : part.count] = part.sequence.tokens[part.first + 1 : part.first + 1 + part.count]
             wants_likeliest = np.array(any(part.sequence.request.num_prompt_logprobs for part in parts))
             inputs = self._inputs(self._read_sizes[0], parts), next_BT, wants_likeliest
-            result = self._program("score", *self._read_sizes[0])(self._params, self._state, *inputs)
+            result = self._program("score", *self._read_sizes[0])(self.params, self._state, *inputs)
             self._state, scores = result[0], jax.tree.map(np.asarray, result[1])
             scored += [ScoredPart(part, scores, row) for row, part in enumerate(parts)]
         return scored
@@ -100,8 +102,10 @@ class Device:
         for first in range(0, len(texts), self._decode_sizes[-1]):
             some = texts[first : first + self._decode_sizes[-1]]
             size = next(size for size in self._decode_sizes if size >= len(some))
-            rows = self._inputs((size, 1), [Span(text, len(text.tokens) - 1, 1) for text in some])
-            result = self._program("decode", size, 1)(self._params, self._state, rows, self._choices(size, some))
+            rows = self._inputs((size, self._decode_width), [Span(text, len(text.tokens) - 1, 1) for text in some])
+            result = self._program("decode", size, self._decode_width)(
+                self.params, self._state, rows, self._choices(size, some)
+            )
             self._state, (tokens, scores) = result[0], jax.tree.map(np.asarray, result[1:])
             chosen += [
                 (int(token), jax.tree.map(lambda x, i=i: x[i], scores)) for i, token in enumerate(tokens[: len(some)])
@@ -245,7 +249,7 @@ class Device:
         key = (name, rows, tokens)
         if key not in self._programs:
             text = self._probe_text(1)
-            inputs: tuple[Any, ...] = (self._params, self._state, self._inputs((rows, tokens), [Span(text, 0, 1)]))
+            inputs: tuple[Any, ...] = (self.params, self._state, self._inputs((rows, tokens), [Span(text, 0, 1)]))
             options: tuple[Any, ...] = (self._config, self._layout, self._plan)
             if name == "score":
                 inputs += np.zeros((rows, tokens), np.int32), np.array(False)

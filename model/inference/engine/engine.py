@@ -72,7 +72,8 @@ class Engine:
           UserError: for invalid options.
         """
         check(options, "engine")
-        self.options, self._vocab_size, self._context = options, config.vocab_size, config.context_length
+        self.options, self._config, self._layout = options, config, layout
+        self._vocab_size, self._context = config.vocab_size, config.context_length
         self._plan = plan_of(config, options)
         self.capacity = capacity_of(self._plan)
         self._positions = {layer.position for layer in config.layers if layer.position.reads_lengths}
@@ -167,6 +168,20 @@ class Engine:
             self._scheduler.remove(text)
             text.ended_by = "cancelled"
             self._cancelled.append(text)
+
+    def replace_params(self, params: Params | PreparedParams) -> None:
+        """Takes other parameters of the same model, as after a step of training, and forgets the pages of ended texts.
+
+        Raises:
+          UserError: while requests are unfinished, which would mix two models.
+        """
+        if self.num_unfinished:
+            raise UserError(
+                f"{self.num_unfinished} requests are unfinished; finish or cancel them before new parameters"
+            )
+        self._device.params = prepare_params(self._config, params, self._layout).params
+        for pool in self._scheduler.pools:
+            pool.forget()
 
     # --------------------------------------------------------------------------------------------------------- steps
 

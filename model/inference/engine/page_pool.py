@@ -72,6 +72,13 @@ class PagePool:
         """Returns the page with these tokens, or None."""
         return self._known.get(digest)
 
+    def forget(self) -> None:
+        """Makes pages without references unknown, so that nobody finds their tokens again."""
+        for page in self._unused:
+            del self._known[self._digests.pop(page)]
+            self._free.append(page)
+        self._unused.clear()
+
     def check(self, references: collections.Counter[int]) -> None:
         """Asserts that the pages have the references that texts hold, and that no page is lost."""
         assert all(self.references[page] == references[page] for page in range(self.num_pages)), "references"

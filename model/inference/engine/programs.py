@@ -109,7 +109,7 @@ def decode(
 ) -> tuple[DeviceState, jax.Array, Scores]:
     """Reads the last token of every row; returns the next of each, and its scores."""
     state, stream_BTD = _stream(config, layout, plan, params, state, rows)
-    logits_BV = logits(config, params, stream_BTD, layout=layout)[:, 0].astype(jnp.float32)
+    logits_BV = logits(config, params, stream_BTD[:, :1], layout=layout)[:, 0].astype(jnp.float32)
     key_B = jax.vmap(_key)(choices.seed_B, choices.prompt_B, choices.sample_B, rows.first_B)
     biased_BV = jax.lax.cond(
         jnp.any(choices.bias_BV != 0), lambda: logits_BV + choices.bias_BV, lambda: logits_BV
@@ -197,6 +197,14 @@ def decode_sizes(rows: int) -> list[int]:
     while sizes[-1] < min(rows, MAX_TOKENS):
         sizes.append(2 * sizes[-1])
     return sizes
+
+
+def decode_width(config: ModelConfig) -> int:
+    """Returns the tokens of a row in programs that decode: one, and after it padding for the loops of memories.
+
+    A loop over one token is no loop to the compiler, which then rounds otherwise.
+    """
+    return 2 if any(hasattr(layer.mixer, "chunk") for layer in config.layers) else 1
 
 
 def read_sizes(config: ModelConfig, tokens_per_step: int) -> list[tuple[int, int]]:

@@ -93,6 +93,7 @@ class Scheduler:
     def plan(self) -> Plan:
         """Chooses the tokens of the next step, and gives them pages."""
         self._admit()
+        own_pages = {each: self._share(each) for each in self._by_rank(self.running)}
         decoding = [each for each in self._by_rank(self.running) if each.num_to_read == 0]
         decoding = [each for each in decoding if each.row is not None and self._make_room(each, len(each.tokens))]
         decoding = [each for each in decoding if each.row is not None]  # later ones may have given way
@@ -101,7 +102,7 @@ class Scheduler:
         for each in self._by_rank(self.running):
             if each.row is None or budget < 1 or each.num_to_read == 0:
                 continue
-            if (own := self._share(each)) in claimed or each.num_to_read == 0:
+            if (own := own_pages[each]) in claimed:
                 continue
             count = min(each.num_to_read, budget)
             if count < each.num_to_read and count > self.page_size:
@@ -196,7 +197,7 @@ class Scheduler:
 
     def _share(self, sequence: Sequence) -> bytes | None:
         """Takes the known pages of the next tokens; returns the digest of the next page if it is yet to be read."""
-        if not self.shares or sequence.num_read % self.page_size or sequence.needs_scores:
+        if not self.shares or sequence.num_to_read == 0 or sequence.num_read % self.page_size or sequence.needs_scores:
             return None
         full = (len(sequence.tokens) - 1) // self.page_size
         first = end = sequence.num_read // self.page_size
