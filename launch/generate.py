@@ -3,11 +3,17 @@ r"""Generates texts with a trained model.
     python -m launch.generate --run=runs/quickstart --prompt='def main(' --temperature=0.8
     python -m launch.generate --run=runs/quickstart --prompts_file=prompts.txt --num_samples=4 --json
     python -m launch.generate --run=runs/llama-70b --prompt='Once' --mesh=fsdp=4,tensor=2
+    python -m launch.generate --run=runs/llama-1b --prompts_file=prompts.jsonl --output=texts.jsonl
+    python -m launch.generate --run=runs/llama-1b --chat
 
 A single text is written to the terminal while it is drawn, several texts when all are finished. A text ends at the end
 of its document, before a stop string, after --max_tokens, when the model's context is full, or when a signal ends the
 command. The same seed gives the same texts. The speed is printed on standard error, so that standard output holds only
 text. The checkpoint's parameters are read and checked, its optimizer state is not.
+
+With --output the engine draws the texts: each begins when another ends, --batch_size at a time. The file has a line of
+JSON for each, in the order of the prompts, and the same command continues one that was killed. With --chat a prompt is
+a message, which the tokenizer's chat template wraps; without a prompt, each line that is typed is one.
 """
 
 import sys
@@ -53,6 +59,13 @@ SEED = flags.DEFINE_integer("seed", 0, "Decides every draw.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Texts for each prompt.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Texts that are drawn at the same time.")
 MESH = cli.define_mesh()
+OUTPUT = cli.define_path(
+    "output", None, "A .jsonl file for the texts: a line for each, in order; a killed command continues it."
+)
+CHAT = flags.DEFINE_bool("chat", False, "Answers messages, by the chat template of the tokenizer.")
+CHAT_TEMPLATE = cli.define_path(
+    "chat_template", None, "With --chat: a Jinja file that makes prompts of messages, in place of the tokenizer's own."
+)
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object with all texts at the end, and nothing before.")
 
 MAX_TEXTS = 1_000_000
@@ -71,6 +84,11 @@ def main(argv: list[str]) -> int:
     if NUM_SAMPLES.value > 1 and sampling.temperature == 0:
         raise UserError(f"--num_samples={NUM_SAMPLES.value} with --temperature=0 would give the same text each time")
     given = _prompts()
+    if CHAT.value or OUTPUT.value is not None:
+        return _on_engine(given, sampling)
+    if CHAT_TEMPLATE.value is not None:
+        raise UserError("--chat_template has no effect without --chat; give both, or leave it out")
+    given = given or [_no_prompt()]
     prompts = [prompt.text for prompt in given for _ in range(NUM_SAMPLES.value)]
 
     cli.prepare_jax()
@@ -132,22 +150,56 @@ def _sampling() -> "Sampling":
 
 
 def _prompts() -> "list[Prompt]":
-    """The prompts from the flags and the file; one empty prompt if there are none. Raises UserError for bad prompts."""
+    """The prompts from the flags and the file. Raises UserError for bad prompts."""
     from train.files.paths import user_path
     from train.files.remote import local_copy
-    from train.generation.prompts import Prompt, from_flags, read_prompts
+    from train.generation.prompts import from_flags, read_prompts
 
     from_flags(STOP.value, "stop")
     prompts = from_flags(PROMPT.value, "prompt")
     if PROMPTS_FILE.value is not None:
         prompts += read_prompts(local_copy(user_path(PROMPTS_FILE.value)))
-    prompts = prompts or [Prompt("", "the prompt")]
     if len(prompts) * NUM_SAMPLES.value > MAX_TEXTS:
         raise UserError(
             f"--num_samples={NUM_SAMPLES.value} of {len(prompts)} prompts are more than {MAX_TEXTS:,} texts, which "
             "are all held in memory; lower it, and draw more with another --seed"
         )
     return prompts
+
+
+def _no_prompt() -> "Prompt":
+    """The prompt when none is given: a document is written from its beginning."""
+    from train.generation.prompts import Prompt
+
+    return Prompt("", "the prompt")
+
+
+def _on_engine(given: "list[Prompt]", sampling: "Sampling") -> int:
+    """Draws texts with the engine: into a file, or as a chat."""
+    if JSON.value:
+        raise UserError("--json prints texts at the end, and has no effect with --output and --chat; leave it out")
+    if OUTPUT.value is None and (NUM_SAMPLES.value > 1 or PROMPTS_FILE.value is not None):
+        raise UserError("--chat on the terminal answers one message at a time; give --output=FILE.jsonl for many")
+    cli.prepare_jax()
+    from launch.command.engine_texts import EngineTexts
+    from train.run.loading import load_run
+
+    run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
+    texts = EngineTexts(
+        run,
+        sampling,
+        stop_strings=tuple(STOP.value),
+        rows=BATCH_SIZE.value,
+        chat=CHAT.value,
+        chat_template=CHAT_TEMPLATE.value,
+    )
+    if OUTPUT.value is not None:
+        texts.write(given or [_no_prompt()], NUM_SAMPLES.value, OUTPUT.value)
+    elif given:
+        texts.converse([prompt.text for prompt in given])
+    else:
+        texts.converse(None)
+    return 0
 
 
 def _as_json(step: int, prompts: list[str], results: "list[GeneratedText]") -> dict[str, object]:

@@ -13,7 +13,8 @@ since it would overwrite a token that is still seen.
 
 import abc
 import dataclasses
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +32,11 @@ class CacheView:
     """The keys that queries may see.
 
     Attributes:
-      arrays: the cached arrays of every key, by name, each (B, S, K, H).
+      arrays: the cached arrays of every key, by name, each (B, S, K, H), or as a `PagedArray`.
       keys: the positions of the keys.
     """
 
-    arrays: dict[str, jax.Array]
+    arrays: Mapping[str, Any]
     keys: Coordinates
 
 

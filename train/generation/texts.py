@@ -199,12 +199,13 @@ class TextStream:
 
     The joined results of `push` and `finish` equal the text that the tokenizer decodes from all ids at once: no
     character is split. The text ends before the first stop string that is completed, wherever tokens begin and end;
-    `stopped` tells whether there was one.
+    `stopped` tells whether there was one. `decoded` counts the characters of all ids so far, those held back included.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop_strings: Sequence[str] = ()) -> None:
         """Args: the tokenizer, the ids of the prompt, the stop strings."""
         self.stopped = self.ends_mid_character = False
+        self.decoded = 0
         self._stop_strings = tuple(stop_strings)
         self._pending = ""
         self._decoder = StreamDecoder(tokenizer)
@@ -229,6 +230,7 @@ class TextStream:
         return text + pending
 
     def _release(self, new: str) -> str:
+        self.decoded += len(new)
         if self.stopped:
             return ""
         text = self._pending + new

@@ -113,7 +113,9 @@ COMMANDS = {
     "launch.evaluate": "run checkpoint against against_checkpoint text field domain_field stream separator window stride windows "
     "batch_size details lengths resume results html json",
     "launch.generate": "run checkpoint prompt prompts_file max_tokens temperature top_k top_p min_p repetition_penalty stop seed "
-    "num_samples batch_size json",
+    "num_samples batch_size json output chat chat_template",
+    "launch.serve": "run checkpoint port host api_key model_name chat_template rows tokens_per_step cache_tokens "
+    "max_waiting request_timeout drain_timeout max_body mesh",
     "launch.tokenize": "input field output tokenizer vocab_size validation workers",
     "launch.data": "run step rows characters path verify",
     "launch.report": "run curve",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from model.inference.sampling import Sampling, filter_logits, keep_top, sample_token
+from model.inference.sampling import Sampling, filter_logits, keep_top, rules_of_rows, sample_token
 from model.options.tree import check
 
 V = 50
@@ -133,3 +133,26 @@ def test_rules_cover_every_field_that_chooses_tokens():
 def test_bad_values_are_refused(fields, message):
     with pytest.raises(UserError, match="(?s).*" + message):
         check(Sampling(**fields), "sampling")
+
+
+def test_rows_with_rules_of_their_own_are_filtered_and_drawn_as_alone():
+    """To the bit, whichever filters the other rows need."""
+    options = [
+        Sampling(temperature=0),
+        Sampling(),
+        Sampling(temperature=0.7, top_k=3),
+        Sampling(top_p=0.6, min_p=0.1),
+        Sampling(temperature=1.3, top_k=20, top_p=0.9, repetition_penalty=1.4),
+        Sampling(temperature=0, repetition_penalty=1.4),
+    ]
+    rng, rows = np.random.default_rng(3), len(options)
+    logits = rng.normal(size=(rows, V)).astype(np.float32)
+    seen = rng.random((rows, V)) < 0.3
+    keys = jax.random.split(jax.random.key(0), rows)
+    draw = jax.jit(sample_token)
+    rules = rules_of_rows(options)
+    filtered, drawn = np.asarray(FILTERED(rules, logits, seen)), np.asarray(draw(rules, logits, keys, seen))
+    for i, sampling in enumerate(options):
+        row = slice(i, i + 1)
+        np.testing.assert_array_equal(filtered[row], FILTERED(sampling.rules(), logits[row], seen[row]))
+        assert drawn[i] == draw(sampling.rules(), logits[row], keys[row], seen[row])[0]

@@ -102,6 +102,20 @@ class HuggingFaceTokenizer(Tokenizer):
         first, *others = cut(text, MAX_PART_CHARACTERS, self._cuts.is_safe)
         return np.concatenate([_ids(self._tokenizer, first), *(_ids(self._later_tokenizer, part) for part in others)])
 
+    def marks(self) -> dict[str, int]:
+        """The ids of the special tokens, by name."""
+        return {name: found for name in self._special if (found := self.token_id(name)) is not None}
+
+    def encode_marked(self, text: str) -> np.ndarray:
+        """The ids of a text in which the names of special tokens are these tokens, int32 [tokens]."""
+        return _ids(self._marked_tokenizer, text)
+
+    @functools.cached_property
+    def _marked_tokenizer(self) -> tokenizers.Tokenizer:
+        tokenizer, _ = read_tokenizer(self._content, "the tokenizer")
+        tokenizer.encode_special_tokens = False
+        return tokenizer
+
     @functools.cached_property
     def _cuts(self) -> SafeCuts | None:
         return safe_cuts(json.loads(self._content))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -56,6 +57,20 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, int32 [tokens]."""
+
+    def marks(self) -> dict[str, int]:
+        """The ids of the tokens that are marks and no text, such as `<|im_end|>`, by name."""
+        return {}
+
+    def encode_marked(self, text: str) -> np.ndarray:
+        """The ids of a text in which the names of marks are these marks, int32 [tokens]; no other mark is added."""
+        marks = self.marks()
+        if not marks:
+            return self.encode(text)
+        names = sorted(marks, key=len, reverse=True)
+        parts = re.split("(" + "|".join(map(re.escape, names)) + ")", text)
+        ids = [[marks[part]] if part in marks else self.encode(part) for part in parts if part]
+        return np.concatenate([np.zeros(0, np.int32), *ids]).astype(np.int32)
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:

@@ -93,6 +93,11 @@ class SentencePieceTokenizer(Tokenizer):
             [np.zeros(0, np.int32), *(self._processor_of_normalized.encode(part) for part in parts)], dtype=np.int32
         )
 
+    def marks(self) -> dict[str, int]:
+        """The ids of the control pieces, by name."""
+        control = filter(self._processor.is_control, range(self._processor.get_piece_size()))
+        return {self._processor.id_to_piece(i): i for i in control}
+
     @functools.cached_property
     def _description(self) -> Any:
         # Imported by name: the generated module declares its classes where no type checker sees them.

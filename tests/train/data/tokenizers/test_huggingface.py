@@ -7,6 +7,8 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from model.errors import UserError
+from tests.parity.chat.templates import MARKS
+from tests.parity.chat.templates import make_tokenizer as make_marked_tokenizer
 from tests.train.data.conftest import prose
 from train.data import (
     Data,
@@ -139,3 +141,13 @@ def test_a_word_that_a_closed_vocabulary_lacks_is_an_error_of_the_user():
     assert tokenizer.encode("a b a").tolist() == [0, 1, 0]
     with pytest.raises(UserError, match="the tokenizer cannot encode this text: .*; give a text that it knows"):
         tokenizer.encode("a c")
+
+
+def test_names_of_special_tokens_become_tokens_where_asked_for(tmp_path):
+    path = make_marked_tokenizer(tmp_path)
+    tokenizer = make_tokenizer(HuggingFace(path=str(path)), [])
+    assert tokenizer.marks().keys() == set(MARKS)
+    ids = tokenizer.encode_marked("<s>hello<|im_end|>").tolist()
+    hello = tokenizer.encode("hello").tolist()
+    assert ids == [tokenizer.token_id("<s>"), *hello, tokenizer.token_id("<|im_end|>")]
+    assert tokenizer.token_id("<s>") not in tokenizer.encode("<s>hello").tolist()

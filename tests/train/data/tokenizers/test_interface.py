@@ -186,3 +186,9 @@ def test_split_after_newline(text, size):
     assert "".join(parts) == text
     assert all(0 < len(part) <= size for part in parts)
     assert all(part.endswith("\n") or "\n" not in part for part in parts[:-1])
+
+
+def test_a_tokenizer_without_marks_encodes_all_as_text():
+    tokenizer = make_tokenizer(Bytes(), [])
+    assert tokenizer.marks() == {}
+    assert tokenizer.encode_marked("<s>a").tolist() == list(b"<s>a")

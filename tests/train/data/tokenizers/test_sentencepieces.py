@@ -115,3 +115,13 @@ def test_a_denormalizer_is_given_the_whole_text(tmp_path):
     ids = [library.piece_to_id(piece) for piece in ("\u2581", "a", "l", "a")]
     assert library.decode(ids) == "ca"
     assert streamed(ours, ids, [1] * 4) == "ca"
+
+
+def test_names_of_marks_become_marks_where_asked_for(of_model):
+    ours, library = of_model["symbols"]
+    assert {"<s>", "</s>", "<t>"} <= ours.marks().keys()
+    mark = library.piece_to_id("<t>")
+    ids = ours.encode_marked("<t>hello<t><t> you").tolist()
+    assert ids == [mark, *library.encode("hello"), mark, mark, *library.encode(" you")]
+    assert mark not in ours.encode("<t>hello").tolist()
+    assert ours.encode_marked("").tolist() == []

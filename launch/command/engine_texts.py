@@ -1,0 +1,164 @@
+"""Texts that the engine draws for launch.generate: many into a file, or a chat on the terminal."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from launch.command import streams
+from model.errors import UserError
+from model.inference.engine.engine import Engine
+from model.inference.engine.options import EngineOptions
+from model.inference.request import Request
+from model.inference.sampling import Sampling
+from model.options.json import to_json
+from train.files.paths import local_path
+from train.generation.chat_template import NO_TEMPLATE, stop_tokens
+from train.generation.continuations import Continuation, continue_in_order, continue_one, describe_speed
+from train.generation.prompts import Prompt
+from train.generation.results_file import ResultsFile, numbered
+from train.generation.text_engine import TextEngine, TextRequest
+from train.generation.texts import check_prompts
+from train.run.loading import LoadedRun
+from train.serving.served import chat_prompts
+from train.terminal.progress import Progress
+
+
+class EngineTexts:
+    """Draws texts of one run with one set of rules."""
+
+    def __init__(
+        self,
+        run: LoadedRun,
+        sampling: Sampling,
+        *,
+        stop_strings: tuple[str, ...],
+        rows: int,
+        chat: bool,
+        chat_template: str | None,
+    ) -> None:
+        """Makes the engine. Raises UserError for a chat without a template.
+
+        Args:
+          run: the model.
+          sampling: the rules that choose tokens, and how many.
+          stop_strings: strings that end a text.
+          rows: the texts that are drawn at the same time.
+          chat: whether prompts are messages.
+          chat_template: a file with a chat template; None for the run's own.
+        """
+        self._run, self._sampling, self._stops, self._rows = run, sampling, stop_strings, rows
+        self._chat = chat_prompts(run, chat_template) if chat else None
+        if chat and self._chat is None:
+            raise UserError(NO_TEMPLATE)
+        # A published model marks the end of its turn with a token of its own.
+        self._ends = stop_tokens(run.folder, run.tokenizer) if chat else ()
+        options = EngineOptions(rows=rows, tokens_per_step=max(128, 2 * rows))
+        self._engine = TextEngine(Engine(run.experiment.model, run.params, options, layout=run.layout), run.tokenizer)
+        self._settings = {
+            "step": run.step,
+            "sampling": to_json(sampling),
+            "stop": list(stop_strings),
+            "chat": chat_template if chat else None,
+            "is_chat": chat,
+        }
+
+    def write(self, prompts: Sequence[Prompt], samples: int, output: str) -> None:
+        """Writes `samples` texts of each prompt into a file; continues it if it has some of them already."""
+        path = local_path(output, "a file of texts that is written")
+        lines = numbered([prompt.text for prompt in prompts], samples)
+        ids = self._ids_of(prompts)
+        counts: dict[tuple[int, ...], int] = {}
+        requests = []
+        for row in ids:
+            for _ in range(samples):
+                counts[row] = counts.get(row, -1) + 1
+                requests.append(self._request(row, counts[row]))
+        began, texts = time.monotonic(), []
+        with (
+            ResultsFile(path, lines, self._settings) as file,
+            Progress("generate", len(lines), start=file.done) as progress,
+        ):
+            progress.update(file.done)
+            tokens = 0
+            left = continue_in_order(self._engine, requests[file.done :], ahead=2 * self._rows)
+            for index, text in enumerate(left, start=file.done):
+                file.append(index, text)
+                texts.append(text)
+                tokens += text.tokens
+                rate = tokens / max(time.monotonic() - began, 1e-9)
+                progress.update(index + 1, tokens_per_second=rate)
+        _report(texts, time.monotonic() - began)
+
+    def converse(self, messages: Sequence[str] | None) -> None:
+        """Answers messages one after the other, as one conversation; None for those that are typed."""
+        texts, began = [], time.monotonic()
+        past: list[dict[str, str]] = []
+        for message in _typed() if messages is None else messages:
+            asked = [*past, {"role": "user", "content": message}]
+            assert self._chat is not None
+            try:
+                row = self._fitting(self._chat.ids(asked), "the conversation")
+            except UserError as error:
+                if messages is not None:
+                    raise
+                print(f"error: {error}", file=sys.stderr)  # the conversation goes on without this message
+                continue
+            answer = self._answer(self._request(row, 0))
+            texts.append(answer)
+            past = [*asked, {"role": "assistant", "content": answer.text}]
+        _report(texts, time.monotonic() - began)
+
+    def _answer(self, request: TextRequest) -> Continuation:
+        """Prints a text while it is drawn."""
+        for piece in continue_one(self._engine, request):
+            if isinstance(piece, Continuation):
+                print(flush=True)
+                return piece
+            print(piece, end="", flush=True)
+            streams.check_reader()
+        raise AssertionError("a text has an end")
+
+    def _ids_of(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+        if self._chat is None:
+            texts, names = zip(*prompts, strict=True)
+            return list(map(tuple, check_prompts(self._run.experiment.model, self._run.tokenizer, texts, names)))
+        rows = [self._chat.ids([{"role": "user", "content": prompt.text}]) for prompt in prompts]
+        return [self._fitting(row, prompt.where) for row, prompt in zip(rows, prompts, strict=True)]
+
+    def _fitting(self, ids: Sequence[int], name: str) -> tuple[int, ...]:
+        """Ids that fit the context. Raises UserError for more."""
+        context = self._run.experiment.model.context_length
+        if not 0 < len(ids) <= context:
+            raise UserError(
+                f"{name} has {len(ids)} tokens with its chat template; expected 1 to {context}, the context"
+            )
+        return tuple(ids)
+
+    def _request(self, ids: tuple[int, ...], sample_index: int) -> TextRequest:
+        tokenizer = self._run.tokenizer
+        request = Request(
+            prompt=ids,
+            sampling=self._sampling,
+            begin=tokenizer.begin_of_document,
+            end=tokenizer.end_of_document,
+            stop_tokens=self._ends,
+            sample_index=sample_index,
+        )
+        return TextRequest(request=request, stop_strings=self._stops)
+
+
+def _report(texts: Sequence[Continuation], seconds: float) -> None:
+    print(f"{describe_speed(texts, seconds)}; compilation included", file=sys.stderr)
+
+
+def _typed() -> Iterator[str]:
+    """The lines that a person types, until the end of input; blank ones are left out."""
+    shown = sys.stdin.isatty()
+    while True:
+        if shown:
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.rstrip("\n")

@@ -1,0 +1,116 @@
+"""Texts of the engine for launch.generate: those of static batches, in a file that continues, and a conversation."""
+
+import io
+import json
+
+import pytest
+
+from launch.command.engine_texts import EngineTexts
+from model.errors import UserError
+from model.inference.sampling import Sampling
+from train.generation.prompts import Prompt
+from train.generation.texts import generate_texts
+from train.run.loading import load_run
+
+MODULE = "launch.generate"
+SAMPLING = Sampling(max_tokens=6, temperature=0.8, seed=3)
+PROMPTS = [Prompt(text, f"prompt {text}") for text in ("the cat", "a dog sees", "the cat")]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run):
+    return load_run(tiny_run)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    path = tmp_path_factory.mktemp("template") / "chat.jinja"
+    path.write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def texts(run, template):
+    """One engine for all, with the programs that it has compiled; it takes prompts as messages when asked to."""
+    return EngineTexts(run, SAMPLING, stop_strings=(), rows=2, chat=True, chat_template=template)
+
+
+@pytest.fixture
+def plain(texts, monkeypatch):
+    monkeypatch.setattr(texts, "_chat", None)
+    return texts
+
+
+def test_a_file_has_the_texts_of_static_batches_and_continues(plain, run, tmp_path, capfd):
+    path = tmp_path / "out.jsonl"
+    plain.write(PROMPTS, 2, str(path))
+    whole = path.read_bytes()
+    lines = [json.loads(line) for line in whole.splitlines()]
+    prompts = [prompt.text for prompt in PROMPTS for _ in range(2)]
+    expected = generate_texts(run.experiment.model, run.params, run.tokenizer, prompts, SAMPLING)
+    assert [(line["prompt"], line["text"], line["tokens"], line["ended_by"]) for line in lines] == [
+        (prompt, text.text, text.tokens, text.ended_by) for prompt, text in zip(prompts, expected)
+    ]
+    assert len({line["text"] for line in lines}) > 3
+    printed = capfd.readouterr().err
+    assert "generate  6/6" in printed
+    assert "6 texts, " in printed
+    assert "; time to first token " in printed
+    # Killed amid the fourth line.
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]) + b'{"prompt": "the')
+    plain.write(PROMPTS, 2, str(path))
+    assert path.read_bytes() == whole
+    assert "3 texts, " in capfd.readouterr().err
+
+
+def test_a_conversation_remembers(texts, capsys, monkeypatch):
+    asked = []
+    take = texts._answer
+    monkeypatch.setattr(texts, "_answer", lambda request: asked.append(request) or take(request))
+    monkeypatch.setattr("sys.stdin", io.StringIO("hi\n\n" + "x" * 60 + "\nwho\n"))
+    texts.converse(None)
+    out, err = capsys.readouterr()
+    first, second = out.splitlines()[0], out.splitlines()[-1]
+    assert bytes(asked[0].request.prompt) == b"hi "
+    assert bytes(asked[1].request.prompt) == f"hi {first} who ".encode()
+    assert second
+    assert "error: the conversation has" in err
+    assert "2 texts, " in err
+
+
+def test_messages_from_the_command_line(texts, capsys):
+    texts.converse(["hi"])
+    assert capsys.readouterr().out.endswith("\n")
+    with pytest.raises(UserError, match="the conversation has 41 tokens with its chat template; expected 1 to 32"):
+        texts.converse(["x" * 40])
+
+
+def test_messages_into_a_file(texts, tmp_path, monkeypatch):
+    path = tmp_path / "out.jsonl"
+    texts.write(PROMPTS[:1], 1, str(path))
+    assert json.loads(path.read_text())["prompt"] == "the cat"
+    with pytest.raises(UserError, match="prompt x has 41 tokens"):
+        texts.write([Prompt("x" * 40, "prompt x")], 1, str(tmp_path / "long.jsonl"))
+    monkeypatch.setitem(texts._settings, "is_chat", False)
+    with pytest.raises(UserError, match="line 1: was drawn with other flags or weights"):
+        texts.write(PROMPTS[:1], 1, str(path))
+
+
+def test_a_chat_needs_a_template(run):
+    with pytest.raises(UserError, match="this run has no chat template"):
+        EngineTexts(run, SAMPLING, stop_strings=(), rows=2, chat=True, chat_template=None)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--chat", "--json"], "--json prints texts at the end, and has no effect with --output and --chat"),
+        (["--output=x.jsonl", "--json"], "--json prints texts at the end"),
+        (["--chat", "--num_samples=2"], "--chat on the terminal answers one message at a time; give --output"),
+        (["--chat_template=x"], "--chat_template has no effect without --chat"),
+    ],
+)
+def test_flags_that_clash(command, given, words):
+    status, printed = command(MODULE, "--run=nowhere", *given)
+    assert status == 2
+    assert words in printed

@@ -1,0 +1,76 @@
+"""The device's side: parts of texts in the rows of programs, and the trial of programs."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from model.inference.engine.programs import compiled
+from model.inference.engine.scheduler import Span
+from model.inference.engine.sequence import Sequence
+from model.inference.request import Request
+from tests.model.inference.engine.serving import engine_of, serve
+
+
+@functools.cache
+def engine(name):
+    return engine_of(name, rows=2, tokens_per_step=8)[0]
+
+
+def text_of(number):
+    return Sequence(number, Request(prompt=(1, 2)), 1, "max_tokens", list(range(20)), [[]], row=number)
+
+
+def test_parts_of_one_text_fill_rows_unless_a_state_goes_from_one_to_the_next():
+    spans = [Span(text_of(0), 2, 9), Span(text_of(1), 0, 3)]
+    calls = [[(part.sequence.request_id, part.first, part.count) for part in call] for call in in_rows("dense", spans)]
+    assert calls == [[(0, 2, 4), (0, 6, 4)], [(0, 10, 1), (1, 0, 3)]]
+    calls = [[(part.sequence.request_id, part.first, part.count) for part in call] for call in in_rows("GRU", spans)]
+    assert calls == [[(0, 2, 4), (1, 0, 3)], [(0, 6, 4)], [(0, 10, 1)]]
+
+
+def in_rows(name, spans):
+    return engine(name)._device._in_rows(spans)
+
+
+def test_programs_with_other_results_are_left_out(monkeypatch):
+    made, _ = engine_of("dense", rows=4, tokens_per_step=8)
+    device = made._device
+
+    def worse(function, *inputs, platform):
+        """Compiles a program that rounds, unless it reads 2 or 4 tokens."""
+        program, tokens = (
+            compiled(function, *inputs, platform=platform),
+            inputs[-1 if len(inputs) == 6 else 6].tokens_BT,
+        )
+        if tokens.size in (2, 4) and tokens.shape != (4, 1):
+            return program
+
+        def rounded(params, state, *rest):
+            result = program(params, state, *rest)
+            state, others = (result[0], result[1:]) if isinstance(result, tuple) else (result, ())
+            state = {
+                name: {each: x * np.float32(1.001) for each, x in arrays.items()} for name, arrays in state.items()
+            }
+            return (state, *others) if others else state
+
+        return rounded
+
+    monkeypatch.setattr("model.inference.engine.programs.compiled", worse)
+    done = []
+    made.compile(lambda number, count: done.append((number, count)))
+    assert done == [(1, 4), (2, 4), (4, 4)]
+    assert device._decode_sizes == [2]
+    assert device._read_sizes[0] == (2, 2)
+    assert made.is_exact
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_more_texts_than_a_program_has_rows_are_decoded_in_turn(count):
+    made = engine("dense")
+    made.compile()
+    requests = [Request(prompt=(1 + i, 2)) for i in range(count)]
+    sizes, made._device._decode_sizes = made._device._decode_sizes, [2]
+    answers = serve(made, requests)
+    made._device._decode_sizes = sizes
+    assert all(len(answer.tokens) == 39 for answer in answers)

@@ -1,0 +1,160 @@
+"""The engine's interface: updates, requests that it refuses, capacity, no compilation while serving, new parameters."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from model.errors import UserError
+from model.inference.engine.engine import capacity_of, plan_of
+from model.inference.engine.options import EngineOptions
+from model.inference.request import Request
+from model.inference.sampling import Sampling
+from tests.model.inference.engine.serving import DENSE, MODELS, engine_of, serve
+
+GREEDY = Sampling(temperature=0, max_tokens=4)
+
+
+@functools.cache
+def engine():
+    made, _ = engine_of("dense", rows=2, tokens_per_step=5)
+    made.compile()
+    return made
+
+
+def test_updates_say_why_a_text_ends():
+    tokens = serve(engine(), [Request(prompt=(3, 4), sampling=GREEDY)])[0].tokens
+    requests = [
+        Request(prompt=(3, 4), sampling=GREEDY),
+        Request(prompt=(3, 4), sampling=GREEDY, end=tokens[1]),
+        Request(prompt=(3, 4), sampling=GREEDY, stop_tokens=(tokens[0],)),
+        Request(prompt=tuple(range(39)), sampling=GREEDY),
+    ]
+    answers = serve(engine(), requests)
+    assert [answer.ended_by for answer in answers] == ["max_tokens", "end_mark", "stop_token", "context"]
+    assert [len(answer.tokens) for answer in answers] == [4, tokens.index(tokens[1]) + 1, 1, 2]
+
+
+def test_scores_are_given_as_asked():
+    request = Request(prompt=(3, 4, 5), sampling=GREEDY, num_logprobs=2, num_prompt_logprobs=0)
+    answer = serve(engine(), [request])[0]
+    assert [score.token for score in answer.prompt] == [4, 5]
+    assert all(score.likeliest == () for score in answer.prompt)
+    assert all(score.likeliest[0] == (score.token, score.logprob) for score in answer.scores)
+    assert all(score.likeliest[0][1] >= score.likeliest[1][1] for score in answer.scores)
+    without = serve(engine(), [Request(prompt=(3, 4, 5), sampling=GREEDY)])[0]
+    assert without.prompt is None
+    assert all(score.logprob is None for score in without.scores)
+
+
+def test_a_bias_forbids_tokens_and_leaves_log_probabilities():
+    free = serve(engine(), [Request(prompt=(3, 4), sampling=GREEDY, num_logprobs=1)])[0].scores[0]
+    request = Request(prompt=(3, 4), sampling=GREEDY, num_logprobs=1, logit_bias={free.token: -float("inf")})
+    other = serve(engine(), [request])[0].scores[0]
+    assert other.token != free.token
+    assert other.likeliest == free.likeliest
+    assert other.logprob < free.logprob
+
+
+def test_a_cancelled_request_ends_with_the_next_step():
+    made = engine()
+    number = made.submit(Request(prompt=(3, 4), sampling=GREEDY))
+    made.cancel(number)
+    made.cancel(number + 1)  # unknown
+    assert made.num_unfinished == 1
+    assert [(update.request_id, update.ended_by) for update in made.step()] == [(number, "cancelled")]
+    assert made.step() == []
+    assert made.num_unfinished == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(prompt=()), "request.prompt: has no tokens"),
+        (dict(prompt=(61,)), "request.prompt: has ids from 61 to 61; this model knows 0 to 60"),
+        (dict(prompt=(1,) * 41), "the prompt has 41 tokens, more than the context of 40; shorten it by 1 tokens"),
+        (dict(prompt=(1,), logit_bias={99: 1.0}), "request.logit_bias: has ids from 99 to 99"),
+        (
+            dict(prompt=(1,), num_logprobs=9),
+            "request.num_logprobs: this engine gives at most 3 likeliest tokens, got 9",
+        ),
+        (dict(prompt=(1,), sampling=Sampling(max_tokens=0)), "sampling.max_tokens"),
+        (dict(prompt=(1,), sampling=Sampling(temperature=0, top_k=2)), "sampling.top_k"),
+    ],
+)
+def test_what_can_never_be_served_is_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        engine().submit(Request(**fields))
+
+
+def test_a_request_larger_than_the_cache_is_refused_by_its_numbers():
+    made, _ = engine_of("dense", rows=2, tokens_per_step=5, cache_tokens=16)
+    assert made.capacity.tokens == made.capacity.longest_text == 16
+    with pytest.raises(UserError, match="prompt of 10 tokens with 8 new ones needs 17 places in the cache, and the ca"):
+        made.submit(Request(prompt=tuple(range(10)), sampling=Sampling(max_tokens=8)))
+    made.submit(Request(prompt=tuple(range(10)), sampling=Sampling(max_tokens=7)))
+    made.cancel(0)
+
+
+def test_serving_compiles_nothing():
+    made, compiled = engine(), []
+    listen = lambda event, duration, **_: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jax.jit(lambda x: x * 3 + len(compiled))(np.arange(3))
+        assert compiled, "the listener hears compilations"
+        compiled.clear()
+        drawn = Sampling(temperature=1.0, top_k=4, top_p=0.9, min_p=0.1, repetition_penalty=1.1, max_tokens=5)
+        requests = [
+            Request(
+                prompt=tuple(range(1 + 9 * i)), sampling=drawn if i % 2 else GREEDY, num_logprobs=i, logit_bias={i: 1.0}
+            )
+            for i in range(4)
+        ]
+        serve(made, [*requests, Request(prompt=(1, 2, 3, 4, 5, 6, 7), sampling=GREEDY, num_prompt_logprobs=1)])
+        assert compiled == []
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_new_parameters_forget_the_pages_of_the_old():
+    made, params = engine_of("dense", rows=2, tokens_per_step=5)
+    request = Request(prompt=tuple(range(12)), sampling=GREEDY, num_logprobs=0)
+    before = serve(made, [request])[0]
+    made.replace_params(jax.tree.map(lambda x: x * 1.5, params))
+    assert serve(made, [request])[0].scores != before.scores
+    assert made.statistics.prefix_tokens == 0
+    made.replace_params(params)
+    assert serve(made, [request])[0] == before
+    made.submit(request)
+    with pytest.raises(UserError, match="1 requests are unfinished"):
+        made.replace_params(params)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_capacity_is_known_before_arrays_are_made(name):
+    options = EngineOptions(rows=3, page_size=4, tokens_per_step=5)
+    plan = plan_of(MODELS[name], options)
+    capacity, shapes = capacity_of(plan), jax.tree.leaves(plan.shapes())
+    assert capacity.cache_bytes == sum(x.size * x.dtype.itemsize for x in shapes)
+    assert capacity.longest_text == DENSE.context_length
+    assert capacity.tokens == 3 * DENSE.context_length
+    if name == "dense":  # two layers of keys and values, two heads of 4 float32
+        assert capacity.bytes_per_token == 2 * 2 * 2 * 4 * 4
+        assert capacity.bytes_per_row == 0
+    if name == "state space":
+        assert capacity.bytes_per_token == 0
+        assert capacity.bytes_per_row * 3 == capacity.cache_bytes
+    if name == "window":  # one of the two layers keeps as many pages as a window and a step need
+        assert capacity.bytes_per_token == 2 * 2 * 4 * 4
+        assert 0 < capacity.bytes_per_row < 40 * capacity.bytes_per_token
+
+
+def test_the_cache_takes_what_memory_there_is(monkeypatch):
+    from model.inference.engine import engine as module
+
+    monkeypatch.setattr(module, "_device_memory", lambda: 2 * 40_000)
+    plan = plan_of(DENSE, EngineOptions(rows=16, page_size=4))
+    assert 4 <= capacity_of(plan).tokens < 16 * 40
+    assert capacity_of(plan).cache_bytes <= 40_000

@@ -1,0 +1,132 @@
+"""The promise of the engine: a request's tokens and log-probabilities are the same bits as alone, on random schedules.
+
+Alone, a request finds an empty cache; the schedules give it neighbours, pages of other texts, and too few pages.
+"""
+
+import functools
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from model.inference.generate import generate
+from model.inference.request import Request
+from model.inference.sampling import Sampling
+from tests.model.inference.engine.serving import DENSE, MODELS, engine_of, serve
+from tests.tiers import SWEEP, representatives
+
+HEADS = [[(7 * i * i + 3 * i + head) % 61 for i in range(DENSE.context_length)] for head in range(2)]
+
+GREEDY_OR_DRAWN = st.one_of(
+    st.builds(Sampling, temperature=st.just(0.0), max_tokens=st.integers(1, 10)),
+    st.builds(
+        Sampling,
+        temperature=st.sampled_from([0.7, 1.0]),
+        top_k=st.sampled_from([None, 5]),
+        top_p=st.sampled_from([None, 0.8]),
+        min_p=st.sampled_from([None, 0.05]),
+        repetition_penalty=st.sampled_from([None, 1.3]),
+        seed=st.integers(0, 1),
+        max_tokens=st.integers(1, 10),
+    ),
+)
+
+
+@st.composite
+def drawn_requests(draw):
+    """A request whose prompt begins like those of others."""
+    head, length = draw(st.sampled_from(HEADS)), draw(st.integers(1, DENSE.context_length))
+    own = draw(st.integers(0, min(length, 6)))
+    prompt = head[: length - own] + [draw(st.integers(0, 60)) for _ in range(own)]
+    return Request(
+        prompt=tuple(prompt),
+        sampling=draw(GREEDY_OR_DRAWN),
+        sample_index=draw(st.integers(0, 2)),
+        num_logprobs=3,
+        num_prompt_logprobs=draw(st.sampled_from([None, None, 2])),
+        priority=draw(st.integers(0, 2)),
+        logit_bias=draw(st.sampled_from([{}, {}, {5: 2.0, 7: -float("inf")}])),
+        end=draw(st.sampled_from([None, 11])),
+    )
+
+
+@st.composite
+def schedules(draw):
+    """Requests, the steps before which they come, and those before which some are cancelled."""
+    requests = draw(st.lists(drawn_requests(), min_size=2, max_size=7))
+    delays = [draw(st.sampled_from([0, 0, 1, 3, 8, 20])) for _ in requests]
+    cancels = {i: delay + draw(st.integers(1, 20)) for i, delay in enumerate(delays) if draw(st.integers(0, 7)) == 0}
+    return requests, delays, cancels
+
+
+@functools.cache
+def served(name):
+    """An engine, its parameters, and the answers that requests got alone."""
+    rows = 4 if name == "dense" else 2
+    return *engine_of(name, rows=rows, tokens_per_step=2 * rows + 1), {}
+
+
+def check(name, schedule):
+    engine, params, alone = served(name)
+    requests, delays, cancels = schedule
+    for request in requests:
+        if (key := repr(request)) not in alone:
+            engine.replace_params(params)  # an empty cache
+            alone[key] = serve(engine, [request])[0]
+    for request, answer in zip(requests, serve(engine, requests, delays, cancels), strict=True):
+        expected = alone[repr(request)]
+        if answer.ended_by == "cancelled":
+            assert answer.scores == expected.scores[: len(answer.scores)]
+            continue
+        assert answer == expected
+
+
+def few(examples):
+    checks = [HealthCheck.too_slow, HealthCheck.differing_executors]
+    return settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=checks)
+
+
+EVERY = representatives(MODELS, "dense", "window", "latent", "delta")
+
+
+@pytest.mark.parametrize("name", EVERY)
+@few(6)
+@given(schedule=schedules())
+def test_a_request_is_answered_as_if_it_were_alone(name, schedule):
+    check(name, schedule)
+
+
+@SWEEP
+@pytest.mark.parametrize("name", MODELS)
+@few(60)
+@given(schedule=schedules())
+def test_many_schedules(name, schedule):
+    check(name, schedule)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_programs_are_exact_and_agree_with_generate(name):
+    engine, params, _ = served(name)
+    sampling = Sampling(temperature=1.0, top_k=20, repetition_penalty=1.2, max_tokens=6, seed=5)
+    prompts = [HEADS[0][:9], HEADS[0][:9], HEADS[1][:1], HEADS[0][:17]]
+    requests = [Request(prompt=tuple(p), sampling=sampling, sample_index=i == 1) for i, p in enumerate(prompts)]
+    expected = generate(MODELS[name], params, prompts, sampling)
+    assert [answer.tokens for answer in serve(engine, requests)] == expected
+    assert engine.is_exact
+
+
+def test_schedules_meet_what_they_should():
+    """The schedules above share pages, run out of them and cancel."""
+    engine, params, _ = served("dense")
+    engine.replace_params(params)
+    before = engine.statistics
+    prompt = tuple(HEADS[0][:20])
+    sampling = Sampling(temperature=0, max_tokens=16)
+    samples = [Request(prompt=prompt, sampling=sampling, sample_index=i) for i in range(4)]
+    other = Request(prompt=tuple(HEADS[1][:20]), sampling=sampling)
+    serve(engine, [*samples, other], cancels={1: 12})
+    after = engine.statistics
+    # The five full pages of all samples are read once; three samples find four or more of them.
+    assert after.prefix_tokens - before.prefix_tokens >= 3 * 16
+    assert after.preemptions > before.preemptions
+    assert after.evictions > before.evictions

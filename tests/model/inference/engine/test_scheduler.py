@@ -1,0 +1,105 @@
+"""What a step reads: the budget, ranks, requests that give way, shared pages, and pages before a window."""
+
+from model.inference.engine.page_pool import NO_PAGE, PagePool
+from model.inference.engine.scheduler import Scheduler, pages_of_window
+from model.inference.engine.sequence import Sequence
+from model.inference.request import Request, TokenScore
+from model.inference.sampling import Sampling
+
+
+def scheduler_of(pages=8, rows=2, budget=6, reaches=(None,), shares=True):
+    return Scheduler(rows, budget, 2, [PagePool(pages) for _ in reaches], list(reaches), shares=shares)
+
+
+def add(scheduler, number, length, priority=0, head=0):
+    request = Request(prompt=tuple(range(head, head + length)), sampling=Sampling(max_tokens=20), priority=priority)
+    text = Sequence(number, request, 20, "max_tokens", list(request.prompt), [[] for _ in scheduler.pools])
+    scheduler.add(text)
+    return text
+
+
+def step(scheduler):
+    """Runs a step without a model: every decoding request gets token 0. Returns the numbers of decoded and read ones."""
+    plan = scheduler.plan()
+    for span in plan.reading:
+        scheduler.was_read(span.sequence, span.count)
+    for text in plan.decoding:
+        scheduler.was_read(text, 1)
+        text.add(TokenScore(0))
+    scheduler.check()
+    return [text.request_id for text in plan.decoding], [
+        (s.sequence.request_id, s.first, s.count) for s in plan.reading
+    ]
+
+
+def test_decoding_comes_first_and_prompts_share_what_is_left():
+    scheduler = scheduler_of(pages=20)
+    add(scheduler, 0, 4)
+    assert step(scheduler) == ([], [(0, 0, 3)])
+    add(scheduler, 1, 12, head=50)
+    assert step(scheduler) == ([0], [(1, 0, 4)])  # five are left, of which four fill pages
+    assert step(scheduler) == ([0], [(1, 4, 4)])
+    assert step(scheduler) == ([0], [(1, 8, 3)])
+    assert step(scheduler) == ([0, 1], [])
+
+
+def test_a_request_of_better_priority_takes_the_row_of_another():
+    scheduler = scheduler_of(rows=1)
+    add(scheduler, 0, 2, priority=1)
+    step(scheduler)
+    add(scheduler, 1, 2, priority=1, head=50)
+    assert step(scheduler) == ([0], [])  # the same priority waits
+    add(scheduler, 2, 2, priority=0, head=60)
+    assert step(scheduler) == ([], [(2, 0, 1)])
+    assert scheduler.preemptions == 1
+    assert [text.request_id for text in scheduler.waiting] == [1, 0]
+
+
+def test_the_last_request_gives_way_when_pages_run_out():
+    scheduler = scheduler_of(pages=4, shares=False)
+    texts = [add(scheduler, 0, 3), add(scheduler, 1, 3, head=50)]
+    for _ in range(4):
+        step(scheduler)
+    assert scheduler.preemptions == 1
+    assert texts[1].row is None
+    assert texts[1].num_read == 0
+    assert texts[0].row is not None
+
+
+def test_what_cannot_fit_yet_waits():
+    scheduler = scheduler_of(pages=4)
+    add(scheduler, 0, 6)
+    add(scheduler, 1, 4, head=50)
+    assert step(scheduler) == ([], [(0, 0, 5)])
+    assert len(scheduler.waiting) == 1
+
+
+def test_one_request_reads_a_shared_page_and_the_other_takes_it():
+    scheduler = scheduler_of(pages=20, budget=20)
+    add(scheduler, 0, 8)
+    other = add(scheduler, 1, 8)
+    assert step(scheduler) == ([], [(0, 0, 7)])
+    assert step(scheduler) == ([0], [(1, 6, 1)])
+    assert scheduler.prefix_tokens == 6
+    assert scheduler.pools[0].references[other.pages[0][0]] == 2
+
+
+def test_a_text_that_is_known_as_a_whole_decodes_at_once():
+    scheduler = scheduler_of(pages=20, budget=20)
+    first = add(scheduler, 0, 8)
+    step(scheduler)
+    step(scheduler)
+    scheduler.remove(first)
+    add(scheduler, 1, 7)
+    assert step(scheduler) == ([1], [])
+
+
+def test_pages_before_a_window_are_dropped_and_found_again():
+    scheduler = scheduler_of(pages=20, budget=20, reaches=(None, 3))
+    text = add(scheduler, 0, 9)
+    step(scheduler)
+    assert NO_PAGE not in text.pages[0]
+    assert text.pages[1] == [NO_PAGE] * 3 + text.pages[1][3:]  # the query at 8 sees 6, 7 and 8
+    add(scheduler, 1, 9)
+    assert step(scheduler) == ([0, 1], [])
+    assert pages_of_window(3, 20, 2) == 13

@@ -1,0 +1,47 @@
+"""Jobs: budgets within the context, samples in order, defaults."""
+
+import pytest
+
+from tests.train.serving.servers import served
+from train.serving.body import Parameters
+from train.serving.errors import ApiError
+from train.serving.jobs import check_model, make_job
+
+
+def job(prompts, max_tokens, **given):
+    return make_job(Parameters(given), served(context=10), prompts, max_tokens, names=[f"prompt {n}" for n in prompts])
+
+
+def test_budgets():
+    assert [one.request.sampling.max_tokens for one in job([(1,), (1, 2, 3)], None).requests] == [10, 8]
+    assert [one.request.sampling.max_tokens for one in job([(1,) * 10], 1).requests] == [1]
+    with pytest.raises(ApiError, match="has 10 tokens and max_tokens is 2, more than .* at most 1 new tokens fit"):
+        job([(1,) * 10], 2)
+    with pytest.raises(ApiError, match="has 11 tokens, more than the model's context of 10; shorten it by 1 tokens"):
+        job([(1,) * 11], 1)
+
+
+def test_samples_of_equal_prompts_are_numbered_through():
+    requests = job([(1,), (2,), (1,)], 1, n=2).requests
+    assert [one.request.prompt for one in requests] == [(1,), (1,), (2,), (2,), (1,), (1,)]
+    assert [one.request.sample_index for one in requests] == [0, 1, 0, 1, 2, 3]
+    assert len({one.request.sampling.seed for one in requests}) == 1
+
+
+def test_tokens_are_counted_once_for_each_prompt():
+    assert job([(1, 2), (3,)], 1, n=5).num_prompt_tokens == 3
+
+
+def test_ids_that_end_a_text():
+    model = served(stop_tokens=(4, 5))
+    given = {"stop_token_ids": [5, 6]}
+    (one,) = make_job(Parameters(given), model, [(1,)], 1, names=["prompt"]).requests
+    assert set(one.request.stop_tokens) == {4, 5, 6}
+    (one,) = make_job(Parameters({**given, "ignore_eos": True}), model, [(1,)], 1, names=["prompt"]).requests
+    assert (one.request.stop_tokens, one.request.end) == ((5, 6), None)
+
+
+def test_no_model_means_the_only_one():
+    check_model(Parameters({}), served())
+    with pytest.raises(ApiError, match="no model 'b'"):
+        check_model(Parameters({"model": "b"}), served())

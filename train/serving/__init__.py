@@ -1,0 +1,1 @@
+"""Serving: a model behind the HTTP interface of the ecosystem."""

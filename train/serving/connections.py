@@ -1,0 +1,63 @@
+"""Connections that cannot hold a server: a client that sends or reads too slowly is cut off, and so is one too many."""
+
+import asyncio
+import logging
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 5\r\ncontent-type: text/plain\r\n"
+    b"content-length: 36\r\n\r\nthis server has too many connections"
+)
+# The server's own words about input that is no HTTP; the client is told.
+logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+
+
+def connection_class(header_seconds: float, most: int) -> type[H11Protocol]:
+    """The protocol of a server's connections.
+
+    Args:
+      header_seconds: in which the head of a request is complete, counted from the end of the one before; and in which
+        a client takes the rest of an answer after its end.
+      most: the most connections at once; one more gets 503.
+
+    In the state of each request, "abort" is a function that closes its connection at once.
+    """
+
+    class Connection(H11Protocol):
+        """A connection with these limits."""
+
+        _waiting: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.app_state = {**self.app_state, "abort": transport.abort}
+            if len(self.connections) > most:
+                transport.write(_FULL)
+                transport.close()
+                return
+            self._waiting = self.loop.call_later(header_seconds, transport.abort)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            answering = self.cycle is not None and not self.cycle.response_complete
+            if answering and self._waiting is not None:
+                self._waiting.cancel()
+                self._waiting = None
+
+        def on_response_complete(self) -> None:
+            # Also after this a client may be slow to read what is still in the buffer.
+            if self._waiting is None:
+                self._waiting = self.loop.call_later(header_seconds, self.transport.abort)
+            super().on_response_complete()
+            if self.cycle is not None and not self.cycle.response_complete:  # the next request was here already
+                self._waiting.cancel()
+                self._waiting = None
+
+        def connection_lost(self, error: Exception | None) -> None:
+            if self._waiting is not None:
+                self._waiting.cancel()
+            super().connection_lost(error)
+
+    return Connection
