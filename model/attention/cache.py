@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from model.kernels.paged_array import PagedArray
 from model.kernels.visibility import Coordinates
 from model.layout import Layout
 
@@ -31,11 +32,11 @@ class CacheView:
     """The keys that queries may see.
 
     Attributes:
-      arrays: the cached arrays of every key, by name, each (B, S, K, H).
+      arrays: the cached arrays of every key, by name, each (B, S, K, H), or the pages that hold it.
       keys: the positions of the keys.
     """
 
-    arrays: dict[str, jax.Array]
+    arrays: dict[str, jax.Array | PagedArray]
     keys: Coordinates
 
 

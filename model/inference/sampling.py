@@ -16,14 +16,20 @@ Tokens exactly as likely as the last kept token are also kept, so the result doe
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # The numbers of `Sampling` as a pytree: None is part of the structure, so that jit compiles a program with or without
-# a filter, and one program serves all values of the filter.
-Rules = dict[str, float | int | None]
+# a filter, and one program serves all values of the filter. Arrays (B,), of `rules_of_rows`, serve rows with different
+# rules: then each filter runs if any row needs it.
+Rules = dict[str, Any]
+
+# The number of each rule with which its filter changes no bit of the logits.
+NEUTRAL = {"temperature": 1.0, "top_k": 2**31 - 1, "top_p": float("inf"), "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,44 +83,70 @@ class Sampling:
         }
 
 
+def rules_of_rows(samplings: Sequence[Sampling]) -> Rules:
+    """Returns the rules of rows that each have options of their own, for `sample_token`.
+
+    A row whose temperature is None is greedy, as alone; `greedy` says so in an array.
+    """
+    rules = [sampling.rules() for sampling in samplings]
+    arrays: Rules = {"greedy": np.array([each["temperature"] is None for each in rules], bool)}
+    for name, neutral in NEUTRAL.items():
+        dtype = np.int32 if name == "top_k" else np.float32
+        arrays[name] = np.array([neutral if each[name] is None else each[name] for each in rules], dtype)
+    return arrays
+
+
 def sample_token(rules: Rules, logits_BV: jax.Array, key_B: jax.Array, seen_BV: jax.Array | None) -> jax.Array:
     """Returns the next token of each row, int32 (B,).
 
     Args:
-      rules: the result of `Sampling.rules`.
+      rules: the result of `Sampling.rules` or of `rules_of_rows`.
       logits_BV: the model's logits.
       key_B: a random key for each row, so that rows do not depend on one another.
       seen_BV: True for tokens that the text already has; only the repetition penalty reads it.
     """
     logits_BV = filter_logits(rules, logits_BV, seen_BV)
-    if rules["temperature"] is None:
-        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-    return jax.vmap(jax.random.categorical)(key_B, logits_BV).astype(jnp.int32)
+    likeliest = lambda: jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)  # noqa: E731
+    draw = lambda: jax.vmap(jax.random.categorical)(key_B, logits_BV).astype(jnp.int32)  # noqa: E731
+    if (greedy_B := rules.get("greedy")) is None:
+        return likeliest() if rules["temperature"] is None else draw()
+    return jax.lax.cond(jnp.all(greedy_B), likeliest, lambda: jnp.where(greedy_B, likeliest(), draw()))
 
 
 def filter_logits(rules: Rules, logits_BV: jax.Array, seen_BV: jax.Array | None = None) -> jax.Array:
     """Returns the logits to draw from, float32 (B, V): scaled, and -inf for tokens that the filters remove."""
-    logits_BV = logits_BV.astype(jnp.float32)
-    penalty, temperature, top_k = rules["repetition_penalty"], rules["temperature"], rules["top_k"]
-    top_p, min_p = rules["top_p"], rules["min_p"]
-    if penalty is not None:
+
+    def penalize(x_BV: jax.Array, penalty: jax.Array) -> jax.Array:
         assert seen_BV is not None
-        penalized_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
-        logits_BV = jnp.where(seen_BV, penalized_BV, logits_BV)
-    if temperature is not None:
-        logits_BV = logits_BV / temperature
-    if top_k is not None:
-        logits_BV = keep_top(logits_BV, jnp.ones_like(logits_BV, jnp.int32), top_k)
-    if top_p is not None:
-        logits_BV = keep_top(logits_BV, jax.nn.softmax(logits_BV, axis=-1), top_p)
-    if min_p is not None:
-        floor_B1 = jnp.max(logits_BV, axis=-1, keepdims=True) + jnp.log(min_p)
-        logits_BV = jnp.where(logits_BV >= floor_B1, logits_BV, -jnp.inf)
+        return jnp.where(seen_BV, jnp.where(x_BV > 0, x_BV / penalty, x_BV * penalty), x_BV)
+
+    def drop_unlikely(x_BV: jax.Array, min_p: jax.Array) -> jax.Array:
+        return jnp.where(x_BV >= jnp.max(x_BV, axis=-1, keepdims=True) + jnp.log(min_p), x_BV, -jnp.inf)
+
+    filters: dict[str, Callable[[jax.Array, Any], jax.Array]] = {
+        "repetition_penalty": penalize,
+        "temperature": lambda x_BV, temperature: x_BV / temperature,
+        "top_k": lambda x_BV, k: keep_top(x_BV, jnp.ones_like(x_BV, jnp.int32), k),
+        "top_p": lambda x_BV, p: keep_top(x_BV, jax.nn.softmax(x_BV, axis=-1), p),
+        "min_p": drop_unlikely,
+    }
+    logits_BV = logits_BV.astype(jnp.float32)
+    for name, apply in filters.items():
+        rule = rules[name]
+        if rule is None:
+            continue
+        if jnp.ndim(rule) == 0:
+            logits_BV = apply(logits_BV, rule)
+            continue
+        is_needed = jnp.any(rule != NEUTRAL[name])
+        logits_BV = jax.lax.cond(is_needed, apply, lambda x_BV, _: x_BV, logits_BV, rule[:, None])
     return logits_BV
 
 
 def keep_top(logits_BV: jax.Array, weight_BV: jax.Array, limit: jax.Array | float | int) -> jax.Array:
     """Keeps a token while the weights of all likelier ones sum to less than `limit`; the others become -inf.
+
+    The limit is one number, or one for each row (B, 1).
 
     With weights of 1 this is top-k, with probabilities it is top-p. A binary search over the ordered float32 values
     finds the lowest kept logit exactly, in 32 steps: on a CPU this takes a tenth of the time of sorting the row.
@@ -127,7 +159,7 @@ def keep_top(logits_BV: jax.Array, weight_BV: jax.Array, limit: jax.Array | floa
         low_B, high_B = bounds
         middle_B = low_B + (high_B - low_B) // 2
         above_B = jnp.sum(jnp.where(rank_BV > middle_B[:, None], weight_BV, 0), axis=-1)
-        kept_B = above_B < limit
+        kept_B = above_B < jnp.reshape(limit, (-1,))
         return jnp.where(kept_B, low_B, middle_B + 1), jnp.where(kept_B, middle_B, high_B)
 
     highest_B = jnp.max(rank_BV, axis=-1)

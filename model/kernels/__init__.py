@@ -18,6 +18,7 @@ from model.kernels.gpu.cudnn import CuDNN
 from model.kernels.gpu.tokamax import Tokamax
 from model.kernels.gpu.triton import Triton
 from model.kernels.mesh.shards import Arrays, attend_on_shards
+from model.kernels.paged_array import PagedArray
 from model.kernels.request import Kernel, Request, compute_capability
 from model.kernels.scoring import Bias, Scoring
 from model.kernels.selection import Choice, choose, record_choice, recorded_choices
@@ -25,6 +26,7 @@ from model.kernels.tpu.splash import Splash
 from model.kernels.visibility import Visibility
 from model.kernels.xla.blocks import Blocks
 from model.kernels.xla.dropped import keys_of_heads
+from model.kernels.xla.pages import Pages
 from model.kernels.xla.plain import Plain, attention_weights
 from model.kernels.xla.tiles import Tiles
 from model.layout import ONE_DEVICE, Layout
@@ -37,11 +39,14 @@ KERNELS: tuple[Kernel, ...] = (CuDNN(), Tokamax(), Triton(), Splash(), Blocks(),
 # Kernels that a compiler can split over devices, for keys that are split in another way than queries: a long cache.
 FOR_COMPILERS: tuple[Kernel, ...] = (Blocks(), Plain())
 
+# Kernels that read keys from pages (model/kernels/paged_array.py), in the order in which `choose` asks them.
+FOR_PAGES: tuple[Kernel, ...] = (Pages(),)
+
 
 def attend(
     q_BTNH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
+    k_BSKH: jax.Array | PagedArray,
+    v_BSKH: jax.Array | PagedArray,
     visibility: Visibility,
     scoring: Scoring,
     *,
@@ -59,7 +64,7 @@ def attend(
 
     Args:
       q_BTNH: queries; N is a multiple of K.
-      k_BSKH, v_BSKH: keys and values.
+      k_BSKH, v_BSKH: keys and values, or the pages in which they lie; `kernels` are not asked for pages.
       visibility: which keys each query sees. The output of a query that sees no key has no meaning.
       scoring: how scores are computed from queries and keys.
       bias: a bias added to scores; its arrays have gradients.
@@ -98,6 +103,8 @@ def attend(
         kernel: Kernel = choice.kernel
         return kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, arrays.sink_N, arrays.dropout_keys)
 
+    if isinstance(k_BSKH, PagedArray):
+        return run(Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N), FOR_PAGES)
     keys_BN2 = None if dropout_key is None else keys_of_heads(dropout_key, q_BTNH.shape[0], q_BTNH.shape[2])
     whole = Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N, keys_BN2)
     names = [kernel.name for kernel in kernels]

@@ -1,0 +1,42 @@
+"""A cache whose tokens lie in pages of a pool, which all rows share; see `PagedArray` and model/inference/engine/."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from model.attention.cache import AttentionCache, CacheView
+from model.kernels.paged_array import PagedArray
+from model.kernels.visibility import Coordinates
+from model.layout import Layout
+
+
+@struct.dataclass
+class PagedCache(AttentionCache):
+    """The pages of one layer, and those of each row.
+
+    Attributes:
+      arrays: by name, each (P, K, page size, H).
+      table_BJ: the pages of each row, as in `PagedArray`; rows may share pages that they do not write.
+    """
+
+    table_BJ: jax.Array | None = None
+
+    def extend(
+        self, new: dict[str, jax.Array], positions_BT: jax.Array, length_B: jax.Array | None = None
+    ) -> tuple["PagedCache", CacheView]:
+        """See `AttentionCache`; padding is not written."""
+        assert self.table_BJ is not None and length_B is not None, "the pages and lengths of rows"
+        (num_pages, _, size, _), count = next(iter(self.arrays.values())).shape, self.table_BJ.shape[1]
+        page_BT = jnp.take_along_axis(self.table_BJ, jnp.minimum(positions_BT // size, count - 1), axis=1)
+        page_BT = jnp.where(positions_BT < length_B[:, None], page_BT, num_pages)
+        write = lambda x, x_BTKH: x.at[page_BT, :, positions_BT % size].set(x_BTKH.astype(x.dtype), mode="drop")  # noqa: E731
+        arrays = {name: write(x, new[name]) for name, x in self.arrays.items()}
+        view = {name: PagedArray(x, self.table_BJ) for name, x in arrays.items()}
+        return dataclasses.replace(self, arrays=arrays), CacheView(view, Coordinates(count * size))
+
+    def sharded(self, layout: Layout) -> "PagedCache":
+        """Returns the cache with its pages split over the mesh by heads."""
+        axes = (None, self.heads, None, None if self.heads is None else "head_dim")
+        return dataclasses.replace(self, arrays={name: layout.constrain(x, axes) for name, x in self.arrays.items()})

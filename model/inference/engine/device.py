@@ -1,0 +1,261 @@
+"""The device's side of an engine: parameters, arrays, compiled programs, and the inputs of these from texts."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model.config import ModelConfig
+from model.inference.engine import programs
+from model.inference.engine.device_state import CachePlan, DeviceState, Rows
+from model.inference.engine.page_pool import NO_PAGE
+from model.inference.engine.programs import Choices, Scores
+from model.inference.engine.scheduler import Span
+from model.inference.engine.sequence import Sequence as Text
+from model.inference.request import Request
+from model.inference.sampling import Sampling, rules_of_rows
+from model.layout import Layout
+from model.transformer import Params
+
+PROBE = 8  # tokens that `Device.compile` reads with each program
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredPart:
+    """A part of a prompt, and the scores of the tokens after its tokens: row `row` of `scores`."""
+
+    span: Span
+    scores: Scores
+    row: int
+
+
+class Device:
+    """See the module docstring.
+
+    Attributes:
+      is_exact: whether all programs gave equal results for the same tokens; None before `compile`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        layout: Layout,
+        plan: CachePlan,
+        params: Params,
+        *,
+        rows: int,
+        tokens_per_step: int,
+        num_likeliest: int,
+    ) -> None:
+        """Makes the arrays.
+
+        Args:
+          config: the model's options, as `serving_config` returns them.
+          layout: the layout of activations over devices.
+          plan: the arrays.
+          params: the parameters, prepared for this layout.
+          rows, tokens_per_step: see `EngineOptions`.
+          num_likeliest: how many of the likeliest tokens programs return.
+        """
+        self._config, self._layout, self._plan, self._params = config, layout, plan, params
+        self._rows, self._num_likeliest, self._vocab_size = rows, num_likeliest, config.vocab_size
+        self._decode_sizes = programs.decode_sizes(rows)
+        self._read_sizes = programs.read_sizes(config, tokens_per_step)
+        self._programs: dict[tuple[str, int, int], Callable[..., Any]] = {}
+        self._empty = jax.jit(plan.empty, static_argnums=0)
+        self._state = self._empty(layout)
+        self._no_bias = {size: jnp.zeros((size, config.vocab_size), jnp.float32) for size in self._decode_sizes}
+        self._not_seen = {size: jnp.zeros((size, config.vocab_size), bool) for size in self._decode_sizes}
+        self.is_exact: bool | None = None
+
+    # ------------------------------------------------------------------------------------------------------- passes
+
+    def read(self, spans: Sequence[Span]) -> None:
+        """Reads parts of texts."""
+        for parts in self._in_rows(spans):
+            self._state = self._program("read", *self._read_sizes[0])(
+                self._params, self._state, self._inputs(self._read_sizes[0], parts)
+            )
+
+    def score(self, spans: Sequence[Span]) -> list[ScoredPart]:
+        """Reads parts of texts whose next tokens are known; returns the scores of these, in order."""
+        scored: list[ScoredPart] = []
+        for parts in self._in_rows(spans):
+            next_BT = np.zeros(self._read_sizes[0], np.int32)
+            for i, part in enumerate(parts):
+                next_BT[i, : part.count] = part.sequence.tokens[part.first + 1 : part.first + 1 + part.count]
+            wants_likeliest = np.array(any(part.sequence.request.num_prompt_logprobs for part in parts))
+            inputs = self._inputs(self._read_sizes[0], parts), next_BT, wants_likeliest
+            result = self._program("score", *self._read_sizes[0])(self._params, self._state, *inputs)
+            self._state, scores = result[0], jax.tree.map(np.asarray, result[1])
+            scored += [ScoredPart(part, scores, row) for row, part in enumerate(parts)]
+        return scored
+
+    def decode(self, texts: Sequence[Text]) -> list[tuple[int, Scores]]:
+        """Reads the last token of every text; returns the next token of each, and the scores of that place."""
+        chosen: list[tuple[int, Scores]] = []
+        for first in range(0, len(texts), self._decode_sizes[-1]):
+            some = texts[first : first + self._decode_sizes[-1]]
+            size = next(size for size in self._decode_sizes if size >= len(some))
+            rows = self._inputs((size, 1), [Span(text, len(text.tokens) - 1, 1) for text in some])
+            result = self._program("decode", size, 1)(self._params, self._state, rows, self._choices(size, some))
+            self._state, tokens, scores = result[0], *jax.tree.map(np.asarray, result[1:])
+            chosen += [
+                (int(token), jax.tree.map(lambda x, i=i: x[i], scores)) for i, token in enumerate(tokens[: len(some)])
+            ]
+        return chosen
+
+    def _in_rows(self, spans: Sequence[Span]) -> list[list[Span]]:
+        """Cuts parts of texts to the size of a program's rows; returns the parts of each call, in order of each text."""
+        rows, size = self._read_sizes[0]
+        queue = [
+            Span(span.sequence, first, min(size, span.first + span.count - first))
+            for span in spans
+            for first in range(span.first, span.first + span.count, size)
+        ]
+        calls: list[list[Span]] = []
+        while queue:
+            now: list[Span] = []
+            for part in queue:
+                waits = self._plan.has_states and any(part.sequence is other.sequence for other in now)
+                if len(now) < rows and not waits:
+                    now.append(part)
+            calls.append(now)
+            queue = [part for part in queue if part not in now]
+        return calls
+
+    # ------------------------------------------------------------------------------------------------------- inputs
+
+    def _inputs(self, shape: tuple[int, int], parts: Sequence[Span]) -> Rows:
+        """Returns the tokens of some rows. A row without tokens has the position of the first, to see no more keys."""
+        size, _ = shape
+        tokens = np.zeros(shape, np.int32)
+        first, count = np.full(size, parts[0].first, np.int32), np.zeros(size, np.int32)
+        text_length, state = np.ones(size, np.int32), np.full(size, self._rows, np.int32)
+        tables = tuple(np.zeros((size, self._plan.pages_of_text), np.int32) for _ in self._plan.reaches)
+        for i, part in enumerate(parts):
+            text = part.sequence
+            tokens[i, : part.count] = text.tokens[part.first : part.first + part.count]
+            first[i], count[i], text_length[i], state[i] = part.first, part.count, len(text.tokens), text.row
+            for table, pages in zip(tables, text.pages, strict=True):
+                table[i, : len(pages)] = [0 if page == NO_PAGE else page for page in pages]
+        return Rows(tokens, first, count, text_length, state, tables)
+
+    def _choices(self, size: int, texts: Sequence[Text]) -> Choices:
+        """Returns how the next tokens are chosen; rows without a text are greedy."""
+        requests = [text.request for text in texts]
+        samplings = [request.sampling for request in requests]
+        samplings += [Sampling(temperature=0)] * (size - len(texts))
+        numbers = np.zeros((3, size), np.uint32)
+        for i, text in enumerate(texts):
+            numbers[:, i] = text.request.sampling.seed, text.prompt_hash, text.request.sample_index
+        bias, seen = self._no_bias[size], self._not_seen[size]
+        if any(request.logit_bias for request in requests):
+            bias = np.zeros((size, self._vocab_size), np.float32)
+            for i, request in enumerate(requests):
+                bias[i, list(request.logit_bias)] = list(request.logit_bias.values())
+        if any(sampling.rules()["repetition_penalty"] is not None for sampling in samplings):
+            seen = np.zeros((size, self._vocab_size), bool)
+            for i, text in enumerate(texts):
+                seen[i, text.tokens] = True
+                seen[i, [mark for mark in (text.request.begin, text.request.end) if mark is not None]] = False
+        wanted = [request.num_logprobs for request in requests]
+        wants_logprob = np.array(any(each is not None for each in wanted))
+        return Choices(rules_of_rows(samplings), *numbers, bias, seen, wants_logprob, np.array(any(wanted)))
+
+    # ------------------------------------------------------------------------------------------------------ programs
+
+    def compile(self, progress: Callable[[int, int], None]) -> None:
+        """Compiles all programs, and tries whether they give the same results for the same tokens.
+
+        On a CPU it takes the largest programs that do. `progress` is called with the programs done, and of all.
+        """
+        sizes, total = list(self._decode_sizes), len(self._decode_sizes) + 2
+        count = min(PROBE, self._plan.longest_text)
+        chooses, all_agree = self._layout.platform == "cpu", True
+        whole, first = self._probe_decode(sizes[0], count), self._probe_decode(sizes[0], 1)
+        for done, size in enumerate(sizes):
+            agrees = _equal(first, self._probe_decode(size, 1))
+            all_agree &= agrees
+            if chooses and not agrees:
+                self._decode_sizes.remove(size)
+            progress(done + 1, total)
+        while True:
+            agrees = all(_equal(whole, each) for each in self._probe_read(count))
+            if agrees or not chooses or len(self._read_sizes) == 1:
+                break
+            size = self._read_sizes.pop(0)
+            del self._programs["read", *size], self._programs["score", *size]
+        progress(total, total)
+        self._state = self._emptied()
+        self.is_exact = agrees and (all_agree or chooses)
+
+    def _probe_text(self, count: int) -> Text:
+        """Returns a text of random tokens, in the first pages and the first row."""
+        tokens = np.random.default_rng(0).integers(0, self._vocab_size, count).tolist()
+        request = Request(
+            prompt=tuple(tokens),
+            sampling=Sampling(temperature=0),
+            num_logprobs=self._num_likeliest,
+            num_prompt_logprobs=self._num_likeliest,
+        )
+        pages = [list(range(-(-count // self._plan.page_size))) for _ in self._plan.reaches]
+        return Text(0, request, 1, "max_tokens", tokens, pages, row=0)
+
+    def _probe_decode(self, size: int, count: int) -> dict[str, Any]:
+        """Reads a text with the program of `size` rows; returns its scores and its part of the cache."""
+        text, self._state, sizes = self._probe_text(count), self._emptied(), self._decode_sizes
+        tokens, text.tokens, self._decode_sizes = text.tokens, [], [size]
+        scores = []
+        for token in tokens:
+            text.tokens.append(token)
+            scores.append(self.decode([text])[0][1])
+        self._decode_sizes = sizes
+        return self._results(text, scores)
+
+    def _probe_read(self, count: int) -> list[dict[str, Any]]:
+        """Reads a text with the programs that read and that score; returns the results of each."""
+        results = []
+        for run in (self.read, self.score):
+            text, self._state = self._probe_text(count), self._emptied()
+            text.tokens.append(0)  # the last score is that of some token
+            parts = run([Span(text, 0, count)])
+            places = [(part, place) for part in parts or () for place in range(part.span.count)]
+            scores = [jax.tree.map(lambda x, part=part, t=t: x[part.row, t], part.scores) for part, t in places]
+            results.append(self._results(text, scores))
+        return results
+
+    def _results(self, text: Text, scores: list[Scores]) -> dict[str, Any]:
+        used = max([1, *(len(pages) for pages in text.pages)])
+        cached = jax.tree.map(lambda x: np.asarray(x[:used]), self._state)
+        return {"cached": cached, "scores": [(each.likeliest, each.likeliest_logprob) for each in scores]}
+
+    def _emptied(self) -> DeviceState:
+        del self._state
+        return self._empty(self._layout)
+
+    def _program(self, name: str, rows: int, tokens: int) -> Callable[..., Any]:
+        """Returns a compiled program, and compiles it if that was not done yet."""
+        key = (name, rows, tokens)
+        if key not in self._programs:
+            text = self._probe_text(1)
+            inputs: tuple[Any, ...] = (self._params, self._state, self._inputs((rows, tokens), [Span(text, 0, 1)]))
+            options: tuple[Any, ...] = (self._config, self._layout, self._plan)
+            if name == "score":
+                inputs += np.zeros((rows, tokens), np.int32), np.array(False)
+            elif name == "decode":
+                inputs += (self._choices(rows, [text]),)
+            options += () if name == "read" else (self._num_likeliest,)
+            function = getattr(programs, name)
+            self._programs[key] = programs.compiled(function, *options, *inputs, platform=self._layout.platform)
+        return self._programs[key]
+
+
+def _equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two results have the same bits; scores that one of them lacks are not compared."""
+    one, other = ({name: x for name, x in each.items() if one[name] and other[name]} for each in (one, other))
+    equal = jax.tree.map(np.array_equal, one, other)
+    return all(jax.tree.leaves(equal))

@@ -1,0 +1,203 @@
+"""The arrays that an engine keeps on the device: pages of attention layers, and a state per row of recurrent layers.
+
+They are planned from the options alone (`CachePlan`), so that their sizes are known before they are made.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from model.attention.cache import AttentionCache
+from model.attention.paged_cache import PagedCache
+from model.config import ModelConfig
+from model.inference.engine.options import EngineOptions
+from model.inference.engine.scheduler import pages_of_window
+from model.interfaces import AttentionOption
+from model.layout import Layout
+from model.recurrent.memory import RecurrentState
+from model.stack import LayerCaches, empty_caches
+
+# The arrays of every layer with a cache, by its number and by name.
+DeviceState = dict[str, dict[str, jax.Array]]
+
+
+@struct.dataclass
+class Rows:
+    """The tokens that a program reads, a few of each row.
+
+    Attributes:
+      tokens_BT: the tokens; those from `count_B` on are padding.
+      first_B: the position of the first token of each row.
+      count_B: how many tokens are real; 0 in a row without a request.
+      text_length_B: the tokens that the whole text has by now.
+      state_B: the number of the row's recurrent state; past the last one in a row without a request.
+      tables: of every group of layers, the pages of each row (B, J).
+    """
+
+    tokens_BT: Any
+    first_B: Any
+    count_B: Any
+    text_length_B: Any
+    state_B: Any
+    tables: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class PagedLayer:
+    """A layer of attention.
+
+    Attributes:
+      group: the number of its group, whose layers share a table of pages.
+      heads: the logical name of the axis of heads; see `AttentionCache`.
+      shapes: the name of each array, its heads, the width of a head and its dtype.
+    """
+
+    group: int
+    heads: str | None
+    shapes: tuple[tuple[str, int, int, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentLayer:
+    """A layer with a recurrent state: the name of each array, its shape without the axis of rows, and its dtype."""
+
+    shapes: tuple[tuple[str, tuple[int, ...], str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class CachePlan:
+    """The arrays of an engine.
+
+    Attributes:
+      rows, page_size: see `EngineOptions`.
+      longest_text: the most tokens of one text that the cache can hold.
+      reaches: for every group of layers, how many of the last tokens its queries see; None for all.
+      num_pages: the pages of every group.
+      layers: every layer with a cache, by its number.
+    """
+
+    rows: int
+    page_size: int
+    longest_text: int
+    reaches: tuple[int | None, ...]
+    num_pages: tuple[int, ...]
+    layers: tuple[tuple[str, PagedLayer | RecurrentLayer], ...]
+
+    @property
+    def pages_of_text(self) -> int:
+        """J: the entries of a row of a table."""
+        return -(-self.longest_text // self.page_size)
+
+    @property
+    def has_states(self) -> bool:
+        """Whether any layer has a recurrent state."""
+        return any(isinstance(layer, RecurrentLayer) for _, layer in self.layers)
+
+    def shapes(self) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+        """Returns the shape and dtype of every array."""
+        shapes: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
+        for name, layer in self.layers:
+            if isinstance(layer, PagedLayer):
+                pages = self.num_pages[layer.group]
+                shapes[name] = {
+                    each: jax.ShapeDtypeStruct((pages, heads, self.page_size, width), dtype)
+                    for each, heads, width, dtype in layer.shapes
+                }
+            else:
+                shapes[name] = {
+                    each: jax.ShapeDtypeStruct((self.rows, *shape), dtype) for each, shape, dtype in layer.shapes
+                }
+        return shapes
+
+    def empty(self, layout: Layout) -> DeviceState:
+        """Returns arrays of zeros."""
+        return self.sharded(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.shapes()), layout)
+
+    def sharded(self, state: DeviceState, layout: Layout) -> DeviceState:
+        """Returns the arrays, laid out over the mesh."""
+        sharded: DeviceState = {}
+        for name, layer in self.layers:
+            if isinstance(layer, PagedLayer):
+                sharded[name] = PagedCache(state[name], layer.heads).sharded(layout).arrays
+            else:
+                axes = (None, "heads")
+                sharded[name] = {
+                    each: layout.constrain(x, (*axes, *[None] * (x.ndim - 2))) for each, x in state[name].items()
+                }
+        return sharded
+
+    def caches(self, state: DeviceState, rows: Rows) -> LayerCaches:
+        """Returns the caches of some rows; a state is zero before the first token."""
+        caches: LayerCaches = {}
+        for name, layer in self.layers:
+            if isinstance(layer, PagedLayer):
+                caches[name] = PagedCache(state[name], layer.heads, rows.tables[layer.group])
+            else:
+                caches[name] = RecurrentState(
+                    {each: _zero_at_start(x.at[rows.state_B].get(mode="clip"), rows) for each, x in state[name].items()}
+                )
+        return caches
+
+    def with_caches(self, state: DeviceState, caches: LayerCaches, rows: Rows, layout: Layout) -> DeviceState:
+        """Returns the arrays with the caches of some rows after a pass."""
+        after: DeviceState = {}
+        for name, layer in self.layers:
+            if isinstance(layer, PagedLayer):
+                after[name] = caches[name].arrays
+            else:
+                write = lambda x, new: x.at[rows.state_B].set(new, mode="drop")  # noqa: E731
+                after[name] = jax.tree.map(write, state[name], caches[name].arrays)
+        return self.sharded(after, layout)
+
+    def bytes_of(self, group: int | None) -> int:
+        """Returns the bytes of a page of all layers of a group, or of the states of a row."""
+        total = 0
+        for _, layer in self.layers:
+            if isinstance(layer, RecurrentLayer) and group is None:
+                total += sum(math.prod(shape) * jnp.dtype(dtype).itemsize for _, shape, dtype in layer.shapes)
+            elif isinstance(layer, PagedLayer) and layer.group == group:
+                total += sum(
+                    heads * self.page_size * width * jnp.dtype(dtype).itemsize
+                    for _, heads, width, dtype in layer.shapes
+                )
+        return total
+
+
+def plan_cache(config: ModelConfig, options: EngineOptions, cache_tokens: int) -> CachePlan:
+    """Returns the arrays of an engine whose cache holds so many tokens."""
+    caches = jax.eval_shape(lambda: empty_caches(config, 1, 1))
+    reaches: list[int | None] = []
+    layers: list[tuple[str, PagedLayer | RecurrentLayer]] = []
+    for name, cache in caches.items():
+        mixer = config.layers[int(name)].mixer
+        if not isinstance(cache, AttentionCache):
+            layers.append(
+                (name, RecurrentLayer(tuple((n, x.shape[1:], str(x.dtype)) for n, x in cache.arrays.items())))
+            )
+            continue
+        assert isinstance(mixer, AttentionOption)
+        reach = mixer.pattern.reach()
+        reach = None if reach is None or reach >= config.context_length else reach
+        if reach not in reaches:
+            reaches.append(reach)
+        shapes = tuple((n, x.shape[1], x.shape[3], str(x.dtype)) for n, x in cache.arrays.items())
+        layers.append((name, PagedLayer(reaches.index(reach), cache.heads, shapes)))
+    pages, size = -(-cache_tokens // options.page_size), options.page_size
+    longest = min(config.context_length, pages * size) if None in reaches else config.context_length
+
+    def pages_of(reach: int | None) -> int:
+        if reach is None:
+            return pages
+        window = min(pages_of_window(reach, options.tokens_per_step, size), -(-longest // size))
+        return max(window, min(pages, options.rows * window))
+
+    num_pages = tuple(pages_of(reach) for reach in reaches)
+    return CachePlan(options.rows, size, longest, tuple(reaches), num_pages, tuple(layers))
+
+
+def _zero_at_start(x: jax.Array, rows: Rows) -> jax.Array:
+    return jnp.where(rows.first_B.reshape(-1, *[1] * (x.ndim - 1)) == 0, 0, x)

@@ -1,0 +1,90 @@
+"""The options of an engine, and the numbers that follow from them."""
+
+import dataclasses
+from collections.abc import Iterator
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """The sizes of an engine.
+
+    Attributes:
+      rows: the most requests that decode at once.
+      tokens_per_step: the most tokens that a step reads: one for each decoding request, the rest for prompts.
+      page_size: the tokens of a page of the cache.
+      cache_tokens: the tokens that the cache holds, of all texts together; None for `rows` texts of the context length,
+        or as many as half of the device's memory holds.
+      prefix_cache: whether texts that begin alike share pages, also those of texts that ended.
+      max_logprobs: the most likeliest tokens that a request may ask for with each token.
+    """
+
+    rows: int = 16
+    tokens_per_step: int = 128
+    page_size: int = 16
+    cache_tokens: int | None = None
+    prefix_cache: bool = True
+    max_logprobs: int = 20
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        for name in ("rows", "tokens_per_step", "page_size"):
+            if getattr(self, name) < 1:
+                yield name, f"must be at least 1, got {getattr(self, name)}"
+        if self.tokens_per_step <= self.rows:
+            yield (
+                "tokens_per_step",
+                f"must be more than rows={self.rows}, or prompts would wait while all rows decode; "
+                f"got {self.tokens_per_step}",
+            )
+        if self.cache_tokens is not None and self.cache_tokens < self.page_size:
+            yield (
+                "cache_tokens",
+                f"must be at least the {self.page_size} tokens of a page, or None; got {self.cache_tokens}",
+            )
+        if self.max_logprobs < 0:
+            yield "max_logprobs", f"must be 0 or more, got {self.max_logprobs}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Capacity:
+    """The size of an engine's cache, known before any array is made.
+
+    Attributes:
+      tokens: the tokens that the cache holds, of all texts together.
+      longest_text: the most tokens of one text: its prompt and new tokens, without the last, which needs no place.
+      cache_bytes: the bytes of all arrays.
+      bytes_per_token: the bytes that one more token of every text needs; windows and recurrent states need none.
+      bytes_per_row: the bytes of the states of recurrent layers, and of the windows, of one decoding request.
+    """
+
+    tokens: int
+    longest_text: int
+    cache_bytes: int
+    bytes_per_token: int
+    bytes_per_row: int
+
+
+@dataclasses.dataclass
+class EngineStatistics:
+    """Counts since the engine was made, and the state after the last step.
+
+    Attributes:
+      steps: the steps that read tokens.
+      prompt_tokens, new_tokens: the tokens read for prompts (those read again too), and generated.
+      prefix_tokens: the tokens of prompts that were found in the cache in place of being read.
+      preemptions: how often a request lost its pages and was read again.
+      evictions: the pages of ended texts that made room.
+      pages, pages_in_use: of all pools.
+      waiting, running: the requests.
+    """
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    prefix_tokens: int = 0
+    preemptions: int = 0
+    evictions: int = 0
+    pages: int = 0
+    pages_in_use: int = 0
+    waiting: int = 0
+    running: int = 0

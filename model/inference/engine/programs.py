@@ -1,0 +1,224 @@
+"""The compiled programs of an engine: read tokens of prompts, score them, or read one token a row and choose the next.
+
+All have fixed shapes, and read a few rows of a few tokens each. The results of a token must not depend on the shape of
+the program that computed them, to the bit: a token of a prompt may be read beside others or alone, and a generated token
+is read again as part of a prompt after a request gave way. On a CPU, XLA (jaxlib 0.10) allows for this, as measured
+(tests/benchmarks/README.md):
+  - A product of matrices computes each row of its result in the same way, wherever the row is and whatever the other
+    rows hold. It has one order of sums from 2 rows to a number that depends on the other sizes, most often 32 or 48 and
+    seldom 16, and another above; one row is a product with a vector, and has a third. So a program has 2 to 32 tokens,
+    and `Engine.compile` runs each and takes only those with equal results.
+  - The same holds for the products of attention if there are at least two rows in the batch and two queries for a key.
+  - Sums along an axis are given to a library where an array is large, which sums in another order; `CPU_OPTIONS` leaves
+    them to the compiler.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from model.config import ModelConfig
+from model.feedforward.dispatch import Capacity, Dropless
+from model.inference.engine.device_state import CachePlan, DeviceState, Rows
+from model.inference.sampling import Rules, sample_token
+from model.layers import group_layers
+from model.layout import Layout
+from model.recurrent.memory import RecurrentOption
+from model.transformer import Params, logits, stream
+
+MIN_TOKENS, MAX_TOKENS = 2, 32  # of a program
+
+# See the module docstring; products still go to the library.
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+
+
+@struct.dataclass
+class Choices:
+    """How the next token of each row is chosen.
+
+    Attributes:
+      rules: the result of `rules_of_rows`.
+      seed_B, prompt_B, sample_B: the seed, the hash of the prompt and the number of the sample (uint32), which with the
+        position make the key of a draw.
+      bias_BV: numbers to add to logits; all zeros if no row has any.
+      seen_BV: True for tokens that the text already has, for the repetition penalty.
+      wants_logprob, wants_likeliest: whether any row asks for log-probabilities, and for those of the likeliest tokens.
+    """
+
+    rules: Rules
+    seed_B: Any
+    prompt_B: Any
+    sample_B: Any
+    bias_BV: Any
+    seen_BV: Any
+    wants_logprob: Any
+    wants_likeliest: Any
+
+
+@struct.dataclass
+class Scores:
+    """Log-probabilities, by the model alone, of given tokens (B, ...) and of the likeliest (B, ..., n)."""
+
+    logprob: jax.Array
+    likeliest: jax.Array
+    likeliest_logprob: jax.Array
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def read(
+    config: ModelConfig, layout: Layout, plan: CachePlan, params: Params, state: DeviceState, rows: Rows
+) -> DeviceState:
+    """Reads tokens of prompts."""
+    return _stream(config, layout, plan, params, state, rows)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
+def score(
+    config: ModelConfig,
+    layout: Layout,
+    plan: CachePlan,
+    num_likeliest: int,
+    params: Params,
+    state: DeviceState,
+    rows: Rows,
+    next_BT: jax.Array,
+    wants_likeliest: jax.Array,
+) -> tuple[DeviceState, Scores]:
+    """Reads tokens of prompts; returns the scores of the token after each."""
+    state, stream_BTD = _stream(config, layout, plan, params, state, rows)
+    logits_BTV = logits(config, params, stream_BTD, layout=layout)
+    return state, _scores(logits_BTV, next_BT, num_likeliest, jnp.ones((), bool), wants_likeliest)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
+def decode(
+    config: ModelConfig,
+    layout: Layout,
+    plan: CachePlan,
+    num_likeliest: int,
+    params: Params,
+    state: DeviceState,
+    rows: Rows,
+    choices: Choices,
+) -> tuple[DeviceState, jax.Array, Scores]:
+    """Reads the last token of every row; returns the next of each, and its scores."""
+    state, stream_BTD = _stream(config, layout, plan, params, state, rows)
+    logits_BV = logits(config, params, stream_BTD, layout=layout)[:, 0].astype(jnp.float32)
+    key_B = jax.vmap(_key)(choices.seed_B, choices.prompt_B, choices.sample_B, rows.first_B)
+    biased_BV = jax.lax.cond(
+        jnp.any(choices.bias_BV != 0), lambda: logits_BV + choices.bias_BV, lambda: logits_BV
+    )  # fmt: skip
+    token_B = sample_token(choices.rules, biased_BV, key_B, choices.seen_BV)
+    scores = _scores(logits_BV, token_B, num_likeliest, choices.wants_logprob, choices.wants_likeliest)
+    return state, layout.constrain(token_B, (None,)), scores
+
+
+def _stream(
+    config: ModelConfig, layout: Layout, plan: CachePlan, params: Params, state: DeviceState, rows: Rows
+) -> tuple[DeviceState, jax.Array]:
+    positions_BT = rows.first_B[:, None] + jnp.arange(rows.tokens_BT.shape[1], dtype=jnp.int32)
+    output = stream(
+        config,
+        params,
+        rows.tokens_BT,
+        positions_BT=positions_BT,
+        cache=plan.caches(state, rows),
+        lengths_B=jnp.where(rows.count_B == 0, 0, rows.first_B + rows.count_B),
+        text_lengths_B=rows.text_length_B,
+        layout=layout,
+    )
+    assert output.cache is not None
+    return plan.with_caches(state, output.cache, rows, layout), output.stream_BTD
+
+
+def _key(seed: jax.Array, prompt: jax.Array, sample: jax.Array, position: jax.Array) -> jax.Array:
+    """Returns the key of the draw after a position, as `generate` makes it."""
+    fold_in = jax.random.fold_in
+    return fold_in(fold_in(fold_in(jax.random.key(seed), prompt), sample), position)
+
+
+def _scores(
+    logits_V: jax.Array, token: jax.Array, num_likeliest: int, wants_logprob: jax.Array, wants_likeliest: jax.Array
+) -> Scores:
+    """Returns the scores of tokens, from logits with a last axis V; zeros if no row wants them."""
+    logits_V, count = logits_V.astype(jnp.float32), min(num_likeliest, logits_V.shape[-1])
+
+    def logprob() -> tuple[jax.Array, jax.Array]:
+        total = jax.nn.logsumexp(logits_V, axis=-1)
+        return jnp.take_along_axis(logits_V, token[..., None], axis=-1)[..., 0] - total, total
+
+    def likeliest() -> tuple[jax.Array, jax.Array]:
+        values, ids = jax.lax.top_k(logits_V, count)
+        return ids, values
+
+    zero, ids = jnp.zeros(token.shape, jnp.float32), jnp.zeros((*token.shape, count), jnp.int32)
+    of_token, total = jax.lax.cond(wants_logprob, logprob, lambda: (zero, zero))
+    ids, values = jax.lax.cond(wants_likeliest, likeliest, lambda: (ids, ids.astype(jnp.float32)))
+    return Scores(of_token, ids, values - total[..., None])
+
+
+def serving_config(config: ModelConfig) -> ModelConfig:
+    """Returns the same model with options whose results depend on nothing but a text's own tokens.
+
+    Recurrent layers read token by token, since sums over chunks would depend on where chunks end. Experts with a
+    capacity take every token, as they do when a text is decoded token by token.
+    """
+    served: ModelConfig = _replaced(config)
+    same = [(g.start, g.repeats, len(g.pattern)) for g in group_layers(config.layers)]
+    assert same == [(g.start, g.repeats, len(g.pattern)) for g in group_layers(served.layers)], "the same stacks"
+    return served
+
+
+def _replaced(option: Any) -> Any:
+    if isinstance(option, tuple):
+        return tuple(_replaced(item) for item in option)
+    if isinstance(option, Capacity):
+        return Dropless()
+    if not dataclasses.is_dataclass(option) or isinstance(option, type):
+        return option
+    changes = {}
+    for field in dataclasses.fields(option):
+        value = getattr(option, field.name)
+        is_chunk = field.name == "chunk" and isinstance(option, RecurrentOption)
+        if (new := 1 if is_chunk else _replaced(value)) is not value and new != value:
+            changes[field.name] = new
+    return dataclasses.replace(option, **changes) if changes else option
+
+
+def decode_sizes(rows: int) -> list[int]:
+    """Returns the numbers of rows of the programs that decode: powers of two, and none with one row."""
+    sizes = [MIN_TOKENS]
+    while sizes[-1] < min(rows, MAX_TOKENS):
+        sizes.append(2 * sizes[-1])
+    return sizes
+
+
+def read_sizes(config: ModelConfig, tokens_per_step: int) -> list[tuple[int, int]]:
+    """Returns the rows and tokens of programs that read, the largest first; an engine takes one of them.
+
+    The rows of a program may be consecutive parts of one text, except where layers carry a state from one to the next.
+    """
+    recurrent = any(isinstance(layer.mixer, RecurrentOption) for layer in config.layers)
+    sizes, most = [], MIN_TOKENS
+    while most <= min(max(tokens_per_step, MIN_TOKENS), MAX_TOKENS):
+        rows = 2 if recurrent or most < 16 else 4
+        sizes.append((rows, most // rows))
+        most *= 2
+    return sizes[::-1]
+
+
+def compiled(function: Any, *inputs: Any, platform: str) -> Callable[..., Any]:
+    """Returns the compiled program of a function of this file for inputs of these shapes."""
+    lowered = function.lower(*inputs)
+    if platform == "cpu":
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # a version of XLA that does not know an option
+            program: Callable[..., Any] = lowered.compile(compiler_options=CPU_OPTIONS)
+            return program
+    program = lowered.compile()
+    return program

@@ -1,0 +1,86 @@
+"""A request on its way through the engine: its tokens, how many of them were read, and the pages that hold them."""
+
+import dataclasses
+import zlib
+
+import numpy as np
+
+from model.inference.engine.page_pool import next_digest
+from model.inference.request import EndedBy, Request, TokenScore
+
+
+@dataclasses.dataclass(eq=False)
+class Sequence:
+    """One request.
+
+    Attributes:
+      request_id: its number, in order of arrival.
+      request: the request.
+      budget: the most new tokens.
+      budget_ends_by: the reason if it has that many.
+      tokens: the prompt and all new tokens.
+      num_read: how many of these the cache holds.
+      row: the number of its row while it runs; None while it waits.
+      pages: of every group of layers, the pages of the tokens read; NO_PAGE before a window.
+      digests: of the full pages of `tokens`, as far as they were needed.
+      num_published: the pages that others can find.
+      scores: of the prompt's tokens after its first, as far as they are known.
+      ended_by: the reason why it ended.
+    """
+
+    request_id: int
+    request: Request
+    budget: int
+    budget_ends_by: EndedBy
+    tokens: list[int]
+    pages: list[list[int]]
+    num_read: int = 0
+    row: int | None = None
+    digests: list[bytes] = dataclasses.field(default_factory=list)
+    num_published: int = 0
+    scores: list[TokenScore] = dataclasses.field(default_factory=list)
+    scores_sent: bool = False
+    ended_by: EndedBy | None = None
+
+    def __post_init__(self) -> None:
+        """Computes what the draws of this request depend on, as `generate` does."""
+        self.prompt_hash = zlib.crc32(np.asarray(self.request.prompt, np.int32).tobytes())
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Requests with a lower rank are served first."""
+        return self.request.priority, self.request_id
+
+    @property
+    def num_new(self) -> int:
+        """The number of new tokens."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def num_to_read(self) -> int:
+        """The tokens to read before the last, which the decoding step reads."""
+        return len(self.tokens) - 1 - self.num_read
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the next token to read is followed by one whose score is asked for and not known."""
+        wanted = self.request.num_prompt_logprobs is not None
+        return wanted and len(self.scores) < len(self.request.prompt) - 1
+
+    def digest(self, index: int, page_size: int) -> bytes:
+        """Returns the digest of the page with this index, whose tokens are known."""
+        while len(self.digests) <= index:
+            first = len(self.digests) * page_size
+            before = self.digests[-1] if self.digests else b""
+            self.digests.append(next_digest(before, self.tokens[first : first + page_size]))
+        return self.digests[index]
+
+    def add(self, score: TokenScore) -> None:
+        """Adds a new token, and ends the text if it is the last."""
+        self.tokens.append(score.token)
+        if score.token == self.request.end:
+            self.ended_by = "end_mark"
+        elif score.token in self.request.stop_tokens:
+            self.ended_by = "stop_token"
+        elif self.num_new == self.budget:
+            self.ended_by = self.budget_ends_by

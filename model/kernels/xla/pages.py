@@ -1,0 +1,84 @@
+"""Attention to keys in pages, in blocks of a fixed number of keys from the first position on.
+
+The sums over a query's keys grow block by block (Dao et al. 2022, "FlashAttention", algorithm 1). A block that a query
+does not see leaves its sums as they are, to the bit, so the output of a query depends on its own keys alone: not on the
+length of other rows, on the number of queries beside it, or on the pages in which its keys lie. This holds as far as
+products of matrices do not depend on their number of rows; on a CPU they do not, from two rows on
+(tests/benchmarks/README.md), and a single query is computed twice for this reason.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from model.kernels.paged_array import PagedArray
+from model.kernels.request import Request
+from model.kernels.xla.tiles import Sums, empty_sums, normalised
+
+BLOCK = 128  # keys
+
+
+@dataclasses.dataclass(frozen=True)
+class Pages:
+    """See the module docstring.
+
+    Attributes:
+      keys: the number of keys of a block; a whole number of pages is taken.
+      name, platforms: see `Kernel`.
+    """
+
+    keys: int = BLOCK
+    name: str = "pages"
+    platforms: tuple[str, ...] = ()
+
+    def supports(self, request: Request) -> str | None:
+        """Returns None unless weights are dropped."""
+        return "it drops no weights" if request.dropout else None
+
+    def attend(
+        self, request: Request, q_BTNH: jax.Array, k: Any, v: Any, sink_N: jax.Array | None, dropout_keys: None
+    ) -> jax.Array:
+        """See `Kernel`; keys and values are `PagedArray`s."""
+        assert isinstance(k, PagedArray) and isinstance(v, PagedArray), "keys and values in pages"
+        scoring, visibility, (b, t, n, _) = request.scoring, request.visibility, q_BTNH.shape
+        num_keys, num_heads, count = k.shape[1], k.shape[2], max(1, min(self.keys // k.page_size, k.table_BJ.shape[1]))
+        block = count * k.page_size
+        if t * n == num_heads:  # a product with one query has another order of sums
+            q_BTNH, visibility = jnp.concatenate([q_BTNH, q_BTNH], axis=1), visibility.padded(2 * t, num_keys)
+        fill = -k.table_BJ.shape[1] % count
+        if fill:
+            visibility = visibility.padded(q_BTNH.shape[1], num_keys + fill * k.page_size)
+        k, v = (dataclasses.replace(x, table_BJ=jnp.pad(x.table_BJ, ((0, 0), (0, fill)))) for x in (k, v))
+        q_BKGTH = scoring.scale_and_group(q_BTNH, num_heads)
+        sink_KG = None if sink_N is None else sink_N.reshape(q_BKGTH.shape[1:3])
+
+        def add_block(j: jax.Array, sums: Sums) -> Sums:
+            k_BKSH, v_BKSH = k.block(j * count, count), v.block(j * count, count)
+            seen = visibility.sliced(0, visibility.queries.count, j * block, block)
+            mask_BTS = seen.mask()
+            assert mask_BTS is not None
+            # Pages that were never written, or that another text has left, must not reach the sums through 0 * inf.
+            v_BKSH = jnp.where(jnp.any(mask_BTS, axis=1)[:, None, :, None], v_BKSH, 0)
+            scores = scoring.scores(scoring.products(q_BKGTH, k_BKSH), seen, request.bias)
+            row_max = jnp.maximum(sums.row_max, jnp.max(scores, axis=-1, keepdims=True))
+            weights = jnp.where(mask_BTS[:, None, None], jnp.exp(scores - row_max), 0)
+            rescale = jnp.exp(sums.row_max - row_max)
+            added = jnp.einsum(
+                "BKGTS,BKSH->BKGTH", weights.astype(v_BKSH.dtype), v_BKSH, preferred_element_type=sums.y.dtype
+            )
+            row_sum = sums.row_sum * rescale + jnp.sum(weights, axis=-1, keepdims=True)
+            return Sums(sums.y * rescale + added, row_max, row_sum)
+
+        first, last = self._blocks(request, block, (num_keys + fill * k.page_size) // block)
+        empty = empty_sums(scoring, q_BKGTH.shape[:4], v.shape[-1], sink_KG)
+        y_BKGTH = normalised(jax.lax.fori_loop(first, last, add_block, empty), v.dtype)
+        return y_BKGTH.reshape(b, n, -1, v.shape[-1]).swapaxes(1, 2)[:, :t]
+
+    def _blocks(self, request: Request, block: int, count: int) -> tuple[jax.Array, jax.Array]:
+        """Returns the first and the end of the blocks that any query sees."""
+        index_BT, reach = request.visibility.queries.indices(), request.visibility.reach
+        last = jnp.minimum(jnp.max(index_BT) // block + 1, count)
+        first = 0 if reach is None else jnp.maximum(jnp.min(index_BT) - reach + 1, 0) // block
+        return jnp.asarray(first, jnp.int32), jnp.asarray(last, jnp.int32)
