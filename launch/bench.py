@@ -4,6 +4,7 @@
     python -m launch.bench --config=configs/quickstart.py --set model.remat=dots --steps=50 --json
     python -m launch.bench --decode --config=configs/quickstart.py --rows=1,8 --contexts=128
     python -m launch.bench --decode --model=llama-3.1-8b --rows=1,8,64 --contexts=128,1024
+    python -m launch.bench --decode --config=configs/quickstart.py --rows=16 --trace=200
 
 No text is read and nothing is written. The step is that of launch.train, and --config, --set and --mesh mean what they
 mean there. The time of a step is the median over --steps, from the end of one step to the end of the next, after
@@ -17,7 +18,9 @@ known of a CPU. Memory is that of one device, as the compiler plans it, and as t
 --decode measures inference for every pair of --rows and --contexts: prefill and decode tokens a second, the time to the
 first token and between tokens, and the share of the memory's bandwidth. That is the bytes that a step reads at least,
 the weights and the caches of all rows once, over the median step and the rate of the data sheet; on a CPU that of a
-copy. --model is a published model in bfloat16, with random weights.
+copy. --model is a published model in bfloat16, with random weights. --trace measures, in place of the grid, how the
+engine serves so many requests of mixed lengths, and static batches the same; they arrive --per_second, or wait at the
+start.
 """
 
 import contextlib
@@ -38,6 +41,8 @@ DECODE = flags.DEFINE_bool("decode", False, "Measures inference: prefill and dec
 MODEL = flags.DEFINE_string("model", None, "With --decode: a published model, such as llama-3.1-8b, without a config.")
 ROWS = flags.DEFINE_list("rows", ["1", "8"], "With --decode: numbers of rows that decode together.")
 CONTEXTS = flags.DEFINE_list("contexts", ["128"], "With --decode: tokens of each prompt.")
+TRACE = flags.DEFINE_integer("trace", None, "With --decode: the requests of a trace.", lower_bound=1)
+PER_SECOND = flags.DEFINE_float("per_second", None, "With --trace: requests that arrive each second.", lower_bound=1e-6)
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 
 
@@ -47,7 +52,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}; flags look like --config=configs/quickstart.py")
     if DECODE.value:
         return _decode()
-    for flag in (MODEL, ROWS, CONTEXTS):
+    for flag in (MODEL, ROWS, CONTEXTS, TRACE, PER_SECOND):
         if flag.present:
             raise UserError(f"--{flag.name} is for --decode; add it, or leave --{flag.name} out")
     if CONFIG.value is None:
@@ -72,11 +77,16 @@ def _decode() -> int:
     if SET.value and CONFIG.value is None:
         raise UserError(f"--set={SET.value[0]} changes a field of --config; give it without --model")
     rows, contexts = _numbers(ROWS), _numbers(CONTEXTS)
+    if TRACE.value is not None and len(rows) > 1:
+        raise UserError(f"--trace has one number of rows; got --rows={','.join(ROWS.value)}, expected --rows=16")
+    if PER_SECOND.value is not None and TRACE.value is None:
+        raise UserError("--per_second is for --trace; add --trace=200, or leave it out")
     with contextlib.redirect_stdout(sys.stderr):
         cli.prepare_jax(xla_flags=True)
     from model.families.sizes import published
     from model.parameters.precision import Precision
-    from train.decoding_speed import measure
+    from train.decoding_speed import DecodingSpeed, measure, random_params
+    from train.decoding_trace import TraceSpeed, measure_trace
     from train.parallel.mesh import Mesh
     from train.parallel.mesh_choice import requested_mesh
     from train.parallel.table import Sharding
@@ -90,9 +100,15 @@ def _decode() -> int:
         experiment = cli.experiment_from(CONFIG.value, SET.value, option)
         config, option, table = experiment.model, experiment.mesh, experiment.sharding
     choice = requested_mesh(config, option or Mesh(), table)
+    given = {"config": CONFIG.value, "model": MODEL.value, "set": SET.value}
+    speed: DecodingSpeed | TraceSpeed
+    if TRACE.value is not None:
+        params = random_params(config, choice)
+        speed = measure_trace(config, params, choice.layout, rows[0], TRACE.value, PER_SECOND.value)
+        print(streams.as_json(speed.as_json() | given) if JSON.value else "\n".join(speed.lines()))
+        return 0
     with Progress("measuring", len(rows) * len(contexts), enabled=not JSON.value) as progress:
         speed = measure(config, choice, rows, contexts, STEPS.value, WARMUP.value, progress.update)
-    given = {"config": CONFIG.value, "model": MODEL.value, "set": SET.value}
     print(streams.as_json(speed.as_json() | given) if JSON.value else "\n".join(speed.lines()))
     return 0
 

@@ -159,9 +159,7 @@ def measure(
                 f"a prompt of {context:,} tokens and {steps + warmup} steps exceed the context of "
                 f"{config.context_length:,}; give shorter contexts, or fewer steps"
             )
-    shardings, layout = model_shardings(config, choice.mesh, choice.table), choice.layout
-    draw = jax.jit(functools.partial(init, config), out_shardings=shardings)
-    params = prepare_params(config, draw(jax.random.key(0)), layout)
+    params, layout = random_params(config, choice), choice.layout
     device, count = choice.mesh.devices.flat[0], choice.mesh.size
     rate, copied = memory_rate(device.device_kind), 0.0
     cells, too_large, done = [], [], 0
@@ -184,6 +182,12 @@ def measure(
         cells = [dataclasses.replace(cell, memory_rate=copied) for cell in cells]
     weights = sum(x.nbytes for x in jax.tree.leaves(params.params))
     return DecodingSpeed(device.device_kind, count, weights, tuple(cells), tuple(too_large))
+
+
+def random_params(config: ModelConfig, choice: MeshChoice) -> PreparedParams:
+    """Draws weights on the devices, as decoding reads them."""
+    draw = jax.jit(functools.partial(init, config), out_shardings=model_shardings(config, choice.mesh, choice.table))
+    return prepare_params(config, draw(jax.random.key(0)), choice.layout)
 
 
 def _measure_cell(

@@ -53,6 +53,8 @@ def test_decoding(config, command):
         (["--config={config}", "--rows=4"], "--rows is for --decode"),
         (["--config={config}", "--decode", "--rows=0"], "'0' is no number from 1"),
         (["--config={config}", "--decode", "--model=llama-2-7b"], "--decode measures one model"),
+        (["--config={config}", "--decode", "--trace=2"], "--trace has one number of rows; got --rows=1,8"),
+        (["--config={config}", "--decode", "--per_second=2"], "--per_second is for --trace"),
         (["--decode", "--model=llama-2-7c"], "no published model is called 'llama-2-7c'"),
         (["--config={config}", "--mesh=fsdp=3"], "does not multiply to the 8 devices here"),
     ],
