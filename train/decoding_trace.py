@@ -112,7 +112,9 @@ def draw_trace(config: ModelConfig, count: int, per_second: float | None = None,
 
 def serve(engine: Engine, trace: Trace) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
     """Returns the seconds of the trace in a compiled engine, those to the first tokens, and those between tokens."""
-    began, waiting, arrived, last = time.perf_counter(), 0, {}, {}
+    began, waiting = time.perf_counter(), 0
+    arrived: dict[int, float] = {}
+    last: dict[int, float] = {}
     first, between = [], []
     while waiting < len(trace.requests) or engine.num_unfinished:
         now = time.perf_counter() - began

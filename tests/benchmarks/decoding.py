@@ -66,6 +66,7 @@ c.llama_backend_init()
 model = c.llama_model_load_from_file(FILE.encode(), c.llama_model_default_params())
 options = c.llama_context_default_params()
 options.n_ctx, options.n_batch, options.n_ubatch, options.n_seq_max = rows * min(context, 256), 512, 512, rows
+options.type_k = options.type_v = 0  # float32, as the others' caches
 options.n_threads = options.n_threads_batch = cores
 context = c.llama_init_from_model(model, options)
 batch = c.llama_batch_init(512, 0, 1)
