@@ -85,8 +85,8 @@ def _decode() -> int:
         cli.prepare_jax(xla_flags=True)
     from model.families.sizes import published
     from model.parameters.precision import Precision
-    from train.decoding_speed import DecodingSpeed, measure, random_params
-    from train.decoding_trace import TraceSpeed, measure_trace
+    from train.generation.decoding_speed import DecodingSpeed, measure, random_params
+    from train.generation.decoding_trace import TraceSpeed, measure_trace
     from train.parallel.mesh import Mesh
     from train.parallel.mesh_choice import requested_mesh
     from train.parallel.table import Sharding

@@ -11,8 +11,8 @@ from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward.mlp import Gated
-from train import decoding_speed
-from train.decoding_speed import Cell, DecodingSpeed, copy_rate, measure
+from train.generation import decoding_speed
+from train.generation.decoding_speed import Cell, DecodingSpeed, copy_rate, measure
 from train.parallel.mesh import Mesh
 from train.parallel.mesh_choice import requested_mesh
 from train.parallel.planner.serving import row_bytes, weights_of

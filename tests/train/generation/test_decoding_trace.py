@@ -14,8 +14,8 @@ from model.feedforward.mlp import Gated
 from model.inference.generate import prepare_params
 from model.layout import ONE_DEVICE
 from model.transformer import init
-from train import decoding_trace
-from train.decoding_trace import TraceSpeed, draw_trace, measure_trace
+from train.generation import decoding_trace
+from train.generation.decoding_trace import TraceSpeed, draw_trace, measure_trace
 
 CONFIG = ModelConfig(
     vocab_size=64,
