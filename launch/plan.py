@@ -5,7 +5,8 @@
     python -m launch.plan --config=configs/llama2_13b.py --topology=h100:8x8
     python -m launch.plan --config=configs/llama2_13b.py --topology=v5p:4x4x4 --compile
     python -m launch.plan --config=configs/llama2_13b.py --topology=v5p:4x4x4 --search --compile
-    python -m launch.plan --config=configs/llama2_13b.py --topology=v5e:2x4 --serve_check --batch=16 --context=4096
+    python -m launch.plan --config=configs/llama2_13b.py --topology=v5e:2x4 --serve --rows=16 --context=4096
+    python -m launch.plan --model=llama-3.1-8b --topology=h100:1x1 --serve --rows=64 --context=8192 --json
 
 Prints the memory of a chip, operations, transfers, step time, MFU, tokens a second, days and chip-hours. All of it is
 arithmetic from the config and from data sheets: nothing is compiled, and no accelerator is needed. A topology is a chip
@@ -21,7 +22,10 @@ beside that of compiled programs.
 flags that make the best one; --batches gives values of data.batch_size to try, too. With --compile the best few are
 compiled.
 
---serve_check says instead whether the model fits for inference, and how fast the memory lets it write.
+--serve plans inference instead: the weights of a chip in four formats, the bytes of the caches, the rows and the
+longest context that fit, and the bounds by memory, links and operations on decoding and on reading prompts. The model
+is that of --config, of --run (a run folder or a Hugging Face folder), or the published --model. With --mesh arrays are
+split by the sharding table, without it evenly. --json prints the numbers.
 
 Exit status: 0 if the plan fits, 1 if it does not, 2 for a mistake in the input.
 """
@@ -32,12 +36,14 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch.command import cli
+from launch.command import cli, streams
 from model.errors import UserError
 
 if TYPE_CHECKING:
+    from model.config import ModelConfig
     from train.experiment import Experiment
     from train.parallel.planner.chips import Cluster
+    from train.parallel.table import Sharding
 
 CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
@@ -54,9 +60,14 @@ SEARCH = flags.DEFINE_bool(
     "search", False, "Ranks meshes, rematerialisation and micro-batches instead of planning one."
 )
 BATCHES = flags.DEFINE_list("batches", [], "Values of data.batch_size that --search tries; the config's if not given.")
-SERVE_CHECK = flags.DEFINE_bool("serve_check", False, "Says whether the model fits for inference.")
-BATCH = flags.DEFINE_integer("batch", 1, "Rows that --serve_check serves at a time.", lower_bound=1)
-CONTEXT = flags.DEFINE_integer("context", None, "Tokens of a row in --serve_check; model.context_length if not given.")
+SERVE = flags.DEFINE_bool("serve", False, "Plans inference instead of training.")
+flags.DEFINE_alias("serve_check", "serve")
+MODEL = flags.DEFINE_string("model", None, "With --serve: a published model, such as llama-3.1-8b, as bfloat16.")
+RUN = cli.define_path("run", None, "With --serve: the model of a run folder or of a Hugging Face folder.")
+ROWS = flags.DEFINE_integer("rows", 1, "Rows that --serve serves at a time.", lower_bound=1)
+flags.DEFINE_alias("batch", "rows")
+CONTEXT = flags.DEFINE_integer("context", None, "Tokens of a row with --serve; the model's context if not given.")
+JSON = flags.DEFINE_bool("json", False, "With --serve: prints one JSON object instead of tables.")
 
 EXIT_DOES_NOT_FIT = 1
 NUM_COMPILED = 3  # programs that --search --compile wants to see fit
@@ -66,24 +77,26 @@ def main(argv: list[str]) -> int:
     """Reads the flags and prints the plan."""
     if argv[1:]:
         raise UserError(f"unexpected argument {argv[1]!r}; flags look like --topology=v5p:4x4x4")
+    if SERVE.value:
+        return _serve()
+    for flag in (MODEL, RUN, JSON, CONTEXT):
+        if flag.value:
+            raise UserError(f"--{flag.name} is for --serve; for a training step give --config, and no --{flag.name}")
     if CONFIG.value is None:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
-    if TOPOLOGY.value is None:
-        raise UserError("--topology is missing: which chips? Try --topology=v5p:4x4x4")
-    if SEARCH.value and (SERVE_CHECK.value or MESH.value is not None):
-        raise UserError("--search chooses the mesh of a training step: give it without --mesh and --serve_check")
+    topology = _topology()
+    if SEARCH.value and MESH.value is not None:
+        raise UserError("--search chooses the mesh of a training step: give it without --mesh and --serve")
     if BATCHES.value and not SEARCH.value:
         raise UserError("--batches are for --search; for one plan give --set data.batch_size=64")
     from train.parallel.planner.chips import parse_cluster
     from train.parallel.planner.compiled import check_cluster, prepare_environment
 
-    cluster = parse_cluster(TOPOLOGY.value, SLICES.value)
+    cluster = parse_cluster(topology, SLICES.value)
     if COMPILE.value:
         check_cluster(cluster)
         prepare_environment()
     experiment = cli.experiment_from(CONFIG.value, SET.value, cli.mesh_from_flag(MESH))
-    if SERVE_CHECK.value:
-        return _serve_check(experiment, cluster)
     return _search(experiment, cluster) if SEARCH.value else _plan(experiment, cluster)
 
 
@@ -151,13 +164,53 @@ def _batches() -> list[int]:
     return [int(text) for text in BATCHES.value]
 
 
-def _serve_check(experiment: "Experiment", cluster: "Cluster") -> int:
-    from train.parallel.planner.serving import serve_plan
+def _topology() -> str:
+    if TOPOLOGY.value is None:
+        raise UserError("--topology is missing: which chips? Try --topology=v5p:4x4x4")
+    return TOPOLOGY.value
 
-    context = experiment.model.context_length if CONTEXT.value is None else CONTEXT.value
-    plan = serve_plan(experiment.model, cluster, BATCH.value, context)
-    cli.print_escaped("\n".join(plan.lines))
+
+def _serve() -> int:
+    """Plans inference."""
+    for flag in (SEARCH, COMPILE, BATCHES):
+        if flag.value:
+            raise UserError(f"--{flag.name} is about a training step: give it without --serve")
+    given = [flag for flag in (CONFIG, MODEL, RUN) if flag.value is not None]
+    if len(given) != 1:
+        raise UserError("--serve plans one model: give one of --config=FILE, --model=llama-3.1-8b and --run=FOLDER")
+    if SET.value and CONFIG.value is None:
+        raise UserError(f"--set={SET.value[0]} changes a field of --config; give it without --{given[0].name}")
+    topology = _topology()
+    from train.parallel.planner.chips import parse_cluster
+    from train.parallel.planner.serving import Devices
+    from train.parallel.planner.serving_plan import serve_plan
+
+    config, table = _served_model()
+    devices = Devices(parse_cluster(topology, SLICES.value), cli.mesh_from_flag(MESH), table)
+    plan = serve_plan(config, devices, ROWS.value, config.context_length if CONTEXT.value is None else CONTEXT.value)
+    if JSON.value:
+        print(streams.as_json(plan.as_json()))
+    else:
+        cli.print_escaped("\n".join(plan.lines()))
     return 0 if plan.fits else EXIT_DOES_NOT_FIT
+
+
+def _served_model() -> "tuple[ModelConfig, Sharding]":
+    """The model of the one flag that names it, and its sharding table. Raises UserError if there is none."""
+    from model.parameters.precision import Precision
+    from train.parallel.table import Sharding
+
+    if CONFIG.value is not None:
+        experiment = cli.experiment_from(CONFIG.value, SET.value, None)
+        return experiment.model, experiment.sharding
+    if MODEL.value is not None:
+        from model.families.sizes import published
+
+        precision = Precision(parameters="bfloat16", compute="bfloat16")
+        return dataclasses.replace(published(MODEL.value), precision=precision), Sharding()
+    from train.conversion.loading import described_model
+
+    return described_model(RUN.value)
 
 
 def _cache_folder() -> pathlib.Path | None:

@@ -34,6 +34,15 @@ def test_prints_json_alone(config, command):
     assert found["set"] == ["data.batch_size=16"]
 
 
+def test_decoding(config, command):
+    arguments = ("--decode", "--rows=1", "--contexts=4", "--steps=2", "--warmup=1", "--json")
+    status, printed = command("launch.bench", f"--config={config}", *arguments)
+    assert status == 0, printed
+    found = json.loads(printed)
+    assert [(cell["rows"], cell["context"], len(cell["token_seconds"])) for cell in found["cells"]] == [(1, 4, 2)]
+    assert found["cells"][0]["bandwidth_share"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -41,6 +50,12 @@ def test_prints_json_alone(config, command):
         (["--config=nothing.py"], "nothing.py"),
         (["--config={config}", "--steps=0"], "flag --steps=0: 0 is not a positive integer"),
         (["--config={config}", "here"], "unexpected argument 'here'"),
+        (["--config={config}", "--rows=4"], "--rows is for --decode"),
+        (["--config={config}", "--decode", "--rows=0"], "'0' is no number from 1"),
+        (["--config={config}", "--decode", "--model=llama-2-7b"], "--decode measures one model"),
+        (["--config={config}", "--decode", "--trace=2"], "--trace has one number of rows; got --rows=1,8"),
+        (["--config={config}", "--decode", "--per_second=2"], "--per_second is for --trace"),
+        (["--decode", "--model=llama-2-7c"], "no published model is called 'llama-2-7c'"),
         (["--config={config}", "--mesh=fsdp=3"], "does not multiply to the 8 devices here"),
     ],
 )

@@ -1,6 +1,10 @@
 """launch.plan: a plan on standard output, a status that says whether it fits, errors in one line."""
 
+import json
+
 import pytest
+
+from model.families.sizes import SIZES
 
 MODULE = "launch.plan"
 
@@ -65,11 +69,11 @@ def test_searches_and_inference(call, config):
             given("--topology=h100:1x2", "--search", "--batches=8,16"),
             given("--topology=v5e:1x2", "--search", "--set", "model.width=1048576", "--set", "model.vocab_size=262144"),
             given("--topology=v5e:2x2", "--serve_check", "--batch=3"),
-            given("--topology=v5e:2x2", "--serve_check", "--batch=100000000"),
+            given("--topology=v5e:2x2", "--serve", "--rows=100000000"),
             given("--topology=v5e:2x2", "--search", "--mesh=fsdp=4"),
             given("--topology=v5e:2x2", "--search", "--batches=8,many"),
             given("--topology=v5e:2x2", "--batches=8"),
-            given("--topology=v5e:2x2", "--serve_check", "--context=100000"),
+            given("--topology=v5e:2x2", "--serve", "--context=100000"),
             given("--topology=h100:1x8", "--compile"),
         ],
     )
@@ -89,6 +93,43 @@ def test_searches_and_inference(call, config):
             "--batches are for --search",
             "--context=100000: the model reads 1 to ",
             "jax compiles for a h100 only where there is one",
+        ),
+        strict=True,
+    ):
+        assert words in answer.err
+        assert answer.out == ""
+
+
+def test_inference_of_named_models(call, config, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(dict(SIZES["llama-3.1-8b"])))
+    h100 = ["--topology=h100:1x2", "--serve", "--context=1024"]
+    answers = call(
+        MODULE,
+        [
+            ["--model=llama-3.1-8b", "--mesh=tensor=2", "--json", *h100],
+            [f"--run={tmp_path}", *h100],
+            ["--model=llama-3.1-8c", *h100],
+            ["--model=llama-3.1-8b", f"--config={config}", *h100],
+            ["--model=llama-3.1-8b", "--set=model.width=4", *h100],
+            ["--model=llama-3.1-8b", "--search", *h100],
+            ["--model=llama-3.1-8b", "--serve"],
+            [f"--config={config}", "--topology=h100:1x2", "--json"],
+        ],
+    )
+    assert [answer.status for answer in answers] == [0, 0, 2, 2, 2, 2, 2, 2]
+    found = json.loads(answers[0].out)
+    assert found["token_bytes"] == 131_072
+    assert found["formats"]["bfloat16"]["weights"] == pytest.approx(8_030_261_248, rel=1e-3)
+    assert "inference on h100:1x2: 2 chips, 1 row of 1,024 tokens" in answers[1].out
+    for answer, words in zip(
+        answers[2:],
+        (
+            "no published model is called 'llama-3.1-8c'",
+            "give one of --config=FILE, --model=llama-3.1-8b and --run=FOLDER",
+            "--set=model.width=4 changes a field of --config",
+            "--search is about a training step",
+            "--topology is missing",
+            "--json is for --serve",
         ),
         strict=True,
     ):

@@ -3,7 +3,11 @@
 import dataclasses
 from typing import NoReturn
 
+from model.config import ModelConfig
 from model.errors import UserError
+from model.families import published_model
+from model.parameters.precision import Dtype, Precision
+from train import experiment as experiments
 from train.conversion.origin import method_of
 from train.conversion.reading import open_published, read_params
 from train.data.tokenizers.interface import make_tokenizer
@@ -11,6 +15,7 @@ from train.files.files import read_json
 from train.files.paths import AnyPath, user_path
 from train.files.remote import convert_read_errors, print_to_stderr
 from train.parallel.mesh import Mesh
+from train.parallel.table import Sharding
 from train.run.loading import LoadedRun, load_run
 
 
@@ -44,6 +49,22 @@ def is_published(folder: AnyPath) -> bool:
     with convert_read_errors(folder):
         path = folder / "config.json"
         return path.is_file() and bool({"model_type", "architectures"} & read_json(path, "get it again").keys())
+
+
+def described_model(folder: str | AnyPath) -> tuple[ModelConfig, Sharding]:
+    """Returns the model that a run folder or a Hugging Face folder describes, and its sharding table; reads no weights.
+
+    A Hugging Face folder that names no format of its weights counts as bfloat16. Raises UserError if there is neither.
+    """
+    folder = user_path(folder)
+    if not is_published(folder):
+        experiment = experiments.load(folder)
+        return experiment.model, experiment.sharding
+    with convert_read_errors(folder):
+        values = read_json(folder / "config.json", "get it again")
+    dtype: Dtype = "float32" if "float32" in (values.get("dtype"), values.get("torch_dtype")) else "bfloat16"
+    config = published_model(values).read().config
+    return dataclasses.replace(config, precision=Precision(parameters=dtype, compute=dtype)), Sharding()
 
 
 def load_published(folder: AnyPath, *, mesh: Mesh | None = None) -> PublishedModel:

@@ -18,6 +18,8 @@ _SLOWER_BOARDS: dict[str, dict[str, float]] = {
     "H100 PCIe": {"bfloat16": 756.5, "float32": 378, "float8": 1513, "int8": 1513},
     "TPU v4 lite": {},  # an inference chip, not the v4
 }
+# Bytes a second of their memories, by the same data sheets, in units of 10^12.
+_MEMORIES_OF_BOARDS = {"H200 NVL": 4.8, "H100 NVL": 3.9, "H100 PCIe": 2.0, "TPU v4 lite": None}
 _FORMATS = {"bf16": "bfloat16", "fp8": "float8", "int8": "int8"}  # of chips.py
 
 
@@ -73,3 +75,11 @@ def _known(device_kind: str) -> list[tuple[str, dict[str, float]]]:
         peaks["float32"] = peaks["bfloat16"] if chip.float32 is None else chip.float32 / TERA
         named |= dict.fromkeys(chip.kinds, peaks)
     return [(kind, peaks) for kind, peaks in named.items() if kind.lower() in device_kind.lower()]
+
+
+def memory_rate(device_kind: str) -> float | None:
+    """The published bytes a second between one device and its memory; None where none is known (a CPU)."""
+    rates = {kind: chip.hbm_rate / chip.devices for chip in CHIPS.values() for kind in chip.kinds}
+    boards = {kind: None if rate is None else rate * TERA for kind, rate in _MEMORIES_OF_BOARDS.items()}
+    found = [(kind, rate) for kind, rate in (rates | boards).items() if kind.lower() in device_kind.lower()]
+    return max(found, key=lambda each: len(each[0]), default=("", None))[1]

@@ -121,7 +121,7 @@ COMMANDS = {
     "launch.report": "run curve",
     "launch.convert": "from to run parameters compute context_length checkpoint like family accept",
     "launch.quickstart": "set hard_stop num_files file_tokens",
-    "launch.plan": "config set topology slices mesh",
+    "launch.plan": "config set topology slices mesh serve model run rows context json",
     "launch.compare": "a b text documents html",
     "launch.parity": "a b set_a set_b mesh_b batch_size sequence_length documents seed noise tolerance",
     "launch.replay": "run step rows shown mesh",

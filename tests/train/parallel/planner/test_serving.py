@@ -12,12 +12,12 @@ from model.errors import UserError
 from model.families.sizes import published
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import Gated
-from model.layers import Except
 from model.parameters.precision import Precision
 from model.recurrent import LSTM
 from model.vocabulary.embedding import Tied, Untied
+from train.parallel.mesh import Mesh
 from train.parallel.planner.chips import parse_cluster
-from train.parallel.planner.serving import longest_context, row_bytes, serve_plan, weights_of
+from train.parallel.planner.serving import Devices, in_format, longest_context, row_bytes, token_bytes, weights_of
 
 BF16 = Precision(compute="bfloat16")
 MODEL = ModelConfig(
@@ -80,44 +80,59 @@ def test_a_step_reads_the_experts_that_rows_choose():
     assert many.read - few.read == pytest.approx(experts * (1 - 2 / 8), rel=1e-6)
 
 
-def test_a_plan_says_what_fits_and_what_bounds_the_speed():
-    cluster = parse_cluster("v5e:1x1")
-    config = dataclasses.replace(published("llama-2-7b"), precision=BF16)
-    plan = serve_plan(config, cluster, 4, 4096)
-    text = "\n".join(plan.lines)
-    row = 32 * 2 * 4096 * 2 * 4096
-    assert row == row_bytes(config, 4096)
-    assert plan.fits  # in int8
-    weights, limit = weights_of(config, "bfloat16", 4), 16 * 2**30
-    too_much = weights.stored + 4 * row + 4 * 4 * 32000 - limit
-    assert f"does not fit: {too_much / 2**30:.2f} GiB too much; 1 row of 4,096 tokens (4,096 tokens)" in text
-    left = limit - weights_of(config, "int8", 4).stored - 4 * 4 * 32000
-    longest = longest_context(config, 4, left)
-    assert 4 * row_bytes(config, longest) <= left < 4 * row_bytes(config, longest + 1)
-    assert (
-        f"fits; room for {int(left // row)} rows of 4,096 tokens ({int(left // row) * 4096:,} tokens), or 4 rows of {longest:,}"
-        in text
-    )
-    seconds = (weights.read + 4 * row) / 819e9
-    assert f"{1e3 * seconds:.2f} ms, {1 / seconds:.1f} tokens/s a row, {4 / seconds:,.0f} in all" in text
-    assert "524kB for one token more" in text
-    assert not serve_plan(config, cluster, 64, 4096).fits
+def test_the_bandwidth_bounds_llama_8b_on_an_h100_as_published():
+    config = dataclasses.replace(published("llama-3.1-8b"), precision=BF16)
+    found = in_format(config, Devices(parse_cluster("h100:1x1")), "bfloat16", 1, 1024, (1, 64))
+    assert found.stored == 2 * 8_030_261_248
+    assert token_bytes(config, 1024) == 32 * 2 * 8 * 128 * 2
+    # Published bounds, 190 to 209 tokens/s, divide by all weights; a step does not read the table of tokens.
+    assert 190 < 3.35e12 / found.stored < 209
+    table = 2 * 128_256 * 4096
+    assert found.steps[0].seconds["memory"] == pytest.approx((found.stored - table + 1024 * 131_072) / 3.35e12)
+    assert found.steps[0].row_rate == pytest.approx(221, abs=1)
+    assert found.steps[0].limit == "memory"
+    flops = 2 * (found.stored - table) / 2 + 32 * 2 * 2 * 4096 * 1024  # of one token: matrices, queries and values
+    assert found.steps[1].seconds["operations"] == pytest.approx(64 * flops / 989.5e12, rel=1e-3)
+    assert found.prefill_rate == pytest.approx(989.5e12 / (2 * 6.98e9), rel=0.03)  # no logits, half the pairs
 
 
-def test_layers_of_two_kinds_are_told_apart():
-    config = dataclasses.replace(
-        MODEL,
-        exceptions=(
-            Except(layers=":1", mixer=GroupedQuery(num_heads=8, num_kv_heads=2, pattern=SlidingWindow(size=64))),
-        ),
-    )
-    text = "\n".join(serve_plan(config, parse_cluster("h100:1x1"), 1, 2048).lines)
-    assert "  1 layers  RingCache of 64 slots" in text
-    assert "  3 layers  ContiguousCache of 2,048 slots" in text
-    assert "fits; room for" in text
+def test_the_latents_of_deepseek_v3_take_70_kilobytes_a_token():
+    config = dataclasses.replace(published("deepseek-v3"), precision=BF16)
+    assert token_bytes(config, 4096) == 61 * (512 + 64) * 2 == 70_272
 
 
-def test_a_context_that_the_model_does_not_read_is_refused():
-    for context in (0, 4097):
-        with pytest.raises(UserError, match=f"--context={context}: the model reads 1 to 4,096 tokens"):
-            serve_plan(MODEL, parse_cluster("h100:1x1"), 1, context)
+def test_a_window_stops_growing():
+    config = dataclasses.replace(MODEL, mixer=GroupedQuery(num_heads=8, num_kv_heads=2, pattern=SlidingWindow(size=64)))
+    assert token_bytes(config, 64) == 4 * 2 * 2 * 32 * 2
+    assert token_bytes(config, 65) == 0
+
+
+def test_a_mesh_splits_weights_and_caches_by_the_table():
+    cluster = parse_cluster("h100:1x4")
+    whole = weights_of(MODEL, "bfloat16", 8)
+    norms = 2 * 9 * 256
+    tensor = Devices(cluster, Mesh(tensor=2))  # data=2
+    split = weights_of(MODEL, "bfloat16", 8, tensor)
+    assert split.stored == (whole.stored - norms) / 2 + norms
+    assert split.received == 0
+    assert tensor.cache_bytes(MODEL, 8, 1024) == 8 * row_bytes(MODEL, 1024) / 4
+    assert tensor.cache_bytes(MODEL, 3, 1024) == 4 * row_bytes(MODEL, 1024) / 4  # filled up to 4 rows
+    wide = Devices(cluster, Mesh(tensor=4))  # two heads are not split four ways: each device has both
+    assert wide.cache_bytes(MODEL, 1, 1024) == row_bytes(MODEL, 1024)
+
+
+def test_gathered_weights_are_received_from_other_devices():
+    cluster = parse_cluster("h100:1x4")
+    whole = weights_of(MODEL, "bfloat16", 8)
+    gathered = weights_of(MODEL, "bfloat16", 8, Devices(cluster, Mesh(fsdp=4)))
+    assert gathered.stored == whole.stored / 4
+    assert gathered.read == whole.read
+    assert gathered.received == whole.read * 3 / 4
+    step = in_format(MODEL, Devices(cluster, Mesh(fsdp=4)), "bfloat16", 4, 512, (4,)).steps[0]
+    assert step.seconds["network"] == gathered.received / 450e9
+    assert step.limit == "network"
+
+
+def test_a_mesh_that_does_not_fit_is_refused():
+    with pytest.raises(UserError, match=r"--mesh=tensor=3 does not multiply to the 4 devices of h100:1x4"):
+        Devices(parse_cluster("h100:1x4"), Mesh(data=1, tensor=3))
