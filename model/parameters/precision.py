@@ -25,9 +25,10 @@ class Precision:
     cast to the format `parameters`, which the optimizer's moments have too; in bfloat16, parameters and moments lose
     small updates (train/optimizers/rounding.py). `products` is the format of the factors of products with the matrices
     inside the layers: "compute", or 8 bits (model/parameters/quantized_products.py); embedding, unembedding, routing
-    and attention never have 8 bits. `weights` is the format of matrices of a model for inference alone, which
-    `launch.convert --quantize` writes (model/parameters/quantized_weights.py). JAX decides how a device multiplies two float32 matrices: TPUs and recent GPUs
-    round the factors to fewer bits unless `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
+    and attention never have 8 bits. `weights` is the format of the matrices of a model for inference alone, as
+    `launch.convert --quantize` writes it (model/parameters/quantized_weights.py). JAX decides how a device multiplies
+    two float32 matrices: TPUs and recent GPUs round the factors to fewer bits unless
+    `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
     """
 
     parameters: Dtype = "float32"

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.layout import Layout
-from model.parameters import cpu_matmul
+from model.parameters import cpu_matmul, quantized_matmul
 from model.parameters.mixed_precision import cast_like, weight_einsum
-from model.parameters import quantized_matmul
 from model.parameters.quantized_products import quantized_einsum
 from model.parameters.quantized_weights import QuantizedMatrix
 from model.parameters.specs import Products

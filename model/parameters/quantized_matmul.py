@@ -52,7 +52,7 @@ def integer_matmul(
     scales_GN = w.scales[...].reshape(-1, math.prod(outputs))
     token_scale_M1 = jnp.max(jnp.abs(x_MK), -1, keepdims=True) * jnp.float32(1 / 127)
     token_scale_M1 = jnp.where(token_scale_M1 >= 2.0**-126, token_scale_M1, 1.0)
-    rest_GMK, weight, rows = x_GMK / token_scale_M1, 1.0, []
+    rest_GMK, rows = x_GMK / token_scale_M1, []
     for _ in range(digits):
         digit_GMK = jnp.round(rest_GMK)
         rows.append(digit_GMK.astype(jnp.int8))

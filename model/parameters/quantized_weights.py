@@ -162,9 +162,7 @@ def unpack(x: jax.Array, axis: int) -> jax.Array:
 
 def dequantize(values: jax.Array, scales: jax.Array) -> jax.Array:
     """Returns values times their scales, float32; values are not packed."""
-    shape = [
-        n for size, count in zip(values.shape, scales.shape, strict=True) for n in (count, size // count)
-    ]
+    shape = [n for size, count in zip(values.shape, scales.shape, strict=True) for n in (count, size // count)]
     factors = scales.reshape([n for count in scales.shape for n in (count, 1)])
     return (values.astype(jnp.float32).reshape(shape) * factors).reshape(values.shape)
 
@@ -199,7 +197,7 @@ class QuantizedMatrix(nnx.Module):
 
 
 def fast_to_read(params: Any, specs: Any) -> Any:
-    """Returns parameters with values that a CPU converts fast: int8 for int4, bfloat16 for float8; numbers are the same.
+    """Returns the same numbers with values that a CPU converts fast: int8 for int4, bfloat16 for float8.
 
     XLA on a CPU takes several times as long to unpack int4, or to convert float8, as to multiply with the result
     (tests/benchmarks/README.md).

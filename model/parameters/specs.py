@@ -95,9 +95,7 @@ ROLES: dict[Role, Traits] = {
     "decay_rate": dataclasses.replace(_VECTOR, compute_dtype="float32"),
     "decay_bias": dataclasses.replace(_VECTOR, compute_dtype="float32"),
     "load_bias": Traits(weight_decay=False, storage_dtype="float32", compute_dtype="float32", trained=False),
-    "quantization_scale": Traits(
-        weight_decay=False, storage_dtype="float32", compute_dtype="float32", trained=False
-    ),
+    "quantization_scale": Traits(weight_decay=False, storage_dtype="float32", compute_dtype="float32", trained=False),
 }
 
 
