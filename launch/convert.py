@@ -148,7 +148,7 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
 def _quantize(run: AnyPath, target: pathlib.Path) -> int:
     from train.conversion.quantizing import parse_option, quantize_run
 
-    option = parse_option(QUANTIZE.value, ACTIVATIONS.value)
+    option = parse_option(QUANTIZE.value or "", ACTIVATIONS.value)
     mesh = cli.mesh_from_flag(MESH)
     _print_written(target, quantize_run(run, target, option, checkpoint=CHECKPOINT.value or "latest", mesh=mesh))
     return 0
