@@ -96,7 +96,7 @@ def test_scales_and_numbers_are_those_of_a_loop(matrix, option):
     if option.format == "float8":  # three bits of mantissa; numbers below 2^-6 are multiples of 2^-9
         bound = np.maximum(np.abs(matrix) / 16, largest / 1024) * 1.00001
     assert np.all(np.abs(found - matrix) <= bound)
-    assert np.abs(found - matrix).max() > 0.3 * bound.max()  # no better than it says
+    assert np.abs(found - matrix).max() > 0.3 * bound[largest < 1].max()  # no better than it says; 1 is of zeros
 
 
 def test_bytes(matrix):
