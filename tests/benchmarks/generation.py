@@ -1,10 +1,12 @@
 """Seconds to generate four texts: this checkout and others, each in a process of its own, in turn.
 
     python -m tests.benchmarks.generation [--other=../old] [--rounds=3] [--transformers]
+    python -m tests.benchmarks.generation --quantize float32 int8 int8+int8 int4:64
 
 A random LLaMA of 55 million parameters (12 layers, width 512, 8 heads, vocabulary 32,000, tied) with a context of 2,048
 continues 4 prompts of 64 tokens for 128 more, greedily, in float32. Every process compiles first. Prints the
-median, the least and the most of the rounds for each, and whether all checkouts wrote the same tokens.
+median, the least and the most of the rounds for each, and whether all checkouts wrote the same tokens. With --quantize it
+compares formats of weights instead, after a plus that of activations, in a model with a separate unembedding.
 """
 
 import argparse
@@ -53,6 +55,18 @@ options = dict(max_new_tokens={NEW}, min_new_tokens={NEW}, do_sample=False, pad_
 work = lambda: model.generate(prompts, attention_mask=torch.ones_like(prompts), **options)[:, {PROMPT}:].tolist()
 """
 
+# Follows CAIRN: the same model with a separate unembedding, and quantised unless FORMAT is float32.
+QUANTIZED = """
+import dataclasses
+from model.parameters.precision import Precision
+from model.vocabulary.embedding import Untied
+from train.conversion.quantizing import parse_option
+
+weights = None if FORMAT == "float32" else parse_option(*FORMAT.split("+"))
+config = dataclasses.replace(config, unembedding=Untied(), precision=Precision(weights=weights))
+params = jax.jit(init, static_argnums=0)(config, jax.random.key(0))
+"""
+
 LOOP = """
 work()
 print("ready", flush=True)
@@ -93,8 +107,11 @@ def main() -> None:
     parser.add_argument("--other", type=path, action="append", default=[], help="another checkout; may be repeated")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--transformers", action="store_true", help="also the model of Hugging Face")
+    parser.add_argument("--quantize", nargs="+", default=[], help="formats of weights, and float32")
     given = parser.parse_args()
     programs = {str(root): (CAIRN, root) for root in (ROOT, *given.other)}
+    if given.quantize:
+        programs = {name: (f"FORMAT = {name!r}\n{CAIRN}{QUANTIZED}", ROOT) for name in given.quantize}
     if given.transformers:
         require_torch("parity")
         programs["transformers"] = (TRANSFORMERS, ROOT)
@@ -110,6 +127,8 @@ def main() -> None:
     for name, times in seconds.items():
         print(f"{name}: median {statistics.median(times):.2f} s, {min(times):.2f} to {max(times):.2f}, n={len(times)}")
     ours = [text for name, text in texts.items() if name != "transformers"]
+    if given.quantize:
+        return
     print("the same tokens" if all(text == ours[0] for text in ours) else "the checkouts wrote other tokens")
 
 
