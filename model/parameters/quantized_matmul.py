@@ -7,8 +7,8 @@ in blocks that stay in the cache: the memory is read in 8 bits.
 In integers: y = s_x (x_1 W_1 s_1 + x_2 W_2 s_2 + ...) over groups of inputs, where x is round(x / s_x) with
 s_x = max |x| / 127 of the token. Sums are exact in int32, so a row depends on no other.
 
-On a CPU one or two rows are multiplied in integers too, since XLA has no fast product of them with a matrix that it
-makes; x is then split into three digits of 8 bits, s_x (d_1 + d_2 / 254 + d_3 / 254^2), as exact as float32.
+On a CPU few rows are multiplied in integers too, since XLA takes several times as long to make the matrix as to read it;
+x is then split into three digits of 8 bits, s_x (d_1 + d_2 / 254 + d_3 / 254^2), as exact as float32.
 """
 
 import math
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from model.layout import SEQUENCE_AXES, Layout
 from model.parameters.quantized_weights import QuantizedMatrix, dequantize
 
-FEW_ROWS = 2
+FEW_ROWS = 32  # on a CPU
 BLOCK = 1 << 21  # numbers that stay in the cache
 MOST_SUMS = 1 << 24  # numbers of the partial sums of all groups
 BASE = 254.0  # of digits, each from -127 to 127
