@@ -7,7 +7,7 @@ in blocks that stay in the cache: the memory is read in 8 bits.
 In integers: y = s_x (x_1 W_1 s_1 + x_2 W_2 s_2 + ...) over groups of inputs, where x is round(x / s_x) with
 s_x = max |x| / 127 of the token. Sums are exact in int32, so a row depends on no other.
 
-On a CPU few rows are multiplied in integers too, since XLA takes several times as long to make the matrix as to read it;
+On a CPU few rows are multiplied in integers too, since making the matrix takes several times as long as reading it;
 x is then split into three digits of 8 bits, s_x (d_1 + d_2 / 254 + d_3 / 254^2), as exact as float32.
 """
 
