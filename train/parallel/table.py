@@ -164,8 +164,7 @@ def parameter_mesh_axes(
 ) -> list[tuple[str, ...]]:
     """The mesh axes that each axis of a parameter is split over; `sizes` has the size of each mesh axis.
 
-    They need not divide it: only a latent takes just those that do, and so does an axis whose groups share a scale of a
-    quantised matrix ("embed_groups").
+    They need not divide it: only a latent and an axis of groups that share a scale ("embed_groups") take those that do.
     """
     known = list(axes)
     for i, (axis, size) in enumerate(zip(axes, shape, strict=True)):
