@@ -62,7 +62,7 @@ def test_convert(call, folders, tiny_run):
     assert failed == answers.keys() - {"read", "write", "like", "quantize", "quantize, reading"}
     assert all(answers[name].status == 0 for name in answers.keys() - failed)
     assert answers["quantize"].out.endswith(" parameters as float32 and int4:32\n")
-    assert " parameters as float32 and int8\n" in answers["quantize, reading"].out
+    assert " parameters as bfloat16 and int8\n" in answers["quantize, reading"].out
     assert "--quantize=int5: expected int8, int4 or fp8" in answers["quantize what"].err
     assert "--like has no effect with --quantize" in answers["quantize, like"].err
     assert "--activations is about quantised weights" in answers["activations"].err
