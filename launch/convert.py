@@ -12,11 +12,16 @@ config.json that describes its model or the name of a published model, or with -
 checkpoint are written; damage of its optimizer state is noticed only when the run is trained further.
 
     python -m launch.convert --run=runs/mine --to=models/mine --like=models/Qwen3-0.6B/config.json
+
+With --quantize the run folder that is written has matrices of 8 or 4 bits, for inference; --to is then a run folder:
+
+    python -m launch.convert --from=models/Llama-3.2-1B --run=runs/llama-1b-int8 --quantize=int8
+    python -m launch.convert --run=runs/mine --to=runs/mine-int4 --quantize=int4:64
 """
 
 import pathlib
 import sys
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from absl import flags
 
@@ -24,8 +29,13 @@ from launch.command import cli
 from model.errors import UserError
 from train.files.paths import AnyPath, local_path, user_path
 
+if TYPE_CHECKING:
+    from train.experiment import Experiment
+
 FROM = cli.define_path("from", None, "The Hugging Face folder to read.")
-TO = cli.define_path("to", None, "The Hugging Face folder to write; it must not exist.")
+TO = cli.define_path(
+    "to", None, "The Hugging Face folder to write, or with --quantize the run folder; it must not exist."
+)
 RUN = cli.define_path("run", None, "The run folder to write or to read.")
 PARAMETERS = flags.DEFINE_enum(
     "parameters",
@@ -63,6 +73,18 @@ ACCEPT = flags.DEFINE_multi_string(
     "(rope_scaling.factor): right only if the model computes the same without it. Give the flag once for each key; the "
     "run folder records them.",
 )
+QUANTIZE = flags.DEFINE_string(
+    "quantize",
+    None,
+    "Writes a run folder whose matrices are quantised: int8, int4 or fp8, and after a colon how many inputs share a "
+    "scale (int4:32 to int4:128); without it int4 takes 64 and the others all inputs. Such a run is not trained.",
+)
+ACTIVATIONS = flags.DEFINE_enum(
+    "activations",
+    None,
+    ["compute", "int8"],
+    "With --quantize=int8 or int4: int8 rounds the activations of each token too, and multiplies integers.",
+)
 MESH = cli.define_mesh()
 
 
@@ -82,7 +104,17 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--like={LIKE.value} names the family too; leave out --family={FAMILY.value}")
     if ACCEPT.value and not source and LIKE.value is None:
         raise UserError("--accept is about the config.json of --from or --like; leave it out")
+    if ACTIVATIONS.value is not None and QUANTIZE.value is None:
+        raise UserError("--activations is about quantised weights; give --quantize=int8, or leave it out")
+    if target and QUANTIZE.value is not None:
+        for flag in (FAMILY, LIKE):
+            if flag.value is not None:
+                raise UserError(f"--{flag.name} has no effect with --quantize, which writes a run folder; leave it out")
+        if ACCEPT.value:
+            raise UserError("--accept has no effect with --quantize, which writes a run folder; leave it out")
     cli.prepare_jax(keep_memory=False)
+    if target and QUANTIZE.value is not None:
+        return _quantize(user_path(RUN.value), local_path(target, "a run folder that is written"))
     if source:
         return _read(user_path(source), local_path(RUN.value, "a run folder that is written"))
     return _write(user_path(RUN.value), local_path(target or "", "a folder of weights that is written"))
@@ -90,6 +122,7 @@ def main(argv: list[str]) -> int:
 
 def _read(source: AnyPath, run: pathlib.Path) -> int:
     from model.parameters.precision import Dtype
+    from train.conversion.quantizing import parse_option
     from train.conversion.reading import read_published
     from train.data.tokenizers.interface import load_tokenizer
 
@@ -101,17 +134,34 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
         context_length=CONTEXT_LENGTH.value,
         mesh=cli.mesh_from_flag(MESH),
         accept=ACCEPT.value,
+        weights=None if QUANTIZE.value is None else parse_option(QUANTIZE.value, ACTIVATIONS.value),
     )
-    from model.cost import count_parameters
-
-    precision = experiment.model.precision
-    cli.print_escaped(f"{run}: {count_parameters(experiment.model).total:,} parameters as {precision.parameters}")
+    _print_written(run, experiment)
     if experiment.text.tokenizer is not None and (warning := load_tokenizer(run / "data").warning()) is not None:
         print(f"WARNING: {warning}", file=sys.stderr)
     if experiment.text.tokenizer is None:
         print("WARNING: no tokenizer.json or tokenizer.model there: the run can be trained further and written back,")
         print("         but launch.evaluate and launch.generate need a tokenizer")
     return 0
+
+
+def _quantize(run: AnyPath, target: pathlib.Path) -> int:
+    from train.conversion.quantizing import parse_option, quantize_run
+
+    option = parse_option(QUANTIZE.value or "", ACTIVATIONS.value)
+    mesh = cli.mesh_from_flag(MESH)
+    _print_written(target, quantize_run(run, target, option, checkpoint=CHECKPOINT.value or "latest", mesh=mesh))
+    return 0
+
+
+def _print_written(run: pathlib.Path, experiment: "Experiment") -> None:
+    from model.cost import count_parameters
+
+    precision = experiment.model.precision
+    as_text = (
+        precision.parameters if precision.weights is None else f"{precision.parameters} and {precision.weights.text}"
+    )
+    cli.print_escaped(f"{run}: {count_parameters(experiment.model).total:,} parameters as {as_text}")
 
 
 def _write(run: AnyPath, target: pathlib.Path) -> int:

@@ -131,6 +131,12 @@ class ModelConfig:
             exceptions=tuple(dataclasses.replace(one, mixer=scaled(one.mixer)) for one in self.exceptions),
         )
 
+    def unquantized(self) -> "ModelConfig":
+        """Returns the model before its matrices were quantised."""
+        if self.precision.weights is None:
+            return self
+        return dataclasses.replace(self, precision=dataclasses.replace(self.precision, weights=None))
+
     def _layer_choices(self) -> list[dict[str, tuple[str, Any]]]:
         """Returns, for every layer and kind of mechanism, the path of the field that chose it, and the choice."""
         position = NoPositions() if self.position.adds_to_embedding else self.position

@@ -65,7 +65,7 @@ class ParameterCount:
 
 def count_parameters(config: ModelConfig) -> ParameterCount:
     """Returns the exact number of parameters of a model. Raises UserError for options that clash."""
-    tree = abstract_params(config)
+    tree = abstract_params(config.unquantized())
     table = {name: part for name, part in tree["embedding"].items() if not name.startswith("output")}
     vectors = tree.get("per_layer", {})
     return ParameterCount(

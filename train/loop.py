@@ -43,7 +43,7 @@ from train.report import write_report
 from train.run import folder as run_folder
 from train.run import parameter_table as parameters
 from train.run import together
-from train.run.checks import check_mesh, check_vocabulary, is_finished
+from train.run.checks import check_mesh, check_vocabulary, is_finished, refuse_quantized
 from train.run.clock import Clock
 from train.run.environment import record_session
 from train.run.metrics import MetricsWriter, NoMetrics, read_metrics
@@ -129,6 +129,7 @@ def _begin(
     Returns the dataset's folder, and appends the dataset to `opened`; or returns the outcome if there is nothing to
     train.
     """
+    refuse_quantized(experiment.model, f"{run}: training")
     check_mesh(experiment)
     parameters.check_memory(experiment, make_mesh(experiment.mesh))
     refuse_missing_texts(experiment.evaluations, run)

@@ -28,6 +28,7 @@ from model.inference.sampling import Rules, Sampling, sample_token
 from model.layout import ONE_DEVICE, Layout
 from model.options.tree import check
 from model.parameters.precision import for_inference
+from model.parameters.quantized_weights import fast_to_read
 from model.positions.absolute import LayerPosition
 from model.stack import LayerCaches, empty_caches
 from model.transformer import Params, logits, specs, stream
@@ -70,6 +71,8 @@ def prepare_params(config: ModelConfig, params: Params | PreparedParams, layout:
         return params
     dtypes_differ = config.precision.compute != config.precision.parameters
     rounded: Params = _cast_for_inference(config, params) if dtypes_differ else params
+    if config.precision.weights is not None and layout.platform == "cpu":
+        rounded = _fast_to_read(config, rounded)
     return PreparedParams(cpu.decoding_params(rounded, layout))
 
 
@@ -250,6 +253,11 @@ def _constrain_state(state: DecodeState, layout: Layout) -> DecodeState:
         key_B=layout.constrain(state.key_B, ("batch",)),
         seen_BV=None if state.seen_BV is None else layout.constrain(state.seen_BV, ("batch", None)),
     )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _fast_to_read(config: ModelConfig, params: Params) -> Params:
+    return fast_to_read(params, specs(config))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -7,6 +7,8 @@ precision.py        number formats
 mixed_precision.py  uses of a parameter in a wider format than activations
 projections.py      products of activations with matrices
 cpu_matmul.py       shapes of products that are fast on a CPU
+quantized_weights.py  matrices of 8 or 4 bits, for inference
+quantized_matmul.py   products with them
 """
 
 from model.exports import exports
@@ -20,6 +22,7 @@ __all__, __getattr__ = exports(
     mixed_precision="cast_like grouped_matmul lookup round_to_dtype weight_einsum",
     parametrization="CompleteP ModelGrowth MuP Standard",
     precision="Precision for_compute for_inference",
+    quantized_weights="QuantizedWeights",
     projections="matmul project",
     specs="Growth Initializer Spec Traits is_frozen is_trained merge partition specs_by_name",
 )

@@ -25,6 +25,7 @@ The role of a parameter decides how it is drawn; n is `num_layers`, fan_in the n
 | mixing         | weights of streams and of values        | as the option says      | as the option says         |
 | dynamic mixing | from streams to weights of streams      | 0                       | 0                          |
 | decay rate     | log of a memory's decay rate            | log U(1, 16)            | the same                   |
+| quantization scale | scales of a quantised matrix   | as the matrix is drawn  | the same                   |
 | decay bias     | bias of a memory's step                 | softplus^-1(exp U(log 0.001, log 0.1)) | the same    |
 
 `Normal` with std 0.02 and scaled residual projections is GPT-2 (Radford et al. 2019, "Language Models are
@@ -49,6 +50,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.parameters.parametrization import NO_GROWTH, ModelGrowth
+from model.parameters.quantized_weights import MatrixLayout, QuantizedMatrix, QuantizedWeights, applies_to, quantize
 from model.parameters.specs import ROLES, Growth, Initializer, Products, Role, Spec
 
 TRUNCATED_STD = 0.87962566103423978  # the standard deviation of N(0, 1) truncated at two standard deviations
@@ -188,6 +190,7 @@ class ParameterMaker:
         dtype: str,
         growth: ModelGrowth = NO_GROWTH,
         products: Products = "compute",
+        weights: QuantizedWeights | None = None,
     ) -> None:
         """Makes the maker.
 
@@ -198,12 +201,13 @@ class ParameterMaker:
           dtype: the stored dtype.
           growth: how much larger the model is than the base model of its parametrisation.
           products: `Precision.products`.
+          weights: `Precision.weights`.
         """
         self.rngs, self.growth = nnx.Rngs(key), growth
         self.initialization = initialization
         residual = 1 / math.sqrt(2 * num_layers) if initialization.scale_residual else 1.0
         self.scales = {"value": initialization.beta, "residual": initialization.beta * residual}
-        self.dtype, self.products = dtype, products
+        self.dtype, self.products, self.weights = dtype, products, weights
 
     def matrix(
         self,
@@ -214,8 +218,8 @@ class ParameterMaker:
         inputs: int = 1,
         blocks: int = 0,
         eight_bits: bool = True,
-    ) -> nnx.Param:
-        """Makes a matrix, drawn at random.
+    ) -> Any:
+        """Makes a matrix, drawn at random: a parameter, or a `QuantizedMatrix` as `Precision.weights` says.
 
         Args:
           role: its role.
@@ -236,7 +240,11 @@ class ParameterMaker:
         )
         if eight_bits and ROLES[role].eight_bits and not blocks:
             spec = dataclasses.replace(spec, products=self.products)
-        return self._make(spec, shape, self._next_key())
+        made = self._make(spec, shape, self._next_key())
+        if self.weights is None or not applies_to(spec):
+            return made
+        layout = MatrixLayout(spec, shape, self.weights)
+        return QuantizedMatrix(*quantize(made[...], layout), layout)
 
     def _matrix_initializer(self, role: Role, fan_in: int, fan_in_growth: float, growth: Growth) -> Initializer:
         """Returns the initial distribution of a matrix with `fan_in` inputs, so many times more than in the base."""

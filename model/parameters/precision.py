@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from model.parameters import quantized_products
+from model.parameters.quantized_weights import QuantizedWeights
 from model.parameters.specs import Products, Spec
 
 Dtype = Literal["float32", "bfloat16"]  # float16 would need loss scaling
@@ -24,8 +25,10 @@ class Precision:
     cast to the format `parameters`, which the optimizer's moments have too; in bfloat16, parameters and moments lose
     small updates (train/optimizers/rounding.py). `products` is the format of the factors of products with the matrices
     inside the layers: "compute", or 8 bits (model/parameters/quantized_products.py); embedding, unembedding, routing
-    and attention never have 8 bits. JAX decides how a device multiplies two float32 matrices: TPUs and recent GPUs
-    round the factors to fewer bits unless `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
+    and attention never have 8 bits. `weights` is the format of the matrices of a model for inference alone, as
+    `launch.convert --quantize` writes it (model/parameters/quantized_weights.py). JAX decides how a device multiplies
+    two float32 matrices: TPUs and recent GPUs round the factors to fewer bits unless
+    `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
     """
 
     parameters: Dtype = "float32"
@@ -33,6 +36,7 @@ class Precision:
     reductions: Dtype = "float32"
     gradients: Dtype = "float32"
     products: Products = "compute"
+    weights: QuantizedWeights | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -40,6 +44,8 @@ class Precision:
             yield "gradients", f"{self.gradients} is narrower than compute={self.compute}; use 'float32'"
         if self.products != "compute" and not quantized_products.is_installed():
             yield "products", f"'{self.products}' needs the library qwix: {quantized_products.INSTALL}"
+        if self.products != "compute" and self.weights is not None:
+            yield "products", f"'{self.products}' is for training, and weights are quantised already; use 'compute'"
 
 
 def for_compute(params: Any, specs: Any, precision: Precision) -> Any:
@@ -57,6 +63,8 @@ def for_inference(params: Any, specs: Any, precision: Precision) -> Any:
 
 def _cast(params: Any, specs: Any, dtype: Dtype) -> Any:
     def cast(p: jax.Array, spec: Spec) -> jax.Array:
+        if spec.format != "float":
+            return p
         return p.astype(dtype if spec.traits.compute_dtype == "compute" else jnp.float32)
 
     return jax.tree.map(cast, params, specs)

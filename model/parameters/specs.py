@@ -14,6 +14,8 @@ import jax
 from model.parameters.names import flatten
 
 Products = Literal["compute", "int8", "float8"]
+# How a parameter is stored: in a format of `Precision`, or quantised (model/parameters/quantized_weights.py).
+StoredFormat = Literal["float", "int8", "int4", "packed_int4", "float8"]
 Role = Literal[
     "embedding",
     "position",
@@ -35,6 +37,7 @@ Role = Literal[
     "decay_rate",
     "decay_bias",
     "load_bias",
+    "quantization_scale",
 ]
 
 
@@ -49,6 +52,7 @@ class Traits:
         `Precision`, or float32 whatever the precision is.
       trained: whether the optimizer updates it; if not, it is state that the training step updates.
       eight_bits: whether `Precision.products` applies to products of activations with it.
+      quantized: whether `Precision.weights` applies to it, if it is a matrix.
     """
 
     weight_decay: bool
@@ -57,6 +61,7 @@ class Traits:
     compute_dtype: Literal["compute", "float32"] = "compute"
     trained: bool = True
     eight_bits: bool = False
+    quantized: bool = False
 
 
 _MATRIX = Traits(weight_decay=True, hidden=True)
@@ -66,12 +71,12 @@ ROLES: dict[Role, Traits] = {
     # Tables: from tokens and positions to vectors, and from vectors to logits.
     "embedding": Traits(weight_decay=True),
     "position": Traits(weight_decay=True),
-    "unembedding": Traits(weight_decay=True),
+    "unembedding": Traits(weight_decay=True, quantized=True),
     # Matrices inside the layers; a `residual` matrix writes the output of a `value` matrix to the residual stream.
-    "projection": dataclasses.replace(_MATRIX, eight_bits=True),
-    "value": dataclasses.replace(_MATRIX, eight_bits=True),
-    "residual": dataclasses.replace(_MATRIX, eight_bits=True),
-    "recurrent": _MATRIX,
+    "projection": dataclasses.replace(_MATRIX, eight_bits=True, quantized=True),
+    "value": dataclasses.replace(_MATRIX, eight_bits=True, quantized=True),
+    "residual": dataclasses.replace(_MATRIX, eight_bits=True, quantized=True),
+    "recurrent": dataclasses.replace(_MATRIX, quantized=True),
     # Near ties between experts must not depend on rounding.
     "router": dataclasses.replace(_MATRIX, compute_dtype="float32"),
     "router_bias": dataclasses.replace(_VECTOR, compute_dtype="float32"),
@@ -90,6 +95,7 @@ ROLES: dict[Role, Traits] = {
     "decay_rate": dataclasses.replace(_VECTOR, compute_dtype="float32"),
     "decay_bias": dataclasses.replace(_VECTOR, compute_dtype="float32"),
     "load_bias": Traits(weight_decay=False, storage_dtype="float32", compute_dtype="float32", trained=False),
+    "quantization_scale": Traits(weight_decay=False, storage_dtype="float32", compute_dtype="float32", trained=False),
 }
 
 
@@ -153,6 +159,7 @@ class Spec:
       initializer: the rule for its initial values; None if its module computes them.
       frozen: whether a run leaves it unchanged, although its role is trained.
       products: the format of products of activations with it (model/parameters/quantized_products.py).
+      format: how it is stored; the values of a quantised matrix are not trained.
       growth: how much larger it is than in the base model of the parametrisation.
     """
 
@@ -163,12 +170,13 @@ class Spec:
     initializer: Initializer | None = None
     frozen: bool = False
     products: Products = "compute"
+    format: StoredFormat = "float"
     growth: Growth = Growth()
 
     @property
     def trained(self) -> bool:
         """Whether the optimizer moves it."""
-        return self.traits.trained and not self.frozen
+        return self.traits.trained and not self.frozen and self.format == "float"
 
     @property
     def traits(self) -> Traits:

@@ -17,6 +17,7 @@ from model.norms import Norm
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import lookup
 from model.parameters.projections import project
+from model.parameters.quantized_weights import QuantizedMatrix
 from model.residual import Multipliers
 from model.vocabulary.unembedding import LogitTransform, Unembedding
 
@@ -102,6 +103,7 @@ class Embedding(nnx.Module):
         w_DV = self.table[...].T if self.output is None else self.output[...]
         return Unembedding(
             projection_DE=None if self.output_projection is None else self.output_projection[...],
+            quantized=self.output if isinstance(self.output, QuantizedMatrix) and not self.unit_norm else None,
             w_DV=unit_columns(w_DV) if self.unit_norm else w_DV,
             bias_V=None if self.output_bias is None else self.output_bias[...],
             transform=LogitTransform(factor=self.multipliers.logits, softcap=self.softcap, dtype=dtype),

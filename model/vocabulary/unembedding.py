@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from model.layout import Layout
 from model.parameters.mixed_precision import round_to_dtype
 from model.parameters.projections import matmul
+from model.parameters.quantized_weights import QuantizedMatrix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,12 +45,14 @@ class Unembedding:
       bias_V: the bias, or None.
       transform: the map from products to logits.
       projection_DE: the matrix from the stream to the width E of a narrower table, whose weight is (E, V); or None.
+      quantized: the weight as it is stored, where it is quantised; or None.
     """
 
     w_DV: jax.Array
     bias_V: jax.Array | None
     transform: LogitTransform
     projection_DE: jax.Array | None = None
+    quantized: QuantizedMatrix | None = None
 
     def projected(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         """Returns a stream at the width of the weight, (B, T, D) or (B, T, E)."""
@@ -60,7 +63,8 @@ class Unembedding:
     def logits(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         """Returns the logits of a stream, (B, T, V)."""
         x_BTD = layout.constrain(self.projected(x_BTD, layout), ("batch", "vocab_sequence", "embed"))
-        products_BTV = matmul(x_BTD, self.w_DV, layout, dtype=jnp.dtype(self.transform.dtype))
+        weight = self.w_DV if self.quantized is None else self.quantized
+        products_BTV = matmul(x_BTD, weight, layout, dtype=jnp.dtype(self.transform.dtype))
         products_BTV = layout.constrain(products_BTV, ("batch", "vocab_sequence", "vocab"))
         bias_V = None if self.bias_V is None else round_to_dtype(self.bias_V, x_BTD.dtype)
         return self.transform(products_BTV, bias_V)

@@ -1,6 +1,7 @@
 """Seconds to continue four texts on a CPU: Cairn, transformers and llama.cpp in turn, with the same weights.
 
     python -m tests.benchmarks.decoding --transformers=/tmp/torch/bin/python --llama_cpp=/tmp/llama/bin/python
+    python -m tests.benchmarks.decoding --quantize int8 int8+int8 int4:64
     python -m tests.benchmarks.decoding --other=../old [--rounds=5] [--rows=4] [--new=128] [--context=2048]
 
 A random LLaMA of 56 million parameters (8 layers of width 512, 8 heads, 4 key heads, feed-forward 1,408, vocabulary
@@ -10,7 +11,8 @@ rounds' ratios of Cairn's time to its time, and the share of tokens that are Cai
 the ratios count.
 
 --transformers names a Python that has torch and transformers; --llama_cpp one that has llama-cpp-python and gguf, for
-which the weights are written as GGUF, in float32 and in q8_0. --other is another checkout of Cairn.
+which the weights are written as GGUF, in float32 and in q8_0. --quantize names formats of Cairn's weights, after a plus
+that of activations. --other is another checkout of Cairn.
 """
 
 import argparse
@@ -42,6 +44,14 @@ from model.layout import ONE_DEVICE
 from tests.parity.ours import load
 
 _, config, params = load(folder)
+if WEIGHTS:
+    from train.conversion.quantizing import parse_option, quantize_params, quantized_model
+    from train.parallel.mesh import Mesh, make_mesh
+    from train.parallel.table import Sharding
+
+    weights = parse_option(*WEIGHTS.split("+"))
+    params = quantize_params(params, config, weights, make_mesh(Mesh()), Sharding())
+    config = quantized_model(config, weights)
 params = prepare_params(config, params, ONE_DEVICE)
 work = lambda: generate(config, params, prompts, Sampling(temperature=0, max_tokens=new))
 """
@@ -253,6 +263,7 @@ def main() -> None:
     """Reads the flags and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--other", type=path, action="append", default=[], help="another checkout; may be repeated")
+    parser.add_argument("--quantize", nargs="+", default=[], help="formats of Cairn's weights")
     parser.add_argument("--transformers", help="a Python with torch and transformers")
     parser.add_argument("--llama_cpp", help="a Python with llama-cpp-python and gguf")
     parser.add_argument("--rounds", type=int, default=5)
@@ -265,8 +276,10 @@ def main() -> None:
         folder = pathlib.Path(temporary)
         make_model(folder, given.context)
         arguments = [str(folder), str(given.rows), str(given.new), str(given.context), str(given.cores)]
-        programs = {"Cairn": (sys.executable, CAIRN, ROOT)}
-        programs |= {str(root): (sys.executable, CAIRN, root) for root in given.other}
+        plain = "WEIGHTS = None\n" + CAIRN
+        programs = {"Cairn": (sys.executable, plain, ROOT)}
+        programs |= {f"Cairn {one}": (sys.executable, f"WEIGHTS = {one!r}\n{CAIRN}", ROOT) for one in given.quantize}
+        programs |= {str(root): (sys.executable, plain, root) for root in given.other}
         if given.transformers:
             programs["transformers"] = (given.transformers, TRANSFORMERS, folder)
         if given.llama_cpp:

@@ -40,6 +40,16 @@ def test_convert(call, folders, tiny_run):
         "like and family": (f"--run={tiny_run}", f"--to={folders}/other", "--like=gpt2", "--family=llama"),
         "accept": (f"--from={folders}/llama", f"--run={folders}/other", "--accept=mlp_bias"),
         "accept, writing": (f"--run={run}", f"--to={folders}/other", "--accept=mlp_bias"),
+        "quantize": (f"--run={run}", f"--to={folders}/int4", "--quantize=int4:32"),
+        "quantize, reading": (
+            f"--from={folders}/llama",
+            f"--run={folders}/int8",
+            "--quantize=int8",
+            "--activations=int8",
+        ),
+        "quantize what": (f"--run={run}", f"--to={folders}/other", "--quantize=int5"),
+        "quantize, like": (f"--run={run}", f"--to={folders}/other", "--quantize=int8", "--like=gpt2"),
+        "activations": (f"--run={run}", f"--to={folders}/other", "--activations=int8"),
         "like, reading": (f"--from={folders}/llama", f"--run={folders}/other", "--like=gpt2"),
     }
     about = family_named("llama").config_json(experiments.load(tiny_run).model) | {"vocab_size": 32000}
@@ -49,8 +59,13 @@ def test_convert(call, folders, tiny_run):
     assert "WARNING: no tokenizer.json" in answers["read"].out
     assert answers["write"].out == f"{back}: written\n"
     failed = {name for name, answer in answers.items() if answer.status == 2}
-    assert failed == answers.keys() - {"read", "write", "like"}
-    assert all(answers[name].status == 0 for name in ("read", "write", "like"))
+    assert failed == answers.keys() - {"read", "write", "like", "quantize", "quantize, reading"}
+    assert all(answers[name].status == 0 for name in answers.keys() - failed)
+    assert answers["quantize"].out.endswith(" parameters as float32 and int4:32\n")
+    assert " parameters as bfloat16 and int8\n" in answers["quantize, reading"].out
+    assert "--quantize=int5: expected int8, int4 or fp8" in answers["quantize what"].err
+    assert "--like has no effect with --quantize" in answers["quantize, like"].err
+    assert "--activations is about quantised weights" in answers["activations"].err
     assert answers["like"].out.startswith(f"{folders}/mine: written\nconfig.json is that of --like=")
     assert answers["like"].out.endswith(" with this run's vocab_size=257\n")
     assert "describe its config.json: with --like" in answers["like what"].err

@@ -36,6 +36,8 @@ def drawn_params(config, seed=0, scale=0.3):
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
+        if leaf.dtype == jax.numpy.int8:  # values of a quantised matrix
+            return jax.numpy.asarray(rng.integers(-119, 120, leaf.shape), leaf.dtype)
         centre = 1.0 if path[-1].key == "scale" else 0.0
         return jax.numpy.asarray(centre + scale * rng.standard_normal(leaf.shape), leaf.dtype)
 

@@ -11,8 +11,6 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from model.config import ModelConfig
@@ -24,17 +22,17 @@ from model.families.weights import Part, Tensor
 from model.options.tree import check
 from model.parameters.names import flatten, unflatten
 from model.parameters.precision import Dtype, Precision
+from model.parameters.quantized_weights import QuantizedWeights
 from model.parameters.specs import specs_by_name
 from model.positions.absolute import Learned
 from model.transformer import abstract_params, specs
-from train import experiment as experiments
-from train.checkpoints.files import synced_early
-from train.checkpoints.store import CheckpointStore
 from train.conversion.expert_tensors import join_experts
 from train.conversion.folder import HuggingFaceFolder, StoredTensor, new_folder
 from train.conversion.language_model import LanguageModelFolder, record_of
 from train.conversion.origin import Source, method_of, write_origin
 from train.conversion.quantized import FP8, quantized_tensors
+from train.conversion.quantizing import quantize_params, quantized_model
+from train.conversion.run_folder import write_description, write_parameters
 from train.conversion.tokenizer import tokenizer_option
 from train.data.config import Data, HuggingFace, SentencePieceFile
 from train.data.shards import dataset
@@ -44,17 +42,13 @@ from train.files.files import write_json
 from train.files.paths import AnyPath
 from train.files.remote import print_to_stderr
 from train.optimizers import options as optimizers
-from train.optimizers.guard import new_guard_state
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.mesh_choice import MeshChoice, fsdp_mesh, model_shardings, requested_mesh
 from train.parallel.shards import Shards, new_shards
 from train.parallel.table import Sharding
-from train.run import parameter_table as parameters
 from train.run.conversion_record import RECORD, reading_notes
-from train.run.environment import record_session
 from train.run.folder import ORIGIN
 from train.schedules import Constant
-from train.state import StateConfig, TrainState, build_optimizer, partition_params
 from train.terminal.progress import Progress
 
 # The longest default window of launch.evaluate.
@@ -107,6 +101,7 @@ def read_published(
     context_length: int | None = None,
     mesh: Mesh | None = None,
     accept: Sequence[str] = (),
+    weights: QuantizedWeights | None = None,
 ) -> Experiment:
     """Writes a run folder whose checkpoint 0 holds published weights.
 
@@ -119,6 +114,7 @@ def read_published(
       mesh: the mesh of the devices here, recorded as the run's own; None for FSDP over all of them.
       accept: refused keys of config.json that are read as if it did not have them (rope_scaling.factor); RUN/origin
         records them.
+      weights: the format to quantise matrices to, for inference; None to leave them as they are.
 
     Raises:
       UserError: for a family, a mechanism or a tensor that cannot be mapped, and for a mesh that does not fit the
@@ -139,26 +135,22 @@ def read_published(
             f"{source} has weights in {method_of(folder.config)}: they become {experiment.model.precision.parameters}, "
             "and are written back so, without quantization_config"
         )
+    saved = experiment
+    if weights is not None:
+        saved = dataclasses.replace(experiment, model=quantized_model(experiment.model, weights))
+        check(saved)
     with new_folder(run) as part:
         dtype = experiment.model.precision.parameters
         write_origin(folder, tensors.weights.values(), tensors.others, dtype, part / ORIGIN)
         write_json(part / ORIGIN / RECORD, opened.record)
         _write_tokenizer(option, part / "data")
-        experiments.save(experiment, part)
-        record_session(part)
-        write_json(part / "parameters.json", parameters.as_json(experiment))
-        state = _state(experiment, read_params(folder, opened.family, tensors, experiment, once=True))
-        failures: list[str] = []
-        compress = jax.process_count() > 1
-        with (
-            CheckpointStore(part, experiment.checkpoints, failures.append, compress=compress) as store,
-            synced_early(part),
-        ):
-            store.save(experiment, state, 0, None)
-            store.finish()
-            if store.steps() != [0]:
-                raise UserError("; ".join(failures) or f"the checkpoint could not be written to {part}")
-    return experiment
+        write_description(saved, part)
+        params = read_params(folder, opened.family, tensors, experiment, once=True)
+        if weights is not None:
+            mesh_here = make_mesh(experiment.mesh)
+            params = quantize_params(params, experiment.model, weights, mesh_here, experiment.sharding)
+        write_parameters(saved, params, part)
+    return saved
 
 
 def open_published(
@@ -360,19 +352,6 @@ def _experiment(config: ModelConfig, dataset: AnyPath, option: HuggingFace | Sen
         optimizer=optimizers.SGD(momentum=0.0),
         schedule=Constant(peak=1e-5),
         samples=Samples(length=min(128, config.context_length - 1)),
-    )
-
-
-def _state(experiment: Experiment, params: dict[str, Any]) -> TrainState:
-    """The state before the first step, with these parameters; plain gradient descent keeps no arrays of their size."""
-    state_config = StateConfig.of(experiment)
-    parts = partition_params(state_config, params)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        **parts._asdict(),
-        opt_state=build_optimizer(state_config).init(parts.params),
-        key=jax.random.key_data(jax.random.key(experiment.training.seed)),
-        guard=new_guard_state(experiment.training.guard),
     )
 
 

@@ -61,6 +61,11 @@ def write_published(
       UserError: for a model that the family cannot describe, or that differs from `like`; then nothing is written.
     """
     config = experiments.load(run).model.written_out()  # published files know no parametrisation
+    if (weights := config.precision.weights) is not None:
+        raise UserError(
+            f"{run}: its weights are quantised ({weights.text}), and no published format of this command holds them; "
+            "write the run that they were made from"
+        )
     origin = local_copy(run / ORIGIN) if (run / ORIGIN).is_dir() else pathlib.Path(run / ORIGIN)
     changed_values: dict[str, Any] = {}
     if origin.is_dir():

@@ -164,13 +164,13 @@ def parameter_mesh_axes(
 ) -> list[tuple[str, ...]]:
     """The mesh axes that each axis of a parameter is split over; `sizes` has the size of each mesh axis.
 
-    They need not divide it: only a latent takes just those that do.
+    They need not divide it: only a latent and an axis of groups that share a scale ("embed_groups") take those that do.
     """
     known = list(axes)
     for i, (axis, size) in enumerate(zip(axes, shape, strict=True)):
-        if axis == "rank":
+        if axis == "rank" or (isinstance(axis, str) and axis.endswith("_groups")):
             over: tuple[str, ...] = ()
-            for name in table.rank:
+            for name in getattr(table, axis.removesuffix("_groups")):
                 over += (name,) if size % math.prod(sizes[each] for each in (*over, name)) == 0 else ()
             known[i] = AxisSharding(over)
     return mesh_axes(table, tuple(known))

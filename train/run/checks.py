@@ -4,6 +4,7 @@ import pathlib
 
 import jax
 
+from model.config import ModelConfig
 from model.errors import UserError
 from model.recompute import HOST_MEMORY, SaveOnly
 from model.transformer import abstract_params, logical_axes
@@ -20,6 +21,15 @@ from train.parallel.table import layout_of, param_shardings
 from train.process import hosts
 from train.run.loading import load_params
 from train.run.metrics import read_status
+
+
+def refuse_quantized(model: ModelConfig, where: str) -> None:
+    """Raises UserError for a model with quantised weights, which cannot be trained; `where` names its origin."""
+    if model.precision.weights is not None:
+        raise UserError(
+            f"{where}: its weights are quantised (model.precision.weights, {model.precision.weights.text}), for "
+            "inference alone; train the run that they were made from, or set model.precision.weights=None"
+        )
 
 
 def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh | None = None) -> None:

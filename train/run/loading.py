@@ -70,6 +70,7 @@ class LoadedParams:
       params: the parameters to evaluate, on the mesh.
       mesh: the devices here, arranged as train/parallel/mesh_choice.py says.
       layout: the sharding of activations.
+      table: the sharding table.
       step: the step of the checkpoint.
     """
 
@@ -77,6 +78,7 @@ class LoadedParams:
     params: Any
     mesh: jax.sharding.Mesh
     layout: MeshLayout
+    table: Sharding
     step: int
 
 
@@ -157,7 +159,7 @@ def load_params(
         else:
             state = store.restore(_parse_step(store, run, checkpoint), experiment, shardings, abstract)
     params = evaluation_params(experiment.optimizer, state)
-    return LoadedParams(experiment, params, choice.mesh, choice.layout, int(state.step))
+    return LoadedParams(experiment, params, choice.mesh, choice.layout, choice.table, int(state.step))
 
 
 def latest_step(run: pathlib.Path) -> int | None:

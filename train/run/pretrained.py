@@ -16,6 +16,7 @@ from train.experiment import Branch, Experiment
 from train.files.paths import AnyPath, literal_path
 from train.files.remote import convert_read_errors, local_copy
 from train.process import hosts
+from train.run.checks import refuse_quantized
 from train.run.folder import ORIGIN
 from train.run.loading import load_params, local_checkpoints
 from train.state import StateConfig, TrainState, abstract_state, init_sharded
@@ -47,6 +48,7 @@ def _check_branch(experiment: Experiment, branch: Branch) -> AnyPath:
     """The folder of the trunk. Raises UserError when it is no run, or its states have other arrays."""
     source = literal_path(branch.run)
     trunk = experiments.load(source)
+    refuse_quantized(trunk.model, f"training.branch_from.run={source}")
     changed = model_differences(trunk.model, experiment.model)
     own, other = (abstract_state(StateConfig.of(one)) for one in (experiment, trunk))
     kinds = [type(one.optimizer).__name__ for one in (trunk, experiment)]
@@ -86,7 +88,9 @@ def _state_of_trunk(experiment: Experiment, branch: Branch, shardings: TrainStat
 def check_init_from(experiment: Experiment) -> AnyPath:
     """The run that `training.init_from` names. Raises UserError when it is not a run, or has another model."""
     source = literal_path(experiment.training.init_from or "")
-    if changed := model_differences(experiments.load(source).model, experiment.model):
+    model = experiments.load(source).model
+    refuse_quantized(model, f"training.init_from={source}")
+    if changed := model_differences(model, experiment.model):
         listed = "\n  ".join(changed)
         raise UserError(
             f"training.init_from={source} has another model (its value -> this run's):\n  {listed}\n"

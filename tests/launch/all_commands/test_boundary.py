@@ -119,7 +119,7 @@ COMMANDS = {
     "launch.tokenize": "input field output tokenizer vocab_size validation workers",
     "launch.data": "run step rows characters path verify",
     "launch.report": "run curve",
-    "launch.convert": "from to run parameters compute context_length checkpoint like family accept",
+    "launch.convert": "from to run parameters compute context_length checkpoint like family accept quantize activations",
     "launch.quickstart": "set hard_stop num_files file_tokens",
     "launch.plan": "config set topology slices mesh serve model run rows context json",
     "launch.compare": "a b text documents html",

@@ -103,4 +103,16 @@ CASES = {
     "Precision.gradients": (["precision=Precision(compute='bfloat16')"], "precision.gradients=bfloat16", "gradient"),
     "Precision.reductions": ([], "precision.reductions=bfloat16", "output"),
     "Precision.products": ([], "precision.products=int8", "output"),
+    "Precision.weights": ([], "precision.weights=QuantizedWeights", "parameters"),
+    "QuantizedWeights.format": (
+        ["precision.weights=QuantizedWeights"],
+        "precision.weights.format=float8",
+        "parameters",
+    ),
+    "QuantizedWeights.group": (["precision.weights=QuantizedWeights"], "precision.weights.group=16", "parameters"),
+    "QuantizedWeights.activations": (
+        ["precision.weights=QuantizedWeights"],
+        "precision.weights.activations=int8",
+        "output",
+    ),
 }

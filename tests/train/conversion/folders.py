@@ -16,6 +16,7 @@ from model.transformer import abstract_params
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
 from train.conversion import reading
+from train.conversion.run_folder import state_of
 from train.data.config import Bytes
 
 FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures" / "families"
@@ -58,5 +59,5 @@ def trained_here(run, family, stored_as="float32", **changes):
     experiments.save(experiment, run)
     reading._write_tokenizer(Bytes(), run / "data")
     with CheckpointStore(run, experiment.checkpoints) as store:
-        store.save(experiment, reading._state(experiment, params), 0, None)
+        store.save(experiment, state_of(experiment, params), 0, None)
     return config, params

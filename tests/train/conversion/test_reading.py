@@ -107,7 +107,7 @@ def test_what_is_interrupted_leaves_no_run(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reading, "_state", interrupted)
+    monkeypatch.setattr(reading, "write_parameters", interrupted)
     with pytest.raises(KeyboardInterrupt):
         read_published(folder, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["published"]

@@ -20,6 +20,7 @@ from model.norms import LayerNorm, RMSNorm
 from model.options.annotations import alternatives, fields_of
 from model.options.tree import check
 from model.parameters.precision import Precision, for_inference
+from model.parameters.quantized_weights import QuantizedWeights
 from model.parameters.specs import ROLES, Role, is_trained, partition, specs_by_name
 from model.positions.absolute import Learned, NoPositions
 from model.positions.relative import RelativeBias
@@ -381,10 +382,11 @@ def test_experts_and_modules_that_predict_ahead():
 
 
 def test_every_role_has_a_parameter_here():
+    quantized = dataclasses.replace(attention(), precision=Precision(weights=QuantizedWeights()))  # is not trained
     met = {
         spec.role
-        for make in (attention, mixers, between_layers, experts)
-        for spec in specs_by_name(specs(make())).values()
+        for config in (attention(), mixers(), between_layers(), experts(), quantized)
+        for spec in specs_by_name(specs(config)).values()
     }
     assert met == set(ROLES) == set(typing.get_args(Role))
 

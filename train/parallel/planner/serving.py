@@ -215,7 +215,9 @@ def _leaves(*trees: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def _width(config: ModelConfig, leaf: jax.ShapeDtypeStruct, spec: Spec, number_format: str) -> float:
-    """Returns the bytes of one number of a parameter, its share of a scale included."""
+    """Returns the bytes of one number of a parameter, its share of a scale included; quantised ones stay as they are."""
+    if spec.format != "float":
+        return float(leaf.dtype.itemsize)
     if spec.traits.compute_dtype == "float32" or number_format == "float32":
         return 4.0
     if not spec.inputs or (spec.role == "embedding" and not isinstance(config.unembedding, Tied)):
