@@ -215,7 +215,7 @@ def _leaves(*trees: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def _width(config: ModelConfig, leaf: jax.ShapeDtypeStruct, spec: Spec, number_format: str) -> float:
-    """Returns the bytes of one number of a parameter, its share of a scale included; quantised ones stay as they are."""
+    """Returns the bytes of one number of a parameter, its share of a scale included; a quantised one stays as it is."""
     if spec.format != "float":
         return float(leaf.dtype.itemsize)
     if spec.traits.compute_dtype == "float32" or number_format == "float32":
