@@ -91,12 +91,14 @@ def test_all_numbers_are_those_of_the_run_alone(trained, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_final_parameters_are_those_of_the_run_alone(trained, name):
+def test_the_final_parameters_are_those_of_the_run_alone(trained, name, request):
+    """To rounding, which Muon's orthogonalisation multiplies by up to 3.4445^5 where singular values are small."""
     folder, _ = trained
+    bound = 1e-5 if "muon" in request.node.callspec.id else 2e-6
     alone, joint = (flatten(load_params(folder / f"{kind}-{name}").params) for kind in ("alone", "joint"))
     assert list(alone) == list(joint)
     for path, x in alone.items():
-        np.testing.assert_allclose(joint[path], x, rtol=1e-5, atol=2e-6 * float(abs(x).max()), err_msg=path)
+        np.testing.assert_allclose(joint[path], x, rtol=1e-5, atol=bound * float(abs(x).max()), err_msg=path)
 
 
 def test_members_differ(trained):
