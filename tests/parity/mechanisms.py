@@ -126,6 +126,10 @@ REFERENCES = {
         "the dtype of every operation",
         "model/parameters/test_precision.py::test_which_dtype_each_operation_has",
     ),
+    "QuantizedWeights": (
+        "scales and numbers by a loop, int8 by qwix",
+        "model/parameters/test_quantized_weights.py::test_scales_and_numbers_are_those_of_a_loop",
+    ),
 }
 
 

@@ -45,7 +45,7 @@ def test_a_task_of_an_array_runs_its_own(tmp_path):
     assert fakes.run(sweep.text(JOB), SLURM_JOB_ID="7", SLURM_ARRAY_TASK_ID="3") == 0
     (words,) = fakes.calls("srun")
     assert "--run=runs/a b/wide-seed2" in words
-    assert words[-2:] == ["--set=model.width=512", "--set=training.seed=2"]
+    assert words[-3:] == ["--set=model.width=512", "--set=training.seed=2", "--set=data.seed=2"]
 
 
 def test_directives_are_quoted_for_sbatch():
