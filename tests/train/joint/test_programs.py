@@ -98,9 +98,7 @@ def test_a_state_comes_back_as_it_was_put(three):
 @pytest.mark.sweep
 def test_on_a_mesh_each_member_is_split_as_alone(tiny_experiment):
     """Data, FSDP and tensor axes; the stacked axis is whole, and the collectives are those of the step alone."""
-    experiment = plain(
-        tiny_experiment, mesh__data=2, mesh__fsdp=2, mesh__tensor=2, sharding__parameters__vocab=()
-    )
+    experiment = plain(tiny_experiment, mesh__data=2, mesh__fsdp=2, mesh__tensor=2, sharding__parameters__vocab=())
     programs, states, batches = started(experiment, count=2)
     metrics = programs.step(KEY, None, batches)
     step = functools.partial(ALONE.compile_step(experiment, programs._mesh))
