@@ -25,7 +25,8 @@ def quiet_orbax() -> None:
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname and "orbax" not in record.getMessage()
+    text = f"{record.pathname} {record.getMessage()}".lower()
+    return "orbax" not in text and "tensorstore" not in text  # asyncio names the error of a gathered read alone
 
 
 class _UnraisableFilter:
