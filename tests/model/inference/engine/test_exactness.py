@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from model.inference.engine.programs import serving_config
 from model.inference.generate import generate
 from model.inference.request import Request
 from model.inference.sampling import Sampling
@@ -110,7 +111,9 @@ def test_the_programs_are_exact_and_agree_with_generate(name):
     sampling = Sampling(temperature=1.0, top_k=20, repetition_penalty=1.2, max_tokens=6, seed=5)
     prompts = [HEADS[0][:9], HEADS[0][:9], HEADS[1][:1], HEADS[0][:17]]
     requests = [Request(prompt=tuple(p), sampling=sampling, sample_index=i == 1) for i, p in enumerate(prompts)]
-    expected = generate(MODELS[name], params, prompts, sampling)
+    # With a capacity the tokens that `generate` drops depend on the other rows; the engine drops none.
+    config = serving_config(MODELS[name]) if name == "experts" else MODELS[name]
+    expected = generate(config, params, prompts, sampling)
     assert [answer.tokens for answer in serve(engine, requests)] == expected
     assert engine.is_exact
 
