@@ -12,7 +12,6 @@ DynamicNTK, past its original length, at every token.
 import collections
 import dataclasses
 import functools
-import zlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from flax import struct
 from model.config import ModelConfig
 from model.errors import UserError
 from model.inference import cpu
+from model.inference.prompts import check_ids, check_length, hash_of, key_of_text, seen_tokens
 from model.inference.sampling import Rules, Sampling, sample_token
 from model.layout import ONE_DEVICE, Layout
 from model.options.tree import check
@@ -186,8 +186,7 @@ def init_decode_state(
 ) -> DecodeState:
     """Returns the state before the first token is read: an empty cache, and the last token of every prompt."""
     cache = empty_caches(config, len(token_B), length)
-    fold_in = jax.random.fold_in
-    key_B = jax.vmap(lambda fold: fold_in(fold_in(jax.random.key(seed), fold[0]), fold[1]))(fold_B2)
+    key_B = jax.vmap(lambda fold: key_of_text(seed, fold[0], fold[1]))(fold_B2)
     return _constrain_state(DecodeState(cache, token_B, position_B, key_B, seen_BV), layout)
 
 
@@ -323,13 +322,10 @@ def initial_inputs(
     sample_indices = occurrence_indices([tuple(row) for row in rows]) if sample_indices is None else sample_indices
     fold_B2 = np.zeros((len(rows), 2), np.uint32)
     for i, sample_index in enumerate(sample_indices):
-        fold_B2[i] = zlib.crc32(np.asarray(rows[i], np.int32).tobytes()), sample_index
+        fold_B2[i] = hash_of(rows[i]), sample_index
     seen_BV = None
     if rules["repetition_penalty"] is not None:
-        seen_BV = np.zeros((len(rows), vocab_size), bool)
-        for i, row in enumerate(rows):
-            seen_BV[i, row] = True
-        seen_BV[:, list(marks)] = False
+        seen_BV = seen_tokens(rows, [marks] * len(rows), vocab_size)
     return {
         "token_B": np.array([row[-1] for row in rows], np.int32),
         "position_B": np.array([len(row) - 1 for row in rows], np.int32),
@@ -381,12 +377,5 @@ def _check_prompts(prompts: Sequence[Sequence[int]], length: int, vocab_size: in
     for i, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise UserError(f"prompt {i + 1} has no tokens; expected at least one, such as the id that ends documents")
-        if len(prompt) > length:
-            raise UserError(
-                f"prompt {i + 1} has {len(prompt)} tokens, more than the context of {length}; shorten it by "
-                f"{len(prompt) - length} tokens or take a model with a longer context"
-            )
-        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-            raise UserError(
-                f"prompt {i + 1} has ids from {min(prompt)} to {max(prompt)}; this model knows 0 to {vocab_size - 1}"
-            )
+        check_length(f"prompt {i + 1}", prompt, length)
+        check_ids(f"prompt {i + 1}", prompt, vocab_size)

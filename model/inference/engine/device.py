@@ -15,8 +15,9 @@ from model.inference.engine.page_pool import NO_PAGE
 from model.inference.engine.programs import Choices, Scores
 from model.inference.engine.scheduler import Span
 from model.inference.engine.sequence import Sequence as Text
+from model.inference.prompts import seen_tokens
 from model.inference.request import Request
-from model.inference.sampling import Sampling, rules_of_rows
+from model.inference.sampling import NEUTRAL, Sampling, rules_of_rows
 from model.layout import Layout
 from model.transformer import Params
 
@@ -163,15 +164,14 @@ class Device:
             bias = np.zeros((size, self._vocab_size), np.float32)
             for i, request in enumerate(requests):
                 bias[i, list(request.logit_bias)] = list(request.logit_bias.values())
-        if any(sampling.rules()["repetition_penalty"] is not None for sampling in samplings):
-            seen = np.zeros((size, self._vocab_size), bool)
-            for i, text in enumerate(texts):
-                seen[i, text.tokens] = True
-                seen[i, [mark for mark in (text.request.begin, text.request.end) if mark is not None]] = False
+        rules = rules_of_rows(samplings)
+        if (rules["repetition_penalty"] != NEUTRAL["repetition_penalty"]).any():
+            marks = [[mark for mark in (request.begin, request.end) if mark is not None] for request in requests]
+            seen = seen_tokens([text.tokens for text in texts], marks, self._vocab_size, rows=size)
         wanted = [request.num_logprobs for request in requests]
         wants_logprob = np.array(any(each is not None for each in wanted))
         wants_likeliest = np.array(any(wanted))
-        return Choices(rules_of_rows(samplings), seed, prompt, sample, bias, seen, wants_logprob, wants_likeliest)
+        return Choices(rules, seed, prompt, sample, bias, seen, wants_logprob, wants_likeliest)
 
     # ------------------------------------------------------------------------------------------------------ programs
 

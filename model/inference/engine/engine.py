@@ -36,6 +36,7 @@ from model.inference.engine.programs import Scores
 from model.inference.engine.scheduler import Scheduler, Span
 from model.inference.engine.sequence import Sequence as Text
 from model.inference.generate import PreparedParams, prepare_params
+from model.inference.prompts import check_ids, check_length
 from model.inference.request import EndedBy, Request, TokenScore, Update
 from model.layout import ONE_DEVICE, Layout
 from model.options.tree import check
@@ -128,18 +129,15 @@ class Engine:
         for name, problem in request.problems():
             raise UserError(f"request.{name}: {problem}")
         prompt, new = request.prompt, request.sampling.max_tokens
-        self._check_tokens(request)
+        check_ids("request.prompt:", prompt, self._vocab_size)
+        check_ids("request.logit_bias:", tuple(request.logit_bias), self._vocab_size)
         for name in ("num_logprobs", "num_prompt_logprobs"):
             if (getattr(request, name) or 0) > self._num_likeliest:
                 raise UserError(
                     f"request.{name}: this engine gives at most {self._num_likeliest} likeliest tokens, got "
                     f"{getattr(request, name)}; ask for fewer, or raise engine.max_logprobs"
                 )
-        if len(prompt) > self._context:
-            raise UserError(
-                f"the prompt has {len(prompt)} tokens, more than the context of {self._context}; shorten it by "
-                f"{len(prompt) - self._context} tokens or take a model with a longer context"
-            )
+        check_length("the prompt", prompt, self._context)
         budget = min(new, self._context - len(prompt) + 1)  # the last token needs no place in the cache
         if (needed := len(prompt) + budget - 1) > self.capacity.longest_text:
             raise UserError(
@@ -153,14 +151,6 @@ class Engine:
         self._texts[number] = text
         self._scheduler.add(text)
         return number
-
-    def _check_tokens(self, request: Request) -> None:
-        for name, ids in {"prompt": request.prompt, "logit_bias": tuple(request.logit_bias)}.items():
-            if ids and not 0 <= min(ids) <= max(ids) < self._vocab_size:
-                raise UserError(
-                    f"request.{name}: has ids from {min(ids)} to {max(ids)}; this model knows 0 to "
-                    f"{self._vocab_size - 1}"
-                )
 
     def cancel(self, request_id: int) -> None:
         """Ends a request; its last update comes with the next step. Without effect if it is unknown or has ended."""

@@ -13,7 +13,6 @@ measured (tests/benchmarks/README.md):
     them to the compiler.
 """
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from flax import struct
 from model.config import ModelConfig
 from model.feedforward.dispatch import Capacity, Dropless
 from model.inference.engine.device_state import CachePlan, DeviceState, Rows
+from model.inference.prompts import key_of_text
 from model.inference.sampling import Rules, sample_token
 from model.layers import group_layers
 from model.layout import Layout
@@ -138,9 +138,8 @@ def _stream(
 
 
 def _key(seed: jax.Array, prompt: jax.Array, sample: jax.Array, position: jax.Array) -> jax.Array:
-    """Returns the key of the draw after a position, as `generate` makes it."""
-    fold_in = jax.random.fold_in
-    return fold_in(fold_in(fold_in(jax.random.key(seed), prompt), sample), position)
+    """Returns the key of the draw after a position."""
+    return jax.random.fold_in(key_of_text(seed, prompt, sample), position)
 
 
 def _scores(
@@ -224,9 +223,11 @@ def read_sizes(config: ModelConfig, tokens_per_step: int) -> list[tuple[int, int
 def compiled(function: Any, *inputs: Any, platform: str) -> Callable[..., Any]:
     """Returns the compiled program of a function of this file for inputs of these shapes."""
     lowered = function.lower(*inputs)
-    if platform == "cpu":
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # a version of XLA that does not know an option
-            program: Callable[..., Any] = lowered.compile(compiler_options=CPU_OPTIONS)
-            return program
-    program = lowered.compile()
+    program: Callable[..., Any]
+    try:
+        program = lowered.compile(compiler_options=CPU_OPTIONS if platform == "cpu" else None)
+    except jax.errors.JaxRuntimeError:  # a version of XLA that does not know an option
+        if platform != "cpu":
+            raise
+        program = lowered.compile()
     return program

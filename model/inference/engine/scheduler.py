@@ -55,7 +55,8 @@ class Scheduler:
           shares: whether requests may share pages.
         """
         self.rows, self.tokens_per_step, self.page_size = rows, tokens_per_step, page_size
-        self.pools, self.reaches, self.shares = pools, reaches, shares
+        self.pools, self.shares = pools, shares
+        self._groups = list(zip(pools, reaches, strict=True))
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.preemptions = self.prefix_tokens = 0
@@ -126,7 +127,7 @@ class Scheduler:
                 if pages[index] != NO_PAGE:
                     pool.publish(pages[index], digest)
             sequence.num_published = index + 1
-        for pool, pages, reach in zip(self.pools, sequence.pages, self.reaches, strict=True):
+        for (pool, reach), pages in zip(self._groups, sequence.pages, strict=True):
             for index in range(self._first_page(sequence.num_read, reach)):
                 if pages[index] != NO_PAGE:
                     pool.release(pages[index])
@@ -161,7 +162,7 @@ class Scheduler:
 
     def _has_room(self, sequence: Sequence) -> bool:
         """Whether the pages suffice for all tokens of a waiting request and of the running ones."""
-        for group, (pool, reach) in enumerate(zip(self.pools, self.reaches, strict=True)):
+        for group, (pool, reach) in enumerate(self._groups):
             needed = self._pages_of(len(sequence.tokens), reach)
             if self.shares and reach is None:
                 full = range((len(sequence.tokens) - 1) // self.page_size)
@@ -223,14 +224,10 @@ class Scheduler:
             self.was_read(sequence, (end - first) * self.page_size)
         return sequence.digest(end, self.page_size) if end < full else None
 
-    @property
-    def _groups(self) -> list[tuple[PagePool, int | None]]:
-        return list(zip(self.pools, self.reaches, strict=True))
-
     def _knows_window(self, sequence: Sequence, group: int, end: int) -> bool:
         """Whether all pages are known or held that queries after the first `end` pages see in a group with windows."""
-        pool, pages = self.pools[group], sequence.pages[group]
-        for index in range(self._first_page(end * self.page_size, self.reaches[group]), end):
+        (pool, reach), pages = self._groups[group], sequence.pages[group]
+        for index in range(self._first_page(end * self.page_size, reach), end):
             held = index < len(pages) and pages[index] != NO_PAGE
             if not held and pool.find(sequence.digest(index, self.page_size)) is None:
                 return False

@@ -1,11 +1,9 @@
 """A request on its way through the engine: its tokens, how many of them were read, and the pages that hold them."""
 
 import dataclasses
-import zlib
-
-import numpy as np
 
 from model.inference.engine.page_pool import next_digest
+from model.inference.prompts import hash_of
 from model.inference.request import EndedBy, Request, TokenScore
 
 
@@ -44,7 +42,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         """Computes what the draws of this request depend on, as `generate` does."""
-        self.prompt_hash = zlib.crc32(np.asarray(self.request.prompt, np.int32).tobytes())
+        self.prompt_hash = hash_of(self.request.prompt)
 
     @property
     def rank(self) -> tuple[int, int]:

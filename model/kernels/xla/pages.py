@@ -65,12 +65,7 @@ class Pages:
             scores = scoring.scores(scoring.products(q_BKGTH, k_BKSH), seen, request.bias)
             row_max = jnp.maximum(sums.row_max, jnp.max(scores, axis=-1, keepdims=True))
             weights = jnp.where(mask_BTS[:, None, None], jnp.exp(scores - row_max), 0)
-            rescale = jnp.exp(sums.row_max - row_max)
-            added = jnp.einsum(
-                "BKGTS,BKSH->BKGTH", weights.astype(v_BKSH.dtype), v_BKSH, preferred_element_type=sums.y.dtype
-            )
-            row_sum = sums.row_sum * rescale + jnp.sum(weights, axis=-1, keepdims=True)
-            return Sums(sums.y * rescale + added, row_max, row_sum)
+            return sums.with_keys(row_max, weights, weights, v_BKSH)
 
         first, last = self._blocks(request, block, (num_keys + fill * k.page_size) // block)
         empty = empty_sums(scoring, q_BKGTH.shape[:4], v.shape[-1], sink_KG)

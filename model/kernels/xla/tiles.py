@@ -84,6 +84,20 @@ class Sums:
     row_max: jax.Array
     row_sum: jax.Array
 
+    def with_keys(self, row_max: jax.Array, weights: jax.Array, kept: jax.Array, v_BKSH: jax.Array) -> "Sums":
+        """Returns the sums over further keys too.
+
+        Args:
+          row_max: the largest score of all keys so far, these included.
+          weights: exp(score - row_max) of these keys, (B, K, G, T, S).
+          kept: the weights that dropout keeps, scaled; else `weights`.
+          v_BKSH: their values.
+        """
+        rescale = jnp.exp(self.row_max - row_max)
+        added = jnp.einsum("BKGTS,BKSH->BKGTH", kept.astype(v_BKSH.dtype), v_BKSH, preferred_element_type=self.y.dtype)
+        row_sum = self.row_sum * rescale + jnp.sum(weights, axis=-1, keepdims=True)
+        return Sums(self.y * rescale + added, row_max, row_sum)
+
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
@@ -119,11 +133,8 @@ class Tiling:
             k_j, v_j = self.keys(j)
             scores = self.scores(self.scoring.products(q_i, k_j), bias, i, j)
             row_max = jnp.maximum(sums.row_max, jnp.max(scores, axis=-1, keepdims=True))
-            weights, rescale = jnp.exp(scores - row_max), jnp.exp(sums.row_max - row_max)
-            kept = self.drop(weights, i, j).astype(v_j.dtype)
-            added = jnp.einsum("BKGTS,BKSH->BKGTH", kept, v_j, preferred_element_type=sums.y.dtype)
-            row_sum = sums.row_sum * rescale + jnp.sum(weights, axis=-1, keepdims=True)
-            return Sums(sums.y * rescale + added, row_max, row_sum)
+            weights = jnp.exp(scores - row_max)
+            return sums.with_keys(row_max, weights, self.drop(weights, i, j), v_j)
 
         return jax.lax.fori_loop(*self.key_tiles(i), add_tile, sums)
 
