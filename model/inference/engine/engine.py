@@ -114,7 +114,7 @@ class Engine:
             prefix_tokens=scheduler.prefix_tokens,
             preemptions=scheduler.preemptions,
             evictions=sum(pool.evictions for pool in scheduler.pools),
-            pages_in_use=sum(sum(count > 0 for count in pool.references) for pool in scheduler.pools),
+            pages_in_use=sum(pool.num_pages - pool.available for pool in scheduler.pools),
             waiting=len(scheduler.waiting),
             running=len(scheduler.running),
         )
