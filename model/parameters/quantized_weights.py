@@ -125,11 +125,6 @@ class MatrixLayout:
         values = dataclasses.replace(spec, format=self.format, initializer=None, products="compute")
         return values, Spec(role="quantization_scale", axes=axes, inputs=(), outputs=())
 
-    def abstract(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-        """Returns the shapes and dtypes of values and scales."""
-        values, scales = jax.eval_shape(lambda: quantize(jnp.zeros(self.shape), self))
-        return values, scales
-
 
 def quantize(w: jax.Array, layout: MatrixLayout) -> tuple[jax.Array, jax.Array]:
     """Returns the values and the scales of a matrix of finite numbers, by the equations above."""
