@@ -16,19 +16,20 @@ import math
 import jax
 import jax.numpy as jnp
 
-from model.layout import SEQUENCE_AXES, Layout
+from model.layout import Layout
+from model.parameters import cpu_matmul
 from model.parameters.quantized_weights import LARGEST, QuantizedMatrix, dequantize, scales_of
 
 FEW_ROWS = 32  # on a CPU
 BLOCK = 1 << 21  # numbers that stay in the cache
 MOST_SUMS = 1 << 24  # numbers of the partial sums of all groups
 BASE = 254.0  # of digits, each from -127 to 127
-SPLIT_AXES = ("batch", *SEQUENCE_AXES, "embed", "heads", "kv_heads", "ffn", "vocab", "expert")
+MATRIX_AXES = ("embed", "heads", "kv_heads", "ffn", "vocab", "expert")
 
 
 def is_whole_on_cpu(layout: Layout) -> bool:
     """Returns whether a CPU has all rows and all matrices."""
-    return layout.platform == "cpu" and not any(layout.ways(axis) > 1 for axis in SPLIT_AXES)
+    return cpu_matmul.applies_to(layout) and not any(layout.ways(axis) > 1 for axis in MATRIX_AXES)
 
 
 def is_in_integers(x: jax.Array, w: QuantizedMatrix, layout: Layout, contract: int) -> bool:
