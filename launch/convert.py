@@ -107,11 +107,9 @@ def main(argv: list[str]) -> int:
     if ACTIVATIONS.value is not None and QUANTIZE.value is None:
         raise UserError("--activations is about quantised weights; give --quantize=int8, or leave it out")
     if target and QUANTIZE.value is not None:
-        for flag in (FAMILY, LIKE):
-            if flag.value is not None:
+        for flag in (FAMILY, LIKE, ACCEPT):
+            if flag.value not in (None, []):
                 raise UserError(f"--{flag.name} has no effect with --quantize, which writes a run folder; leave it out")
-        if ACCEPT.value:
-            raise UserError("--accept has no effect with --quantize, which writes a run folder; leave it out")
     cli.prepare_jax(keep_memory=False)
     if target and QUANTIZE.value is not None:
         return _quantize(user_path(RUN.value), local_path(target, "a run folder that is written"))

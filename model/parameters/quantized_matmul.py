@@ -16,19 +16,20 @@ import math
 import jax
 import jax.numpy as jnp
 
-from model.layout import SEQUENCE_AXES, Layout
-from model.parameters.quantized_weights import QuantizedMatrix, dequantize
+from model.layout import Layout
+from model.parameters import cpu_matmul
+from model.parameters.quantized_weights import LARGEST, QuantizedMatrix, dequantize, scales_of
 
 FEW_ROWS = 32  # on a CPU
 BLOCK = 1 << 21  # numbers that stay in the cache
 MOST_SUMS = 1 << 24  # numbers of the partial sums of all groups
 BASE = 254.0  # of digits, each from -127 to 127
-SPLIT_AXES = ("batch", *SEQUENCE_AXES, "embed", "heads", "kv_heads", "ffn", "vocab", "expert")
+MATRIX_AXES = ("embed", "heads", "kv_heads", "ffn", "vocab", "expert")
 
 
 def is_whole_on_cpu(layout: Layout) -> bool:
     """Returns whether a CPU has all rows and all matrices."""
-    return layout.platform == "cpu" and not any(layout.ways(axis) > 1 for axis in SPLIT_AXES)
+    return cpu_matmul.applies_to(layout) and not any(layout.ways(axis) > 1 for axis in MATRIX_AXES)
 
 
 def is_in_integers(x: jax.Array, w: QuantizedMatrix, layout: Layout, contract: int) -> bool:
@@ -50,8 +51,7 @@ def integer_matmul(
     x_GMK = _groups(x_MK.T.reshape(*w.shape[:contract], -1), tiles).swapaxes(1, 2)
     w_GKN = _groups(w_KN.reshape(*w.shape[:contract], -1), tiles)
     scales_GN = w.scales[...].reshape(-1, math.prod(outputs))
-    token_scale_M1 = jnp.max(jnp.abs(x_MK), -1, keepdims=True) * jnp.float32(1 / 127)
-    token_scale_M1 = jnp.where(token_scale_M1 >= 2.0**-126, token_scale_M1, 1.0)
+    token_scale_M1 = scales_of(x_MK, -1, LARGEST["int8"])
     rest_GMK, rows = x_GMK / token_scale_M1, []
     for _ in range(digits):
         digit_GMK = jnp.round(rest_GMK)

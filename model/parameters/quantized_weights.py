@@ -125,11 +125,6 @@ class MatrixLayout:
         values = dataclasses.replace(spec, format=self.format, initializer=None, products="compute")
         return values, Spec(role="quantization_scale", axes=axes, inputs=(), outputs=())
 
-    def abstract(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-        """Returns the shapes and dtypes of values and scales."""
-        values, scales = jax.eval_shape(lambda: quantize(jnp.zeros(self.shape), self))
-        return values, scales
-
 
 def quantize(w: jax.Array, layout: MatrixLayout) -> tuple[jax.Array, jax.Array]:
     """Returns the values and the scales of a matrix of finite numbers, by the equations above."""
@@ -137,14 +132,19 @@ def quantize(w: jax.Array, layout: MatrixLayout) -> tuple[jax.Array, jax.Array]:
     counts = tuple(size // tile for size, tile in zip(w.shape, tiles, strict=True))
     split = w.astype(jnp.float32).reshape([n for pair in zip(counts, tiles, strict=True) for n in pair])
     within = tuple(range(1, 2 * w.ndim, 2))
-    # Times a constant, since XLA may replace a division by a constant with that, which rounds differently.
-    scales = jnp.max(jnp.abs(split), within, keepdims=True) * jnp.float32(1 / largest)
-    scales = jnp.where(scales >= SMALLEST_SCALE, scales, 1.0)
+    scales = scales_of(split, within, largest)
     values = (split / scales).reshape(w.shape)
     if layout.option.format == "float8":
         return jnp.clip(values, -largest, largest).astype(jnp.float8_e4m3fn), scales.reshape(counts)
     integers = jnp.clip(jnp.round(values), -largest, largest).astype(jnp.int8)
     return (pack(integers, layout.packed_axis) if layout.format == "packed_int4" else integers), scales.reshape(counts)
+
+
+def scales_of(x: jax.Array, axes: int | tuple[int, ...], largest: float) -> jax.Array:
+    """Returns max |x| / largest over these axes, which stay with size 1; or 1 where that is 0 or no normal number."""
+    # Times a constant, since XLA may replace a division by a constant with that, which rounds differently.
+    scales = jnp.max(jnp.abs(x), axes, keepdims=True) * jnp.float32(1 / largest)
+    return jnp.where(scales >= SMALLEST_SCALE, scales, 1.0)
 
 
 def pack(x: jax.Array, axis: int) -> jax.Array:

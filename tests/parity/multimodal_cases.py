@@ -45,14 +45,21 @@ QWEN_3_VISION |= {"num_position_embeddings": 16}
 IDS = {"image_token_id": 60, "video_token_id": 61, "vision_start_token_id": 62, "vision_end_token_id": 63}
 # Heads of 8, whose 4 pairs of dimensions belong to three axes.
 MROPE = {"mrope_section": [2, 1, 1]}
-LLAMA_4 = LLAMA_LIKE | {
-    "intermediate_size_mlp": 20,
-    "num_local_experts": 3,
-    "head_dim": 8,
-    "attention_chunk_size": 6,
-    "no_rope_layer_interval": 2,
-    "interleave_moe_layer_step": 2,
-}
+THREE_AXES = {"type": "mrope"} | MROPE
+INTERLEAVED = {"rope_type": "default", "mrope_interleaved": True} | MROPE
+LLAVA_FEATURES = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
+LLAMA_4 = (
+    {"model_type": "llama4_text"}
+    | LLAMA_LIKE
+    | {
+        "intermediate_size_mlp": 20,
+        "num_local_experts": 3,
+        "head_dim": 8,
+        "attention_chunk_size": 6,
+        "no_rope_layer_interval": 2,
+        "interleave_moe_layer_step": 2,
+    }
+)
 
 
 def _whole(model_type, text, vision, **others):
@@ -130,11 +137,10 @@ CASES = {
         ),
     },
     "multimodal_llama4": {
-        "every second sparse, chunks of 6": _whole("llama4", {"model_type": "llama4_text"} | LLAMA_4, LLAMA_4_VISION),
+        "every second sparse, chunks of 6": _whole("llama4", LLAMA_4, LLAMA_4_VISION),
         "all sparse, queries grow": _whole(
             "llama4",
-            {"model_type": "llama4_text"}
-            | LLAMA_4
+            LLAMA_4
             | {
                 "interleave_moe_layer_step": 1,
                 "num_key_value_heads": 1,
@@ -147,8 +153,7 @@ CASES = {
         ),
         "third of 4 without positions": _whole(
             "llama4",
-            {"model_type": "llama4_text"}
-            | LLAMA_4
+            LLAMA_4
             | {
                 "num_hidden_layers": 4,
                 "num_local_experts": 2,
@@ -164,22 +169,19 @@ CASES = {
             "llava",
             LLAMA_LIKE | {"model_type": "llama", "num_key_value_heads": 1},
             SIGLIP,
-            vision_feature_layer=-1,
-            vision_feature_select_strategy="full",
+            **LLAVA_FEATURES,
         ),
         "Mistral, window 7": _whole(
             "llava",
             LLAMA_LIKE | {"model_type": "mistral", "head_dim": 6, "sliding_window": 7},
             SIGLIP,
-            vision_feature_layer=-1,
-            vision_feature_select_strategy="full",
+            **LLAVA_FEATURES,
         ),
         "Qwen 2, tied, 3 layers": _whole(
             "llava",
             LLAMA_LIKE | {"model_type": "qwen2", "num_hidden_layers": 3, "tie_word_embeddings": True},
             SIGLIP,
-            vision_feature_layer=-1,
-            vision_feature_select_strategy="full",
+            **LLAVA_FEATURES,
             tie_word_embeddings=True,
         ),
     },
@@ -213,7 +215,7 @@ CASES = {
     "multimodal_qwen2_vl": {
         "positions of three axes": _whole(
             "qwen2_vl",
-            LLAMA_LIKE | {"num_attention_heads": 2, "rope_scaling": {"type": "mrope"} | MROPE},
+            LLAMA_LIKE | {"num_attention_heads": 2, "rope_scaling": THREE_AXES},
             QWEN_2_VISION,
             **IDS,
         ),
@@ -225,7 +227,7 @@ CASES = {
                 "num_key_value_heads": 1,
                 "num_hidden_layers": 3,
                 "rope_theta": 1e4,
-                "rope_scaling": {"type": "mrope"} | MROPE,
+                "rope_scaling": THREE_AXES,
             },
             QWEN_2_VISION,
             tie_word_embeddings=True,
@@ -240,7 +242,7 @@ CASES = {
                 "use_sliding_window": True,
                 "sliding_window": 6,
                 "max_window_layers": 1,
-                "rope_scaling": {"type": "mrope"} | MROPE,
+                "rope_scaling": THREE_AXES,
             },
             QWEN_2_VISION,
             **IDS,
@@ -277,7 +279,7 @@ CASES = {
                 "use_sliding_window": True,
                 "sliding_window": 5,
                 "max_window_layers": 2,
-                "rope_scaling": {"type": "mrope"} | MROPE,
+                "rope_scaling": THREE_AXES,
             },
             QWEN_2_5_VISION,
             **IDS,
@@ -286,7 +288,7 @@ CASES = {
     "multimodal_qwen3_vl": {
         "axes interleaved, tied": _whole(
             "qwen3_vl",
-            LLAMA_LIKE | {"head_dim": 8, "rope_scaling": {"rope_type": "default", "mrope_interleaved": True} | MROPE},
+            LLAMA_LIKE | {"head_dim": 8, "rope_scaling": INTERLEAVED},
             QWEN_3_VISION,
             tie_word_embeddings=True,
             **IDS,
@@ -298,7 +300,7 @@ CASES = {
                 "head_dim": 8,
                 "attention_bias": True,
                 "num_key_value_heads": 1,
-                "rope_scaling": {"rope_type": "default", "mrope_interleaved": True} | MROPE,
+                "rope_scaling": INTERLEAVED,
             },
             QWEN_3_VISION,
             tie_word_embeddings=False,
@@ -325,7 +327,7 @@ CASES = {
             | {
                 "head_dim": 8,
                 "mlp_only_layers": [0],
-                "rope_scaling": {"rope_type": "default", "mrope_interleaved": True} | MROPE,
+                "rope_scaling": INTERLEAVED,
             },
             QWEN_3_VISION,
             tie_word_embeddings=False,
@@ -339,7 +341,7 @@ CASES = {
                 "num_experts": 3,
                 "num_experts_per_tok": 1,
                 "num_key_value_heads": 1,
-                "rope_scaling": {"rope_type": "default", "mrope_interleaved": True} | MROPE,
+                "rope_scaling": INTERLEAVED,
             },
             QWEN_3_VISION,
             tie_word_embeddings=True,
@@ -353,7 +355,7 @@ CASES = {
                 "num_hidden_layers": 4,
                 "decoder_sparse_step": 2,
                 "attention_bias": True,
-                "rope_scaling": {"rope_type": "default", "mrope_interleaved": True} | MROPE,
+                "rope_scaling": INTERLEAVED,
             },
             QWEN_3_VISION,
             tie_word_embeddings=False,

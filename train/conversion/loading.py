@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.families import published_model
+from model.families import model_config
 from model.parameters.precision import Dtype, Precision
 from train import experiment as experiments
 from train.conversion.origin import method_of
@@ -63,8 +63,7 @@ def described_model(folder: str | AnyPath) -> tuple[ModelConfig, Sharding]:
     with convert_read_errors(folder):
         values = read_json(folder / "config.json", "get it again")
     dtype: Dtype = "float32" if "float32" in (values.get("dtype"), values.get("torch_dtype")) else "bfloat16"
-    config = published_model(values).read().config
-    return dataclasses.replace(config, precision=Precision(parameters=dtype, compute=dtype)), Sharding()
+    return dataclasses.replace(model_config(values), precision=Precision(parameters=dtype, compute=dtype)), Sharding()
 
 
 def load_published(folder: AnyPath, *, mesh: Mesh | None = None) -> PublishedModel:

@@ -28,7 +28,7 @@ from train.optimizers.options import SGD
 from train.parallel.mesh import Mesh
 from train.parallel.mesh_choice import model_shardings
 from train.parallel.table import Sharding
-from train.run.folder import ORIGIN
+from train.run.folder import copy_origin_of
 from train.run.loading import load_params
 from train.terminal.progress import Progress
 
@@ -137,8 +137,7 @@ def quantize_run(
         write_description(experiment, part)
         loaded = load_params(run, checkpoint, mesh=mesh)
         params = quantize_params(loaded.params, before.model, option, loaded.mesh, loaded.table)
-        if (run / ORIGIN).is_dir():
-            shutil.copytree(local_copy(run / ORIGIN), part / ORIGIN)
+        copy_origin_of(run, part)
         if (run / "data.json").is_file():
             shutil.copy(local_copy(run / "data.json"), part / "data.json")
         elif is_dataset(run / "data"):

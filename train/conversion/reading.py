@@ -147,8 +147,7 @@ def read_published(
         write_description(saved, part)
         params = read_params(folder, opened.family, tensors, experiment, once=True)
         if weights is not None:
-            mesh_here = make_mesh(experiment.mesh)
-            params = quantize_params(params, experiment.model, weights, mesh_here, experiment.sharding)
+            params = quantize_params(params, experiment.model, weights, opened.choice.mesh, opened.choice.table)
         write_parameters(saved, params, part)
     return saved
 

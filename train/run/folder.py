@@ -34,12 +34,15 @@ are listed in train/data/text/cairn_files.py: text that is learned from never in
 
 import contextlib
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 from model.errors import UserError
 from train import experiment as experiments
 from train.experiment import Experiment
 from train.files.files import LockedError, lock
+from train.files.paths import AnyPath
+from train.files.remote import local_copy
 
 ORIGIN = "origin"
 RESULTS = "perplexity"
@@ -77,6 +80,12 @@ def claim(run: pathlib.Path, experiment: Experiment) -> None:
             raise UserError(f"{run} holds checkpoints but no config.json; give another --run, or put its config back")
         experiments.check_same_experiment(experiment, run)
     experiments.save(experiment, run)
+
+
+def copy_origin_of(source: AnyPath, run: pathlib.Path) -> None:
+    """Copies RUN/origin, the record of published weights, if the source has it, so that the run can be converted."""
+    if (source / ORIGIN).is_dir():
+        shutil.copytree(local_copy(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)
 
 
 def has_begun(run: pathlib.Path) -> bool:

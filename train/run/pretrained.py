@@ -1,7 +1,6 @@
 """The state before a run's first step: drawn, with the parameters of another run, or a whole state of another run."""
 
 import pathlib
-import shutil
 from typing import Any
 
 import jax
@@ -14,10 +13,10 @@ from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
 from train.experiment import Branch, Experiment
 from train.files.paths import AnyPath, literal_path
-from train.files.remote import convert_read_errors, local_copy
+from train.files.remote import convert_read_errors
 from train.process import hosts
 from train.run.checks import refuse_quantized
-from train.run.folder import ORIGIN
+from train.run.folder import copy_origin_of
 from train.run.loading import load_params, local_checkpoints
 from train.state import StateConfig, TrainState, abstract_state, init_sharded
 
@@ -40,7 +39,7 @@ def initial_state(experiment: Experiment, run: pathlib.Path | None, shardings: T
         return _state_of_trunk(experiment, branch, shardings)
     params = initial_params(experiment)
     if params is not None and run is not None and hosts.is_writer():
-        _copy_origin(literal_path(experiment.training.init_from or ""), run)
+        copy_origin_of(literal_path(experiment.training.init_from or ""), run)
     return init_sharded(StateConfig.of(experiment), experiment.training.seed, shardings, params)
 
 
@@ -97,12 +96,6 @@ def check_init_from(experiment: Experiment) -> AnyPath:
             f"Take it as it is: model=train.experiment.load(pathlib.Path({str(source)!r})).model"
         )
     return source
-
-
-def _copy_origin(source: AnyPath, run: pathlib.Path) -> None:
-    """Copies RUN/origin, the record of published weights, so that launch.convert can write this run."""
-    if (source / ORIGIN).is_dir():
-        shutil.copytree(local_copy(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)
 
 
 def initial_params(experiment: Experiment) -> Any:

@@ -1,7 +1,8 @@
 """The operations of a training step against the peak of its devices: model FLOPs utilisation (MFU)."""
 
 import dataclasses
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ from model.cost import training_flops_per_token
 from train.experiment import Experiment
 from train.parallel.planner.chips import CHIPS, TERA
 from train.state import StateConfig
+
+T = TypeVar("T")
 
 # Boards of the same chips at other speeds: device kind -> teraFLOP/s; their data sheets are named in `peak_flops`.
 _SLOWER_BOARDS: dict[str, dict[str, float]] = {
@@ -62,24 +65,28 @@ def peak_flops(device_kind: str, dtype: Any) -> float | None:
     """
     name = jnp.dtype(dtype).name
     name = {"float16": "bfloat16"}.get(name, "float8" if name.startswith("float8") else name)
-    _, peaks = max(_known(device_kind), key=lambda found: len(found[0]), default=("", {}))
-    tera = peaks.get(name)
+    tera = (_of_kind(device_kind, _peaks()) or {}).get(name)
     return None if tera is None else tera * TERA
-
-
-def _known(device_kind: str) -> list[tuple[str, dict[str, float]]]:
-    """The device kinds that are a part of this one, with their peaks in teraFLOP/s; the longest says most."""
-    named = dict(_SLOWER_BOARDS)
-    for chip in CHIPS.values():
-        peaks = {_FORMATS[name]: rate / chip.devices / TERA for name, rate in chip.peak.items()}
-        peaks["float32"] = peaks["bfloat16"] if chip.float32 is None else chip.float32 / TERA
-        named |= dict.fromkeys(chip.kinds, peaks)
-    return [(kind, peaks) for kind, peaks in named.items() if kind.lower() in device_kind.lower()]
 
 
 def memory_rate(device_kind: str) -> float | None:
     """The published bytes a second between one device and its memory; None where none is known (a CPU)."""
     rates = {kind: chip.hbm_rate / chip.devices for chip in CHIPS.values() for kind in chip.kinds}
     boards = {kind: None if rate is None else rate * TERA for kind, rate in _MEMORIES_OF_BOARDS.items()}
-    found = [(kind, rate) for kind, rate in (rates | boards).items() if kind.lower() in device_kind.lower()]
-    return max(found, key=lambda each: len(each[0]), default=("", None))[1]
+    return _of_kind(device_kind, rates | boards)
+
+
+def _peaks() -> dict[str, dict[str, float]]:
+    """The peaks of all known kinds of devices, in teraFLOP/s."""
+    named = dict(_SLOWER_BOARDS)
+    for chip in CHIPS.values():
+        peaks = {_FORMATS[name]: rate / chip.devices / TERA for name, rate in chip.peak.items()}
+        peaks["float32"] = peaks["bfloat16"] if chip.float32 is None else chip.float32 / TERA
+        named |= dict.fromkeys(chip.kinds, peaks)
+    return named
+
+
+def _of_kind(device_kind: str, named: Mapping[str, T]) -> T | None:
+    """The entry whose name is a part of the device kind; the longest such name says most. None if there is none."""
+    found = [name for name in named if name.lower() in device_kind.lower()]
+    return named[max(found, key=len)] if found else None

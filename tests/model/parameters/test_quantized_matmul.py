@@ -21,16 +21,21 @@ OPTIONS = [
 NAMES = [f"{option.text} {option.activations}" for option in OPTIONS]
 
 
-def product(option, x, dtype=None):
-    """x times a matrix (4, 16, 24), compiled."""
+def multiplication(option, dtype=None):
+    """The compiled product of x with a matrix (4, 16, 24), the values and scales of the matrix, and its layout."""
     layout = MatrixLayout(SPEC, (4, 16, 24), option)
     drawn = jax.random.normal(jax.random.key(1), (4, 16, 24))
-    arrays = quantize(drawn, layout)
 
     def multiply(x, arrays):
         return matmul(x, QuantizedMatrix(*arrays, layout), ONE_DEVICE, 2, dtype)
 
-    return jax.jit(multiply)(x, arrays), np.asarray(QuantizedMatrix(*arrays, layout)[...]).reshape(64, 24)
+    return jax.jit(multiply), quantize(drawn, layout), layout
+
+
+def product(option, x, dtype=None):
+    """x times the matrix, and the matrix."""
+    multiply, arrays, layout = multiplication(option, dtype)
+    return multiply(x, arrays), np.asarray(QuantizedMatrix(*arrays, layout)[...]).reshape(64, 24)
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +79,7 @@ def test_one_row_is_as_exact_as_float32(x):
 
 
 def test_the_compiled_program_multiplies_integers(x):
-    layout = MatrixLayout(SPEC, (4, 16, 24), OPTIONS[0])
-    arrays = layout.abstract()
-    multiply = jax.jit(lambda x, arrays: matmul(x, QuantizedMatrix(*arrays, layout), ONE_DEVICE, 2))
+    multiply, arrays, _ = multiplication(OPTIONS[0])
     (dot,) = [line for line in multiply.lower(x, arrays).as_text().splitlines() if "dot_general" in line]
     assert dot.count("xi8>") == 2
 
@@ -87,9 +90,8 @@ def test_a_large_matrix_is_made_in_blocks(x, monkeypatch):
     y, _ = product(OPTIONS[2], x)
     monkeypatch.setattr(quantized_matmul, "BLOCK", 64 * 8)
     np.testing.assert_allclose(product(OPTIONS[2], x)[0], y, rtol=1e-5, atol=1e-4)
-    layout = MatrixLayout(SPEC, (4, 16, 24), OPTIONS[2])
-    multiply = jax.jit(lambda x, arrays: matmul(x, QuantizedMatrix(*arrays, layout), ONE_DEVICE, 2))
-    text = multiply.lower(x, layout.abstract()).compile().as_text()
+    multiply, arrays, _ = multiplication(OPTIONS[2])
+    text = multiply.lower(x, arrays).compile().as_text()
     assert "f32[4,16,8]" in text
     assert "f32[4,16,24]" not in text
     assert "f32[64,24]" not in text
