@@ -24,13 +24,18 @@ start.
 """
 
 import contextlib
-import dataclasses
 import sys
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from launch.command import cli, streams
 from model.errors import UserError
+
+if TYPE_CHECKING:
+    from train.generation.decoding_speed import DecodingSpeed
+    from train.generation.decoding_trace import TraceSpeed
+    from train.speed import Speed
 
 CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
@@ -65,8 +70,7 @@ def main(argv: list[str]) -> int:
     experiment = cli.experiment_from(CONFIG.value, SET.value, cli.mesh_from_flag(MESH))
     with Progress("measuring, steps", STEPS.value + WARMUP.value, enabled=not JSON.value) as progress:
         speed = measure(experiment, STEPS.value, WARMUP.value, progress.update)
-    given = {"config": CONFIG.value, "set": SET.value}
-    print(streams.as_json(speed.as_json() | given) if JSON.value else "\n".join(speed.lines()))
+    _print(speed, config=CONFIG.value, set=SET.value)
     return 0
 
 
@@ -76,17 +80,15 @@ def _decode() -> int:
         raise UserError("--decode measures one model: give --config=FILE or --model=llama-3.1-8b")
     if SET.value and CONFIG.value is None:
         raise UserError(f"--set={SET.value[0]} changes a field of --config; give it without --model")
-    rows, contexts = _numbers(ROWS), _numbers(CONTEXTS)
+    rows, contexts = (cli.numbers_from(flag, "number from 1", "1,8,64") for flag in (ROWS, CONTEXTS))
     if TRACE.value is not None and len(rows) > 1:
         raise UserError(f"--trace has one number of rows; got --rows={','.join(ROWS.value)}, expected --rows=16")
     if PER_SECOND.value is not None and TRACE.value is None:
         raise UserError("--per_second is for --trace; add --trace=200, or leave it out")
     with contextlib.redirect_stdout(sys.stderr):
         cli.prepare_jax(xla_flags=True)
-    from model.families.sizes import published
-    from model.parameters.precision import Precision
-    from train.generation.decoding_speed import DecodingSpeed, measure, random_params
-    from train.generation.decoding_trace import TraceSpeed, measure_trace
+    from train.generation.decoding_speed import measure, random_params
+    from train.generation.decoding_trace import measure_trace
     from train.parallel.mesh import Mesh
     from train.parallel.mesh_choice import requested_mesh
     from train.parallel.table import Sharding
@@ -94,31 +96,25 @@ def _decode() -> int:
 
     option, table = cli.mesh_from_flag(MESH), Sharding()
     if MODEL.value is not None:
-        precision = Precision(parameters="bfloat16", compute="bfloat16")
-        config = dataclasses.replace(published(MODEL.value), precision=precision)
+        config = cli.published_in_bfloat16(MODEL.value)
     else:
         experiment = cli.experiment_from(CONFIG.value, SET.value, option)
         config, option, table = experiment.model, experiment.mesh, experiment.sharding
     choice = requested_mesh(config, option or Mesh(), table)
     given = {"config": CONFIG.value, "model": MODEL.value, "set": SET.value}
-    speed: DecodingSpeed | TraceSpeed
     if TRACE.value is not None:
         params = random_params(config, choice)
-        speed = measure_trace(config, params, choice.layout, rows[0], TRACE.value, PER_SECOND.value)
-        print(streams.as_json(speed.as_json() | given) if JSON.value else "\n".join(speed.lines()))
+        _print(measure_trace(config, params, choice.layout, rows[0], TRACE.value, PER_SECOND.value), **given)
         return 0
     with Progress("measuring", len(rows) * len(contexts), enabled=not JSON.value) as progress:
         speed = measure(config, choice, rows, contexts, STEPS.value, WARMUP.value, progress.update)
-    print(streams.as_json(speed.as_json() | given) if JSON.value else "\n".join(speed.lines()))
+    _print(speed, **given)
     return 0
 
 
-def _numbers(flag: "flags.FlagHolder[list[str]]") -> list[int]:
-    """The numbers of a flag. Raises UserError for a text that is no number from 1."""
-    for text in flag.value:
-        if not text.strip().isdecimal() or int(text) < 1:
-            raise UserError(f"--{flag.name}={','.join(flag.value)}: {text!r} is no number from 1; expected 1,8,64")
-    return [int(text) for text in flag.value]
+def _print(speed: "Speed | DecodingSpeed | TraceSpeed", **given: Any) -> None:
+    """Prints a speed as a table, or with what was given as JSON."""
+    print(streams.as_json(speed.as_json() | given) if JSON.value else "\n".join(speed.lines()))
 
 
 if __name__ == "__main__":

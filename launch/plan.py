@@ -84,15 +84,13 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{flag.name} is for --serve; for a training step give --config, and no --{flag.name}")
     if CONFIG.value is None:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
-    topology = _topology()
+    cluster = _cluster()
     if SEARCH.value and MESH.value is not None:
         raise UserError("--search chooses the mesh of a training step: give it without --mesh and --serve")
     if BATCHES.value and not SEARCH.value:
         raise UserError("--batches are for --search; for one plan give --set data.batch_size=64")
-    from train.parallel.planner.chips import parse_cluster
     from train.parallel.planner.compiled import check_cluster, prepare_environment
 
-    cluster = parse_cluster(topology, SLICES.value)
     if COMPILE.value:
         check_cluster(cluster)
         prepare_environment()
@@ -139,7 +137,8 @@ def _search(experiment: "Experiment", cluster: "Cluster") -> int:
             progress.total = total
             progress.update(done)
 
-        found = search(experiment, cluster, _batches(), show)
+        batches = cli.numbers_from(BATCHES, "number of sequences", "64,128")
+        found = search(experiment, cluster, batches, show)
     compiled = []
     if COMPILE.value and found.fitting:
         with Progress("compiling the best", NUM_COMPILED) as progress:
@@ -156,18 +155,13 @@ def _search(experiment: "Experiment", cluster: "Cluster") -> int:
     return 0 if plan.fits else EXIT_DOES_NOT_FIT
 
 
-def _batches() -> list[int]:
-    """The values of --batches. Raises UserError for one that is no number from 1."""
-    for text in BATCHES.value:
-        if not text.strip().isdecimal() or int(text) < 1:
-            raise UserError(f"--batches={','.join(BATCHES.value)}: {text!r} is no number of sequences; expected 64,128")
-    return [int(text) for text in BATCHES.value]
-
-
-def _topology() -> str:
+def _cluster() -> "Cluster":
+    """The chips of --topology and --slices. Raises UserError for a topology that is missing or is none."""
     if TOPOLOGY.value is None:
         raise UserError("--topology is missing: which chips? Try --topology=v5p:4x4x4")
-    return TOPOLOGY.value
+    from train.parallel.planner.chips import parse_cluster
+
+    return parse_cluster(TOPOLOGY.value, SLICES.value)
 
 
 def _serve() -> int:
@@ -180,13 +174,12 @@ def _serve() -> int:
         raise UserError("--serve plans one model: give one of --config=FILE, --model=llama-3.1-8b and --run=FOLDER")
     if SET.value and CONFIG.value is None:
         raise UserError(f"--set={SET.value[0]} changes a field of --config; give it without --{given[0].name}")
-    topology = _topology()
-    from train.parallel.planner.chips import parse_cluster
+    cluster = _cluster()
     from train.parallel.planner.serving import Devices
     from train.parallel.planner.serving_plan import serve_plan
 
     config, table = _served_model()
-    devices = Devices(parse_cluster(topology, SLICES.value), cli.mesh_from_flag(MESH), table)
+    devices = Devices(cluster, cli.mesh_from_flag(MESH), table)
     plan = serve_plan(config, devices, ROWS.value, config.context_length if CONTEXT.value is None else CONTEXT.value)
     if JSON.value:
         print(streams.as_json(plan.as_json()))
@@ -197,17 +190,13 @@ def _serve() -> int:
 
 def _served_model() -> "tuple[ModelConfig, Sharding]":
     """The model of the one flag that names it, and its sharding table. Raises UserError if there is none."""
-    from model.parameters.precision import Precision
     from train.parallel.table import Sharding
 
     if CONFIG.value is not None:
         experiment = cli.experiment_from(CONFIG.value, SET.value, None)
         return experiment.model, experiment.sharding
     if MODEL.value is not None:
-        from model.families.sizes import published
-
-        precision = Precision(parameters="bfloat16", compute="bfloat16")
-        return dataclasses.replace(published(MODEL.value), precision=precision), Sharding()
+        return cli.published_in_bfloat16(MODEL.value), Sharding()
     from train.conversion.loading import described_model
 
     return described_model(RUN.value)

@@ -1,5 +1,6 @@
 """Code that all commands share: absl flags, errors without tracebacks, signals, streams, one compilation cache."""
 
+import dataclasses
 import logging
 import os
 import pathlib
@@ -23,6 +24,7 @@ from train.process.watch import EXIT_PEER_LOST, PeerLostError
 from train.terminal.formatting import escape_unprintable_lines
 
 if TYPE_CHECKING:
+    from model.config import ModelConfig
     from train.experiment import Experiment
     from train.parallel.mesh import Mesh
 
@@ -188,6 +190,22 @@ def experiment_from(config: str, changes: list[str], mesh: "Mesh | None") -> "Ex
     from train.config_file import from_file
 
     return from_file(config, changes if mesh is None else [*changes, f"mesh={mesh}"])
+
+
+def published_in_bfloat16(name: str) -> "ModelConfig":
+    """The published model that a flag names, with parameters and products in bfloat16. Raises UserError without one."""
+    from model.families.sizes import published
+    from model.parameters.precision import Precision
+
+    return dataclasses.replace(published(name), precision=Precision(parameters="bfloat16", compute="bfloat16"))
+
+
+def numbers_from(flag: flags.FlagHolder[list[str]], expected: str, example: str) -> list[int]:
+    """The whole numbers from 1 of a flag. Raises UserError, which says the two texts, for a text that is none."""
+    for text in flag.value:
+        if not text.strip().isdecimal() or int(text) < 1:
+            raise UserError(f"--{flag.name}={','.join(flag.value)}: {text!r} is no {expected}; expected {example}")
+    return [int(text) for text in flag.value]
 
 
 def _print_error(message: str, status: int = EXIT_USER_ERROR) -> int:

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 
-from tests.benchmarks.command import ROOT, answer_help, path, run
+from tests.benchmarks.command import ROOT, path, run
 
 LAYERS, WIDTH, HEADS, KEY_HEADS, FFN, VOCABULARY, PROMPT = 8, 512, 8, 4, 1408, 32_000, 64
 
@@ -302,5 +302,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    answer_help(__name__, __doc__ or "")
     run(main)

@@ -14,10 +14,20 @@ def config(tiny_experiment, write_config, tmp_path):
     return write_config(tiny_experiment(), tmp_path / "tiny.py")
 
 
-def test_plans_and_refusals(call, config):
-    def given(*arguments):
-        return [f"--config={config}", *arguments]
+@pytest.fixture
+def given(config):
+    """A function that adds the config to arguments."""
+    return lambda *arguments: [f"--config={config}", *arguments]
 
+
+def check_refusals(answers, *messages):
+    for answer, words in zip(answers, messages, strict=True):
+        assert answer.status == 2
+        assert words in answer.err
+        assert answer.out == ""
+
+
+def test_plans_and_refusals(call, given):
     answers = call(
         MODULE,
         [
@@ -41,27 +51,18 @@ def test_plans_and_refusals(call, config):
     assert "2 slices of v5e:2x2" in answers[2].out
     assert answers[3].status == 1
     assert "does not fit: " in answers[3].out
-    for answer, words in zip(
+    check_refusals(
         answers[4:],
-        (
-            "fsdp=4,tensor=4 does not multiply to the 8 devices of v5p:2x2x2",
-            "'v9' is no known chip",
-            "--topology is missing: which chips? Try --topology=v5p:4x4x4",
-            "--config is missing",
-            "unexpected argument 'more'",
-            "is no size of an axis",
-        ),
-        strict=True,
-    ):
-        assert answer.status == 2
-        assert words in answer.err
-        assert answer.out == ""
+        "fsdp=4,tensor=4 does not multiply to the 8 devices of v5p:2x2x2",
+        "'v9' is no known chip",
+        "--topology is missing: which chips? Try --topology=v5p:4x4x4",
+        "--config is missing",
+        "unexpected argument 'more'",
+        "is no size of an axis",
+    )
 
 
-def test_searches_and_inference(call, config):
-    def given(*arguments):
-        return [f"--config={config}", *arguments]
-
+def test_searches_and_inference(call, given):
     answers = call(
         MODULE,
         [
@@ -85,22 +86,17 @@ def test_searches_and_inference(call, config):
     assert "the smallest takes" in answers[2].out
     assert "inference on v5e:2x2: 4 chips, 3 rows" in answers[3].out
     assert "does not fit" in answers[4].out
-    for answer, words in zip(
+    check_refusals(
         answers[5:],
-        (
-            "--search chooses the mesh",
-            "'many' is no number of sequences; expected 64,128",
-            "--batches are for --search",
-            "--context=100000: the model reads 1 to ",
-            "jax compiles for a h100 only where there is one",
-        ),
-        strict=True,
-    ):
-        assert words in answer.err
-        assert answer.out == ""
+        "--search chooses the mesh",
+        "'many' is no number of sequences; expected 64,128",
+        "--batches are for --search",
+        "--context=100000: the model reads 1 to ",
+        "jax compiles for a h100 only where there is one",
+    )
 
 
-def test_inference_of_named_models(call, config, tmp_path):
+def test_inference_of_named_models(call, given, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(dict(SIZES["llama-3.1-8b"])))
     h100 = ["--topology=h100:1x2", "--serve", "--context=1024"]
     answers = call(
@@ -109,11 +105,11 @@ def test_inference_of_named_models(call, config, tmp_path):
             ["--model=llama-3.1-8b", "--mesh=tensor=2", "--json", *h100],
             [f"--run={tmp_path}", *h100],
             ["--model=llama-3.1-8c", *h100],
-            ["--model=llama-3.1-8b", f"--config={config}", *h100],
+            given("--model=llama-3.1-8b", *h100),
             ["--model=llama-3.1-8b", "--set=model.width=4", *h100],
             ["--model=llama-3.1-8b", "--search", *h100],
             ["--model=llama-3.1-8b", "--serve"],
-            [f"--config={config}", "--topology=h100:1x2", "--json"],
+            given("--topology=h100:1x2", "--json"),
         ],
     )
     assert [answer.status for answer in answers] == [0, 0, 2, 2, 2, 2, 2, 2]
@@ -121,17 +117,12 @@ def test_inference_of_named_models(call, config, tmp_path):
     assert found["token_bytes"] == 131_072
     assert found["formats"]["bfloat16"]["weights"] == pytest.approx(8_030_261_248, rel=1e-3)
     assert "inference on h100:1x2: 2 chips, 1 row of 1,024 tokens" in answers[1].out
-    for answer, words in zip(
+    check_refusals(
         answers[2:],
-        (
-            "no published model is called 'llama-3.1-8c'",
-            "give one of --config=FILE, --model=llama-3.1-8b and --run=FOLDER",
-            "--set=model.width=4 changes a field of --config",
-            "--search is about a training step",
-            "--topology is missing",
-            "--json is for --serve",
-        ),
-        strict=True,
-    ):
-        assert words in answer.err
-        assert answer.out == ""
+        "no published model is called 'llama-3.1-8c'",
+        "give one of --config=FILE, --model=llama-3.1-8b and --run=FOLDER",
+        "--set=model.width=4 changes a field of --config",
+        "--search is about a training step",
+        "--topology is missing",
+        "--json is for --serve",
+    )

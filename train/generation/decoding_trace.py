@@ -16,7 +16,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.inference.engine.engine import Engine
 from model.inference.engine.options import EngineOptions
-from model.inference.generate import PreparedParams, cache_slots, generate
+from model.inference.generate import PreparedParams, generate
 from model.inference.request import Request
 from model.inference.sampling import Sampling
 from model.layout import Layout
@@ -184,7 +184,6 @@ def _generate(
         on_token=ends,
         layout=layout,
         row_multiple=rows,
-        cache_length=cache_slots(config, prompts, max(budgets)),
     )
 
 

@@ -1,8 +1,7 @@
 """The operations of a training step against the peak of its devices: model FLOPs utilisation (MFU)."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +11,27 @@ from train.experiment import Experiment
 from train.parallel.planner.chips import CHIPS, TERA
 from train.state import StateConfig
 
-T = TypeVar("T")
 
-# Boards of the same chips at other speeds: device kind -> teraFLOP/s; their data sheets are named in `peak_flops`.
-_SLOWER_BOARDS: dict[str, dict[str, float]] = {
-    "H200 NVL": {"bfloat16": 835.5, "float32": 417.5, "float8": 1670.5, "int8": 1670.5},
-    "H100 NVL": {"bfloat16": 835.5, "float32": 417.5, "float8": 1670.5, "int8": 1670.5},
-    "H100 PCIe": {"bfloat16": 756.5, "float32": 378, "float8": 1513, "int8": 1513},
-    "TPU v4 lite": {},  # an inference chip, not the v4
+@dataclasses.dataclass(frozen=True)
+class _Rates:
+    """The published rates of one device.
+
+    Attributes:
+      peaks: teraFLOP/s, by the format of the factors.
+      memory: bytes a second between the device and its memory; None where none is known.
+    """
+
+    peaks: dict[str, float] = dataclasses.field(default_factory=dict)
+    memory: float | None = None
+
+
+# Boards of the same chips at other speeds, by device kind; their data sheets are named in `peak_flops`.
+_SLOWER_BOARDS = {
+    "H200 NVL": _Rates({"bfloat16": 835.5, "float32": 417.5, "float8": 1670.5, "int8": 1670.5}, 4.8 * TERA),
+    "H100 NVL": _Rates({"bfloat16": 835.5, "float32": 417.5, "float8": 1670.5, "int8": 1670.5}, 3.9 * TERA),
+    "H100 PCIe": _Rates({"bfloat16": 756.5, "float32": 378, "float8": 1513, "int8": 1513}, 2.0 * TERA),
+    "TPU v4 lite": _Rates(),  # an inference chip, not the v4
 }
-# Bytes a second of their memories, by the same data sheets, in units of 10^12.
-_MEMORIES_OF_BOARDS = {"H200 NVL": 4.8, "H100 NVL": 3.9, "H100 PCIe": 2.0, "TPU v4 lite": None}
 _FORMATS = {"bf16": "bfloat16", "fp8": "float8", "int8": "int8"}  # of chips.py
 
 
@@ -65,28 +74,21 @@ def peak_flops(device_kind: str, dtype: Any) -> float | None:
     """
     name = jnp.dtype(dtype).name
     name = {"float16": "bfloat16"}.get(name, "float8" if name.startswith("float8") else name)
-    tera = (_of_kind(device_kind, _peaks()) or {}).get(name)
+    tera = _rates(device_kind).peaks.get(name)
     return None if tera is None else tera * TERA
 
 
 def memory_rate(device_kind: str) -> float | None:
     """The published bytes a second between one device and its memory; None where none is known (a CPU)."""
-    rates = {kind: chip.hbm_rate / chip.devices for chip in CHIPS.values() for kind in chip.kinds}
-    boards = {kind: None if rate is None else rate * TERA for kind, rate in _MEMORIES_OF_BOARDS.items()}
-    return _of_kind(device_kind, rates | boards)
+    return _rates(device_kind).memory
 
 
-def _peaks() -> dict[str, dict[str, float]]:
-    """The peaks of all known kinds of devices, in teraFLOP/s."""
+def _rates(device_kind: str) -> _Rates:
+    """The rates of the longest known device kind that is a part of this one, which says most; no rates without one."""
     named = dict(_SLOWER_BOARDS)
     for chip in CHIPS.values():
         peaks = {_FORMATS[name]: rate / chip.devices / TERA for name, rate in chip.peak.items()}
         peaks["float32"] = peaks["bfloat16"] if chip.float32 is None else chip.float32 / TERA
-        named |= dict.fromkeys(chip.kinds, peaks)
-    return named
-
-
-def _of_kind(device_kind: str, named: Mapping[str, T]) -> T | None:
-    """The entry whose name is a part of the device kind; the longest such name says most. None if there is none."""
-    found = [name for name in named if name.lower() in device_kind.lower()]
-    return named[max(found, key=len)] if found else None
+        named |= dict.fromkeys(chip.kinds, _Rates(peaks, chip.hbm_rate / chip.devices))
+    known = [kind for kind in named if kind.lower() in device_kind.lower()]
+    return named[max(known, key=len)] if known else _Rates()

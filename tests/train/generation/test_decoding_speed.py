@@ -17,7 +17,6 @@ from train.parallel.mesh import Mesh
 from train.parallel.mesh_choice import requested_mesh
 from train.parallel.planner.serving import row_bytes, weights_of
 from train.parallel.table import Sharding
-from train.run.utilization import memory_rate
 
 CELL = Cell(
     rows=8,
@@ -56,14 +55,6 @@ def test_the_table():
     assert json.loads(json.dumps(speed.as_json()))["cells"][0]["decode_rate"] == 800
     unknown = DecodingSpeed("Some chip", 1, 1.0, (dataclasses.replace(CELL, memory_rate=None),))
     assert "no memory rate is known of this device" in unknown.lines()[0]
-
-
-def test_memory_rates_are_those_of_the_data_sheets():
-    assert memory_rate("NVIDIA H100 80GB HBM3") == 3.35e12
-    assert memory_rate("NVIDIA H100 PCIe") == 2e12
-    assert memory_rate("TPU v5 lite") == 819e9
-    assert memory_rate("TPU v4 lite") is None
-    assert memory_rate("cpu") is None
 
 
 def test_measures_a_grid(monkeypatch):

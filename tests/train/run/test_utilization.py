@@ -1,4 +1,4 @@
-"""MFU: the peaks of devices by their names, and the operations of a token."""
+"""MFU: the peaks of devices and the rates of their memories by their names, and the operations of a token."""
 
 import jax
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from model.cost import training_flops_per_token
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.planner.chips import CHIPS
-from train.run.utilization import Utilization, peak_flops
+from train.run.utilization import Utilization, memory_rate, peak_flops
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,14 @@ def test_the_peak_of_what_is_not_known_is_none():
 def test_every_chip_of_the_planner_has_its_peak(chip):
     for kind in chip.kinds:
         assert peak_flops(kind, "bfloat16") * chip.devices == chip.peak["bf16"]
+
+
+def test_memory_rates_are_those_of_the_data_sheets():
+    assert memory_rate("NVIDIA H100 80GB HBM3") == 3.35e12
+    assert memory_rate("NVIDIA H100 PCIe") == 2e12
+    assert memory_rate("TPU v5 lite") == 819e9
+    assert memory_rate("TPU v4 lite") is None
+    assert memory_rate("cpu") is None
 
 
 def test_utilization_of_an_experiment(tiny_experiment):

@@ -26,7 +26,7 @@ from model.parameters.specs import Spec
 from model.stack import empty_caches
 from model.transformer import abstract_params, logical_axes, specs
 from model.vocabulary.embedding import Tied
-from train.parallel.mesh import MESH_AXES, Mesh
+from train.parallel.mesh import MESH_AXES, Mesh, num_devices
 from train.parallel.planner.chips import Cluster, Torus
 from train.parallel.planner.job import BYTES
 from train.parallel.table import MeshLayout, Sharding, layout_of, param_shardings
@@ -71,25 +71,26 @@ class Devices:
 
     Attributes:
       cluster: the chips.
-      mesh, table: how the devices are laid out, and the sharding table; None for an even split of all arrays.
+      option, table: how the devices are laid out, None for an even split of all arrays; and the sharding table.
+      layout: both together; None for an even split.
+      count: the devices, of which a chip has one or two.
     """
 
     def __init__(self, cluster: Cluster, mesh: Mesh | None = None, table: Sharding | None = None) -> None:
-        """Args: see the attributes. Raises UserError for a mesh that does not multiply to the devices."""
+        """Args: see the attributes; `mesh` is `option`. Raises UserError if it does not multiply to the devices."""
         self.cluster, self.option, self.table = cluster, mesh, table or Sharding()
         self.layout: MeshLayout | None = None
         self.count = cluster.chips * cluster.chip.devices
         if mesh is None:
             return
-        sizes = {name: getattr(mesh, name) for name in MESH_AXES}
-        others = math.prod(size for size in sizes.values() if size is not None)
-        sizes = {name: max(1, self.count // others) if size is None else size for name, size in sizes.items()}
-        if math.prod(sizes.values()) != self.count:
+        if mesh.data is None:
+            mesh = dataclasses.replace(mesh, data=max(1, self.count // num_devices(mesh)))
+        if num_devices(mesh) != self.count:
             raise UserError(
                 f"--mesh={self.mesh_name} does not multiply to the {self.count:,} devices of {cluster}; "
                 f"for example --mesh=tensor={self.count}"
             )
-        abstract: Any = jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes))
+        abstract: Any = jax.sharding.AbstractMesh(tuple(getattr(mesh, name) for name in MESH_AXES), MESH_AXES)
         self.layout = layout_of(abstract, self.table)
 
     @property
@@ -121,8 +122,8 @@ class Devices:
     def operation_rate(self, number_format: str) -> float:
         """Operations a second of one device; weights in 8 or 4 bits are multiplied as bfloat16."""
         chip = self.cluster.chip
-        is_float32 = number_format == "float32" and chip.float32 is not None
-        return (chip.float32 or 0.0 if is_float32 else chip.rate("bf16")) / chip.devices
+        float32 = chip.float32 if number_format == "float32" else None
+        return (chip.rate("bf16") if float32 is None else float32) / chip.devices
 
     @property
     def row_ways(self) -> int:
@@ -254,20 +255,16 @@ def kinds_of_caches(config: ModelConfig, length: int) -> dict[str, tuple[int, in
     return found
 
 
-def longest_context(config: ModelConfig, rows: int, room: float, devices: Devices | None = None) -> int:
-    """Returns the most tokens that each of `rows` rows can have in `room` bytes of caches; 0 for none."""
-
-    def size(length: int) -> float:
-        return rows * row_bytes(config, length) if devices is None else devices.cache_bytes(config, rows, length)
-
+def longest_context(config: ModelConfig, rows: int, room: float, devices: Devices) -> int:
+    """Returns the most tokens that each of `rows` rows can have in `room` bytes of caches of a device; 0 for none."""
     low, high = 0, 1
-    while high < MANY_TOKENS and size(high) <= room:
+    while high < MANY_TOKENS and devices.cache_bytes(config, rows, high) <= room:
         low, high = high, 2 * high
     if high >= MANY_TOKENS:
         return MANY_TOKENS
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if size(middle) <= room else (low, middle)
+        low, high = (middle, high) if devices.cache_bytes(config, rows, middle) <= room else (low, middle)
     return low
 
 
@@ -334,14 +331,16 @@ def in_format(
     config: ModelConfig, devices: Devices, number_format: str, rows: int, context: int, batches: tuple[int, ...]
 ) -> InFormat:
     """Returns the numbers of inference of `rows` rows of `context` tokens, and the bounds for each of `batches`."""
+    weights, ways = weights_of(config, number_format, rows, devices), devices.row_ways
+
+    def without_caches(rows: int) -> float:
+        held = -(-rows // ways) if devices.layout else rows / devices.count
+        return weights.stored + 4.0 * held * config.vocab_size
 
     def needed(rows: int) -> float:
-        held = -(-rows // devices.row_ways) if devices.layout else rows / devices.count
-        return weights.stored + devices.cache_bytes(config, rows, context) + 4.0 * held * config.vocab_size
+        return without_caches(rows) + devices.cache_bytes(config, rows, context)
 
-    weights = weights_of(config, number_format, rows, devices)
-    left = devices.memory - needed(rows) + devices.cache_bytes(config, rows, context)
-    ways = devices.row_ways
+    left = devices.memory - without_caches(rows)
     row_group = devices.cache_bytes(config, ways, context)
     flops = forward_flops(config, context) - config.unembedding.cost(
         config.width if config.embedding_width is None else config.embedding_width, config.vocab_size, context - 1

@@ -1,13 +1,29 @@
-"""Jobs that several tests of the planner use."""
+"""Jobs and models that several tests of the planner use."""
 
 import dataclasses
 import functools
 
+from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.families.sizes import published
+from model.feedforward.mlp import Gated
+from model.parameters.precision import Precision
+from model.vocabulary.embedding import Untied
 from train.parallel.planner.chips import parse_cluster
 from train.parallel.planner.job import Job, Ways
 from train.parallel.planner.work import ModelWork, work_of
+
+BF16 = Precision(compute="bfloat16")
+SERVED = ModelConfig(
+    vocab_size=1000,
+    context_length=4096,
+    num_layers=4,
+    width=256,
+    mixer=GroupedQuery(num_heads=8, num_kv_heads=2),
+    ffn=Gated(width=512),
+    unembedding=Untied(),
+    precision=BF16,
+)
 
 
 @functools.cache
@@ -18,10 +34,8 @@ def work(name: str, length: int = 4096) -> ModelWork:
 @functools.cache
 def experts(slots_factor: float | None = None) -> ModelWork:
     """A small mixture of experts: 8 experts, 2 a token, 4 layers of width 1,024."""
-    from model.attention.grouped_query import GroupedQuery
     from model.feedforward.dispatch import Capacity, Dropless
     from model.feedforward.experts import Experts
-    from model.feedforward.mlp import Gated
 
     dispatch = Dropless() if slots_factor is None else Capacity(factor=slots_factor)
     config = ModelConfig(

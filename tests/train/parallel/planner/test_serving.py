@@ -7,29 +7,18 @@ import pytest
 from model.attention.grouped_query import GroupedQuery
 from model.attention.latent import Latent
 from model.attention.patterns import SlidingWindow
-from model.config import ModelConfig
 from model.errors import UserError
 from model.families.sizes import published
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import Gated
 from model.parameters.precision import Precision
 from model.recurrent import LSTM
-from model.vocabulary.embedding import Tied, Untied
+from model.vocabulary.embedding import Tied
+from tests.train.parallel.planner.planner_jobs import BF16, SERVED
 from train.parallel.mesh import Mesh
 from train.parallel.planner.chips import parse_cluster
 from train.parallel.planner.serving import Devices, in_format, longest_context, row_bytes, token_bytes, weights_of
 
-BF16 = Precision(compute="bfloat16")
-MODEL = ModelConfig(
-    vocab_size=1000,
-    context_length=4096,
-    num_layers=4,
-    width=256,
-    mixer=GroupedQuery(num_heads=8, num_kv_heads=2),
-    ffn=Gated(width=512),
-    unembedding=Untied(),
-    precision=BF16,
-)
 LAYER = 2 * 256 * 256 + 2 * 256 * 64 + 3 * 256 * 512  # matrices: queries and output, keys and values, feed-forward
 
 
@@ -50,30 +39,31 @@ LAYER = 2 * 256 * 256 + 2 * 256 * 64 + 3 * 256 * 512  # matrices: queries and ou
     ids=["grouped heads", "window", "latent", "float32"],
 )
 def test_bytes_of_a_row(changes, bytes_):
-    assert row_bytes(dataclasses.replace(MODEL, **changes), 1024) == bytes_
+    assert row_bytes(dataclasses.replace(SERVED, **changes), 1024) == bytes_
 
 
 def test_a_recurrent_state_does_not_grow():
-    config = dataclasses.replace(MODEL, mixer=LSTM(num_heads=4))
+    config = dataclasses.replace(SERVED, mixer=LSTM(num_heads=4))
     assert row_bytes(config, 1) == row_bytes(config, 4096) > 0
-    assert longest_context(config, 1, row_bytes(config, 1)) == 1 << 24
-    assert longest_context(config, 2, row_bytes(config, 1)) == 0
+    one = Devices(parse_cluster("h100:1x1"))
+    assert longest_context(config, 1, row_bytes(config, 1), one) == 1 << 24
+    assert longest_context(config, 2, row_bytes(config, 1), one) == 0
 
 
 def test_weights_by_format():
-    counts = {name: weights_of(MODEL, name, 1) for name in ("bfloat16", "int8", "int4")}
+    counts = {name: weights_of(SERVED, name, 1) for name in ("bfloat16", "int8", "int4")}
     norms, table, logits = 9 * 256, 1000 * 256, 256 * 1000
     assert counts["bfloat16"].stored == 2 * (4 * LAYER + norms + table + logits)
     assert counts["bfloat16"].read == counts["bfloat16"].stored - 2 * table  # a look-up reads a row
     int8 = 4 * (LAYER + 2 * (2 * 256 + 2 * 64 + 2 * 512 + 256)) + logits + 2 * 1000  # a scale for each column
     assert counts["int8"].stored == int8 + 2 * (norms + table)
     assert counts["int4"].stored == (4 * LAYER + logits) * (0.5 + 2 / 128) + 2 * (norms + table)
-    tied = weights_of(dataclasses.replace(MODEL, unembedding=Tied()), "bfloat16", 1)
+    tied = weights_of(dataclasses.replace(SERVED, unembedding=Tied()), "bfloat16", 1)
     assert tied.read == tied.stored == counts["bfloat16"].read
 
 
 def test_a_step_reads_the_experts_that_rows_choose():
-    config = dataclasses.replace(MODEL, ffn=Experts(num_experts=8, top_k=2, expert=Gated(width=512)))
+    config = dataclasses.replace(SERVED, ffn=Experts(num_experts=8, top_k=2, expert=Gated(width=512)))
     experts = 2 * 4 * 8 * 3 * 256 * 512
     few, many = weights_of(config, "bfloat16", 1), weights_of(config, "bfloat16", 1000)
     assert few.stored == many.stored
@@ -102,33 +92,35 @@ def test_the_latents_of_deepseek_v3_take_70_kilobytes_a_token():
 
 
 def test_a_window_stops_growing():
-    config = dataclasses.replace(MODEL, mixer=GroupedQuery(num_heads=8, num_kv_heads=2, pattern=SlidingWindow(size=64)))
+    config = dataclasses.replace(
+        SERVED, mixer=GroupedQuery(num_heads=8, num_kv_heads=2, pattern=SlidingWindow(size=64))
+    )
     assert token_bytes(config, 64) == 4 * 2 * 2 * 32 * 2
     assert token_bytes(config, 65) == 0
 
 
 def test_a_mesh_splits_weights_and_caches_by_the_table():
     cluster = parse_cluster("h100:1x4")
-    whole = weights_of(MODEL, "bfloat16", 8)
+    whole = weights_of(SERVED, "bfloat16", 8)
     norms = 2 * 9 * 256
     tensor = Devices(cluster, Mesh(tensor=2))  # data=2
-    split = weights_of(MODEL, "bfloat16", 8, tensor)
+    split = weights_of(SERVED, "bfloat16", 8, tensor)
     assert split.stored == (whole.stored - norms) / 2 + norms
     assert split.received == 0
-    assert tensor.cache_bytes(MODEL, 8, 1024) == 8 * row_bytes(MODEL, 1024) / 4
-    assert tensor.cache_bytes(MODEL, 3, 1024) == 4 * row_bytes(MODEL, 1024) / 4  # filled up to 4 rows
+    assert tensor.cache_bytes(SERVED, 8, 1024) == 8 * row_bytes(SERVED, 1024) / 4
+    assert tensor.cache_bytes(SERVED, 3, 1024) == 4 * row_bytes(SERVED, 1024) / 4  # filled up to 4 rows
     wide = Devices(cluster, Mesh(tensor=4))  # two heads are not split four ways: each device has both
-    assert wide.cache_bytes(MODEL, 1, 1024) == row_bytes(MODEL, 1024)
+    assert wide.cache_bytes(SERVED, 1, 1024) == row_bytes(SERVED, 1024)
 
 
 def test_gathered_weights_are_received_from_other_devices():
     cluster = parse_cluster("h100:1x4")
-    whole = weights_of(MODEL, "bfloat16", 8)
-    gathered = weights_of(MODEL, "bfloat16", 8, Devices(cluster, Mesh(fsdp=4)))
+    whole = weights_of(SERVED, "bfloat16", 8)
+    gathered = weights_of(SERVED, "bfloat16", 8, Devices(cluster, Mesh(fsdp=4)))
     assert gathered.stored == whole.stored / 4
     assert gathered.read == whole.read
     assert gathered.received == whole.read * 3 / 4
-    step = in_format(MODEL, Devices(cluster, Mesh(fsdp=4)), "bfloat16", 4, 512, (4,)).steps[0]
+    step = in_format(SERVED, Devices(cluster, Mesh(fsdp=4)), "bfloat16", 4, 512, (4,)).steps[0]
     assert step.seconds["network"] == gathered.received / 450e9
     assert step.limit == "network"
 

@@ -7,27 +7,14 @@ import pytest
 
 from model.attention.grouped_query import GroupedQuery
 from model.attention.patterns import SlidingWindow
-from model.config import ModelConfig
 from model.errors import UserError
 from model.families.sizes import published
-from model.feedforward.mlp import Gated
 from model.layers import Except
-from model.parameters.precision import Precision
+from tests.train.parallel.planner.planner_jobs import BF16, SERVED
 from train.parallel.mesh import Mesh
 from train.parallel.planner.chips import parse_cluster
 from train.parallel.planner.serving import Devices, longest_context, row_bytes, weights_of
 from train.parallel.planner.serving_plan import serve_plan
-
-BF16 = Precision(compute="bfloat16")
-MODEL = ModelConfig(
-    vocab_size=1000,
-    context_length=4096,
-    num_layers=4,
-    width=256,
-    mixer=GroupedQuery(num_heads=8, num_kv_heads=2),
-    ffn=Gated(width=512),
-    precision=BF16,
-)
 
 
 def test_a_plan_says_what_fits_and_what_bounds_the_speed():
@@ -42,7 +29,7 @@ def test_a_plan_says_what_fits_and_what_bounds_the_speed():
     too_much = weights.stored + 4 * row + 4 * 4 * 32000 - limit
     assert f"does not fit: {too_much / 2**30:.2f} GiB too much; 1 row of 4,096 tokens (4,096 tokens)" in text
     left = limit - weights_of(config, "int8", 4).stored - 4 * 4 * 32000
-    longest = longest_context(config, 4, left)
+    longest = longest_context(config, 4, left, devices)
     assert 4 * row_bytes(config, longest) <= left < 4 * row_bytes(config, longest + 1)
     assert (
         f"fits; room for {int(left // row)} rows of 4,096 tokens ({int(left // row) * 4096:,} tokens), or 4 rows of {longest:,}"
@@ -56,7 +43,7 @@ def test_a_plan_says_what_fits_and_what_bounds_the_speed():
 
 def test_layers_of_two_kinds_are_told_apart():
     config = dataclasses.replace(
-        MODEL,
+        SERVED,
         exceptions=(
             Except(layers=":1", mixer=GroupedQuery(num_heads=8, num_kv_heads=2, pattern=SlidingWindow(size=64))),
         ),
@@ -70,11 +57,11 @@ def test_layers_of_two_kinds_are_told_apart():
 def test_a_context_that_the_model_does_not_read_is_refused():
     for context in (0, 4097):
         with pytest.raises(UserError, match=f"--context={context}: the model reads 1 to 4,096 tokens"):
-            serve_plan(MODEL, Devices(parse_cluster("h100:1x1")), 1, context)
+            serve_plan(SERVED, Devices(parse_cluster("h100:1x1")), 1, context)
 
 
 def test_as_json():
-    plan = serve_plan(MODEL, Devices(parse_cluster("h100:1x2"), Mesh(tensor=2)), 4, 1024, (1, 8))
+    plan = serve_plan(SERVED, Devices(parse_cluster("h100:1x2"), Mesh(tensor=2)), 4, 1024, (1, 8))
     found = json.loads(json.dumps(plan.as_json()))
     assert found["mesh"] == "tensor=2"
     assert found["token_bytes"] == 4 * 2 * 2 * 32 * 2
