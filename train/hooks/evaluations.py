@@ -27,13 +27,9 @@ class ValidationHook(Hook):
         """Args: the session. Raises UserError when the split has no token to predict."""
         option = session.experiment.evaluation
         self.every, self._metrics, self._say = option.every, session.metrics, session.say
-        self.measure = SplitEvaluation(
-            session.experiment,
-            session.dataset,
-            session.mesh,
-            compile_step=session.programs.compile_evaluation,
-            alive=session.alive,
-        )
+        experiment, dataset, mesh = session.experiment, session.dataset, session.mesh
+        step = session.programs.compile_evaluation(experiment, mesh, dataset.tokenizer.end_of_document)
+        self.measure = SplitEvaluation(experiment, dataset, mesh, step=step, alive=session.alive)
         lost = session.dataset.unrestored(VALIDATION)
         self._unrestored = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}
         words = session.dataset.unrestored_in_words(VALIDATION)
