@@ -111,10 +111,11 @@ def _sweep(more: tuple[str, ...], engine: Any) -> int:
 
     if engine is not None and ONLY.value != "report":
         return _submit(resolved(), engine, more)
+    gpus = gpus_here(environment)
+    shares = places(JOBS.value, gpus, cores_here())
     if DRY_RUN.value:
         sweep = resolved()
-        shares = places(JOBS.value, gpus_here(environment), cores_here())
-        for job in here.jobs_of(sweep, sweep.runs(), more, _joint(sweep, environment), len(shares)):
+        for job in here.jobs_of(sweep, sweep.runs(), more, _joint(sweep, gpus), len(shares)):
             print(shlex.join(job.command()))
         return 0
     with folders.locked(folder):
@@ -122,17 +123,15 @@ def _sweep(more: tuple[str, ...], engine: Any) -> int:
         sweep.save()
         for line in sweep.notes():
             cli.print_escaped(line)
-        shares = places(JOBS.value, gpus_here(environment), cores_here())
-        return here.run_sweep(
-            sweep, shares, starter(environment, here.log_of_job), ONLY.value, more, _joint(sweep, environment)
-        )
+        start = starter(environment, here.log_of_job)
+        return here.run_sweep(sweep, shares, start, ONLY.value, more, _joint(sweep, gpus))
 
 
-def _joint(sweep: "Sweep", environment: Mapping[str, str]) -> int:
+def _joint(sweep: "Sweep", gpus: Sequence[str]) -> int:
     """The most runs of this machine in one program: --joint, or as many as suit its GPUs."""
     if JOINT.value is not None:
         return int(JOINT.value)
-    if not gpus_here(environment):
+    if not gpus:
         return 1
     from train.joint.groups import suggested_size
 

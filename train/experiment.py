@@ -231,7 +231,7 @@ class Experiment:
         if parts >= 1 and self.data.batch_size % parts:
             yield "data.batch_size", f"{self.data.batch_size} does not split into gradient_accumulation={parts} parts"
         yield from self._problems_of_vocabulary()
-        found = problems_of_evaluations(self.evaluations, self.model.context_length)
+        found = problems_of_evaluations(self.evaluations, self.data, self.model.context_length)
         yield from ((f"evaluations.{path}", message) for path, message in found)
         yield from self._problems_of_schedule()
         yield from self._problems_of_parameters()

@@ -88,15 +88,15 @@ def executor(
         share_texts(sweep.folder, todo)
         with LiveTable(title, runs, sweep.ablation.metric) as table:
             pool = Pool(places, start, lambda: table.update([labels[one] for job in pool.running for one in job.runs]))
-            statuses, ended = dict[str, int](), dict[str, int]()
+            statuses = dict[str, int]()
             for later in (False, True):
                 wave = [run for run in todo if (trunk_of(run, todo) is not None) == later]
-                statuses |= pool.run(jobs := jobs_of(sweep, wave, more, joint, len(places)))
-                ended |= {run: statuses[job.run] for job in jobs if job.run in statuses for run in job.runs}
+                statuses |= pool.run(jobs_of(sweep, wave, more, joint, len(places)))
         if pool.stopped is not None:
             raise SweepStoppedError(pool.stopped)
-        done = {str(run.folder) for run in todo if str(run.folder) in ended and ended[str(run.folder)] and is_done(run)}
-        return {labels[run]: 0 if run in done else status for run, status in ended.items()}  # of several, some may fail
+        ended = [(run, statuses[str(run.folder)]) for run in todo if str(run.folder) in statuses]
+        # Of the runs of a job that failed some may be done.
+        return {run.label: 0 if status and is_done(run) else status for run, status in ended}
 
     return execute
 
@@ -105,10 +105,10 @@ def jobs_of(
     sweep: "Sweep", runs: "Sequence[Run]", more: tuple[str, ...] = (), joint: int = 1, places: int = 1
 ) -> list[Job]:
     """The jobs of runs: up to `joint` runs of equal shapes are one, and `places` jobs run at once."""
-    from train.joint.groups import split
-
     if joint == 1:
         return [job_of(sweep, run, more) for run in runs]
+    from train.joint.groups import split
+
     jobs = []
     for group in split(runs, lambda run: run.experiment, joint, places):
         job = job_of(sweep, group[0], more)

@@ -122,10 +122,10 @@ class Pool:
         return [job for job, _, _ in self._processes.values()]
 
     def run(self, jobs: Sequence[Job]) -> dict[str, int]:
-        """Returns the exit status of each job by its run folder, when all that were started have ended.
+        """Returns the exit status of each run by its folder, when all jobs that were started have ended.
 
-        After a signal the jobs that were not started have none. 128 and its number is the status of a process that a
-        signal ended.
+        The runs of a job have its status; those of jobs that were not started after a signal have none. 128 and its
+        number is the status of a process that a signal ended.
         """
         waiting, statuses = list(jobs), dict[str, int]()
         with signal_handlers((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self._on_signal):
@@ -133,9 +133,9 @@ class Pool:
                 while waiting and self._free and self.stopped is None:
                     job, place = waiting.pop(0), self._free.pop(0)
                     self._processes[job.run] = (job, self._start(job, place), place)
-                for run, (_, process, place) in list(self._processes.items()):
+                for run, (job, process, place) in list(self._processes.items()):
                     if (status := process.poll()) is not None:
-                        statuses[run] = status if status >= 0 else 128 - status
+                        statuses |= dict.fromkeys(job.runs, status if status >= 0 else 128 - status)
                         del self._processes[run]
                         self._free.append(place)
                 self._watch()

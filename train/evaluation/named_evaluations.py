@@ -8,6 +8,7 @@ from typing import Any
 
 from model.errors import UserError
 from train.data.config import Data, Source, TokenizerOf
+from train.data.generated import Generated
 from train.data.prepare import settings
 from train.data.prepare.prepare import prepare
 from train.data.prepare.progress import Reporter
@@ -95,8 +96,10 @@ def _problems_of_name(name: str) -> Iterator[tuple[str, str]]:
         yield "name", "'validation' is the split that `evaluation` measures; take another name"
 
 
-def problems_of_evaluations(options: Sequence[AnyEvaluation], context_length: int) -> Iterator[tuple[str, str]]:
-    """Yields the names that two evaluations share, and the windows that are longer than the model's context.
+def problems_of_evaluations(
+    options: Sequence[AnyEvaluation], data: Data | Generated, context_length: int
+) -> Iterator[tuple[str, str]]:
+    """Yields the names that two evaluations share, windows longer than the model's context, and windows of no text.
 
     Two evaluations of one name would write to the same folder and the same curve.
     """
@@ -105,9 +108,13 @@ def problems_of_evaluations(options: Sequence[AnyEvaluation], context_length: in
         first = seen.setdefault(option.name.lower(), i)  # some file systems ignore the case of letters
         if first != i:
             yield f"{i}.name", f"{option.name!r} is the name of evaluations.{first} too; give each its own"
-        if isinstance(option, NamedEvaluation) and (option.sequence_length or 0) > context_length:
+        if not isinstance(option, NamedEvaluation) or option.sequence_length is None:
+            continue
+        if option.sequence_length > context_length:
             found = f"{option.sequence_length} is longer than model.context_length={context_length}"
             yield f"{i}.sequence_length", found
+        if isinstance(data, Generated):
+            yield f"{i}.sequence_length", "needs windows of a text; a task makes sequences of its own length"
 
 
 def changed_texts(earlier: Sequence[AnyEvaluation], now: Sequence[AnyEvaluation]) -> Iterator[str]:

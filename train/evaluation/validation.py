@@ -29,7 +29,6 @@ class BatchLimit(NamedTuple):
 
 
 EvaluationStep = Callable[[Any, Batch], dict[str, jax.Array]]  # of a state as the programs of a run take it
-CompileEvaluation = Callable[[Experiment, jax.sharding.Mesh, int | None], EvaluationStep]
 
 
 class SplitEvaluation:
@@ -48,7 +47,6 @@ class SplitEvaluation:
         split: str = "validation",
         limit: BatchLimit | None = None,
         step: EvaluationStep | None = None,
-        compile_step: CompileEvaluation | None = None,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
         """Opens the split.
@@ -59,8 +57,7 @@ class SplitEvaluation:
           mesh: the mesh of the run.
           split: the name of the split.
           limit: the number of batches to read; None for that of `experiment.evaluation`.
-          step: the compiled step of another evaluation of this run; None to compile one.
-          compile_step: compiles it; None for `compile_eval_step`.
+          step: the step of the run's programs; None for one of `compile_eval_step`.
           alive: called for every batch, so that a watchdog sees progress.
 
         Raises:
@@ -80,8 +77,7 @@ class SplitEvaluation:
             if limit.option != "evaluation":
                 fix = "give a longer text or more batches"
             raise UserError(f"the {split} split of {dataset.folder} has no token of text to predict{part}; {fix}")
-        end = dataset.tokenizer.end_of_document
-        self.step = step or (compile_step or compile_eval_step)(experiment, mesh, end)
+        self.step = step or compile_eval_step(experiment, mesh, dataset.tokenizer.end_of_document)
 
     def __call__(self, state: Held) -> dict[str, float]:
         """Loss per token in nats, perplexity per token, and bits per byte, of all batches that are evaluated.

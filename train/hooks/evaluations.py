@@ -6,7 +6,6 @@ from typing import Any
 
 from model.errors import UserError
 from train.data.config import Data
-from train.data.generated import Generated
 from train.evaluation.named_evaluations import NamedEvaluation, ProbeEvaluation, evaluated_split
 from train.evaluation.probing.measure import measure, reader_of
 from train.evaluation.validation import BatchLimit, SplitEvaluation
@@ -27,13 +26,9 @@ class ValidationHook(Hook):
         """Args: the session. Raises UserError when the split has no token to predict."""
         option = session.experiment.evaluation
         self.every, self._metrics, self._say = option.every, session.metrics, session.say
-        self.measure = SplitEvaluation(
-            session.experiment,
-            session.dataset,
-            session.mesh,
-            compile_step=session.programs.compile_evaluation,
-            alive=session.alive,
-        )
+        experiment, dataset, mesh = session.experiment, session.dataset, session.mesh
+        step = session.programs.compile_evaluation(experiment, mesh, dataset.tokenizer.end_of_document)
+        self.measure = SplitEvaluation(experiment, dataset, mesh, step=step, alive=session.alive)
         lost = session.dataset.unrestored(VALIDATION)
         self._unrestored = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}
         words = session.dataset.unrestored_in_words(VALIDATION)
@@ -63,7 +58,9 @@ class NamedEvaluationHook(Hook):
         dataset, split = evaluated_split(option, session.folder, session.dataset)
         experiment = session.experiment
         if (length := option.sequence_length) is not None:
-            experiment = dataclasses.replace(experiment, data=_with_windows(experiment.data, length))
+            assert isinstance(experiment.data, Data)  # see `problems_of_evaluations`
+            data = dataclasses.replace(experiment.data, sequence_length=length)
+            experiment = dataclasses.replace(experiment, data=data)
         self._measure = SplitEvaluation(
             experiment,
             dataset,
@@ -82,13 +79,6 @@ class NamedEvaluationHook(Hook):
         values = self._measure(info.held) | self._unrestored
         self._metrics.evaluation(info.step, values, name=self._name)
         self._say(f"step {info.step}: {self._name} loss {_in_words(values)}{self._note}")
-
-
-def _with_windows(data: Data | Generated, length: int) -> Data | Generated:
-    """The same data in windows of another length."""
-    if isinstance(data, Data):
-        return dataclasses.replace(data, sequence_length=length)
-    raise UserError("evaluations: sequence_length needs windows of a text; a task makes sequences of its own length")
 
 
 def _in_words(values: dict[str, float]) -> str:

@@ -9,16 +9,13 @@ run would not equal the same run alone. Runs that differ in them train one after
 import dataclasses
 import itertools
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import jax
-
+from model.cost import count_parameters
 from model.errors import UserError
 from model.options.difference import changed_fields
 from model.options.json import to_json
-from model.transformer import abstract_params
 from train.experiment import Experiment
 from train.parallel.table import num_stages
 
@@ -52,9 +49,8 @@ def shape_of(experiment: Experiment) -> str:
     tree = to_json(experiment)
     for path in OUTSIDE:
         _set(tree, path, None)
-    for path in _inputs_of(experiment):
-        if _get(tree, path) is not None:
-            _set(tree, path, "number")
+    for path in _inputs_of(experiment, tree):
+        _set(tree, path, "number")
     return json.dumps(tree, sort_keys=True)
 
 
@@ -82,7 +78,7 @@ def split(items: Sequence[T], experiment: Callable[[T], Experiment], size: int, 
 
 def suggested_size(experiment: Experiment) -> int:
     """The number of runs in one program of an accelerator: many of small models, one of a model that fills it alone."""
-    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_params(experiment.model)))
+    parameters = count_parameters(experiment.model).total
     tokens = experiment.data.batch_size * experiment.data.sequence_length // experiment.training.gradient_accumulation
     return max(1, min(MOST, JOINT_PARAMETERS // parameters, JOINT_TOKENS // tokens))
 
@@ -107,7 +103,7 @@ def check_joint(experiments: Sequence[tuple[str, Experiment]]) -> None:
 def inputs_of(experiments: Sequence[Experiment]) -> dict[str, list[float]]:
     """The numbers in which the experiments of a program differ, by path."""
     trees = [to_json(experiment) for experiment in experiments]
-    found = {path: [_get(tree, path) for tree in trees] for path in _inputs_of(experiments[0])}
+    found = {path: [_get(tree, path) for tree in trees] for path in _inputs_of(experiments[0], trees[0])}
     return {path: values for path, values in found.items() if len(set(values)) > 1}
 
 
@@ -120,13 +116,12 @@ def with_inputs(experiment: Experiment, values: Mapping[str, Any]) -> Experiment
     return experiment
 
 
-def _inputs_of(experiment: Experiment) -> list[str]:
-    """The paths of INPUTS that an experiment has.
+def _inputs_of(experiment: Experiment, tree: Any) -> list[str]:
+    """The paths of INPUTS that an experiment has; `tree` is its JSON.
 
     Decay is added to updates in the format of parameters: a float32 input would change another format.
     """
     lower = experiment.model.precision.parameters != "float32"
-    tree = to_json(experiment)
     paths = [path for path in INPUTS if not (lower and path == "optimizer.weight_decay")]
     return [path for path in paths if _get(tree, path) is not None]
 

@@ -93,11 +93,12 @@ def train_jointly(
     """
     if hosts.joined():
         raise UserError("several processes cannot train runs jointly; start one process for them")
-    check_joint([(member.name, expand_paths(member.experiment)) for member in members])
+    members = [member._replace(experiment=expand_paths(member.experiment)) for member in members]
+    check_joint([(member.name, member.experiment) for member in members])
     ends: dict[pathlib.Path, End] = {}
     left = []
     for member in members:
-        if is_finished(expand_paths(member.experiment), member.folder):
+        if is_finished(member.experiment, member.folder):
             ends[member.folder] = End(member, Outcome("finished", member.experiment.training.num_steps))
         else:
             left.append(member)
@@ -129,7 +130,7 @@ class _Joint:
         self._members, self._hard_stop, self._say, self._stop = members, hard_stop, say, stop
         self._seconds = stall_seconds
         self._stop_of_members = Stop()  # members do not interrupt one another, as the caller's may
-        self._programs = JointPrograms([expand_paths(member.experiment) for member in members])
+        self._programs = JointPrograms([member.experiment for member in members])
         self._turns = [Turn(member.name, functools.partial(self._train, i)) for i, member in enumerate(members)]
 
     def run(self) -> list[End]:
@@ -159,7 +160,6 @@ class _Joint:
     def _serve(self, waiting: Sequence[Turn]) -> None:
         """Runs the evaluations that members ask for, or else a step."""
         self._start.close()
-        self._stop_of_members.requested = self._stop.requested
         asked = [turn for turn in waiting if turn.request.key[0] == _EVALUATION] or list(waiting)
         key, option, _ = asked[0].request
         asking = {self._turns.index(turn): turn for turn in asked if turn.request.key == key}

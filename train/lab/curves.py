@@ -50,15 +50,20 @@ def curve_of(data: RunData, metric: str, sizes: Sizes | None) -> Curve | None:
     if len(series) < 2:
         return None
     steps = series.steps.astype(np.float64)
-    tokens = _at(steps, data.metric("tokens"))
+    tokens, positions = _at(steps, data.metric("tokens")), _positions(series.steps, sizes)
     return Curve(
         steps=steps,
         values=series.values,
-        tokens=tokens if np.all(np.isfinite(tokens)) or sizes is None else steps * sizes.tokens_per_step,
-        flops=steps * (sizes.flops_per_token * sizes.tokens_per_step if sizes is not None else np.nan),
+        tokens=tokens if np.all(np.isfinite(tokens)) or sizes is None else positions,
+        flops=positions * (sizes.flops_per_token if sizes is not None else np.nan),
         seconds=_at(steps, training_seconds(data)),
         source="evaluations" if source == "evaluations" else "training",
     )
+
+
+def _positions(steps: np.ndarray, sizes: Sizes | None) -> np.ndarray:
+    """The positions in the batches up to some steps; NaN if their sizes are not known."""
+    return np.array([np.nan if sizes is None else sizes.tokens_before(int(step)) for step in steps], np.float64)
 
 
 def _evaluations(data: RunData, metric: str) -> Series:

@@ -16,6 +16,8 @@ from model.errors import UserError
 from model.options.json import from_json, to_json
 from train import experiment as experiments
 from train.config_file import with_overrides
+from train.data.config import Data
+from train.data.generated import Generated
 from train.experiment import Experiment
 from train.files.files import read_json
 from train.files.paths import local_path
@@ -50,21 +52,25 @@ _TOKEN_METRICS = ("loss", "perplexity")  # those that other tokens change
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """The size of a variant's model, and of its training step.
+    """The size of a variant's model, and the batches that it trains on.
 
     Attributes:
       parameters: their number.
       active_parameters: those that one token uses.
       flops_per_token: model FLOPs of one token in training (the convention of model/cost.py).
-      tokens_per_step: the positions in a batch.
       vocab_size: of the tokenizer.
+      data: the option of its data, which says how large batches are.
     """
 
     parameters: int
     active_parameters: int
     flops_per_token: float
-    tokens_per_step: int
     vocab_size: int
+    data: Data | Generated
+
+    def tokens_before(self, step: int) -> int:
+        """The positions in all batches before a step, which are fewer under a ramp."""
+        return self.data.rows_before(step) * self.data.sequence_length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -271,13 +277,15 @@ def _experiment(
 
 
 def _sizes(experiment: Experiment) -> Sizes:
-    count, length = count_parameters(experiment.model), experiment.data.sequence_length
+    count, data = count_parameters(experiment.model), experiment.data
     return Sizes(
         parameters=count.total,
         active_parameters=count.active,
-        flops_per_token=training_flops_per_token(experiment.model, length, StateConfig.of(experiment).specs),
-        tokens_per_step=experiment.data.batch_size * length,
+        flops_per_token=training_flops_per_token(
+            experiment.model, data.sequence_length, StateConfig.of(experiment).specs
+        ),
         vocab_size=experiment.model.vocab_size,
+        data=data,
     )
 
 

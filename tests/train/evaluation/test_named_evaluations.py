@@ -26,3 +26,9 @@ def test_names_and_numbers_without_sense_are_refused(fields, words, tiny_experim
 def test_one_can_be_given_on_the_command_line(tiny_experiment):
     experiment = tiny_experiment(evaluations="(NamedEvaluation(name='code', path='code/**/*.py', every=7),)")
     assert experiment.evaluations == (NamedEvaluation(name="code", path="code/**/*.py", every=7),)
+
+
+def test_windows_of_a_task_are_refused(tiny_experiment):
+    data, window = "Generated(task=MarkovChains(length=16))", NamedEvaluation(name="a", sequence_length=8)
+    with pytest.raises(UserError, match=r"evaluations.0.sequence_length: needs windows of a text"):
+        tiny_experiment(data=data, evaluations=(window,))

@@ -1,7 +1,6 @@
 """The programs of stacked states: what they hold in memory, whom they update, and what a mesh splits."""
 
 import dataclasses
-import functools
 import math
 
 import jax
@@ -101,7 +100,7 @@ def test_on_a_mesh_each_member_is_split_as_alone(tiny_experiment):
     experiment = plain(tiny_experiment, mesh__data=2, mesh__fsdp=2, mesh__tensor=2, sharding__parameters__vocab=())
     programs, states, batches = started(experiment, count=2)
     metrics = programs.step(KEY, None, batches)
-    step = functools.partial(ALONE.compile_step(experiment, programs._mesh))
+    step = ALONE.compile_step(experiment, programs._mesh)
     for index, state in enumerate(states):
         expected, scalars = step(state, batches[index])
         assert float(metrics[index]["loss"]) == pytest.approx(float(scalars["loss"]), rel=1e-6)

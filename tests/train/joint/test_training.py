@@ -32,7 +32,6 @@ def quiet(*words):
 def trained(request, tiny_experiment, tmp_path_factory):
     """The folder with the runs alone-NAME and joint-NAME, and the ends of the three joint sessions."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("train.loop.write_report", lambda run: None)
 
     def member(name, **changes):
         experiment = tiny_experiment(

@@ -1,12 +1,17 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
+from train.data.config import Data
+from train.data.ramp import Ramp
 from train.lab.curves import curve_of, peak_bytes_of, speed_of, training_seconds
 from train.lab.results import Sizes
 from train.report.run import load
 from train.run.metrics import MetricsWriter
 
-SIZES = Sizes(parameters=10, active_parameters=10, flops_per_token=100.0, tokens_per_step=64, vocab_size=8)
+DATA = Data(batch_size=8, sequence_length=8)
+SIZES = Sizes(parameters=10, active_parameters=10, flops_per_token=100.0, vocab_size=8, data=DATA)
 
 
 @pytest.fixture
@@ -37,6 +42,16 @@ def test_costs_at_the_evaluations(data):
     # The step that was compiled counts as long as the median of the others, 0.75 s.
     assert curve.seconds.tolist() == [5.25, 10.25, 20.25, 30.25]
     assert curve.cost("seconds") is curve.seconds
+
+
+def test_a_batch_that_grows_costs_less_before(data):
+    """2 rows of 8 tokens in steps 1 to 15, 4 in steps 16 to 30, then 8."""
+    grown = dataclasses.replace(SIZES, data=dataclasses.replace(DATA, ramp=Ramp(start=2, double_every=15)))
+    run = data()
+    assert curve_of(run, "loss", grown).flops.tolist() == [16_000, 40_000, 72_000, 136_000]
+    assert curve_of(run, "loss", grown).tokens.tolist() == [600, 1200, 1800, 2400]  # as logged
+    unlogged = dataclasses.replace(run, train=[], _series={})
+    assert curve_of(unlogged, "loss", grown).tokens.tolist() == [160, 400, 720, 1360]
 
 
 def test_the_curve_of_another_text(data):

@@ -61,7 +61,7 @@ def test_sizes_are_those_of_the_models(sweep, base):
         sizes = results.variants[name].sizes
         assert sizes.parameters == count_parameters(model).total
         assert sizes.flops_per_token == training_flops_per_token(model, base.data.sequence_length)
-        assert sizes.tokens_per_step == base.data.batch_size * base.data.sequence_length
+        assert sizes.tokens_before(3) == 3 * base.data.batch_size * base.data.sequence_length
     assert results.variants["wide"].config["model"]["ffn"]["width"] == 96
 
 

@@ -128,7 +128,7 @@ def cost_cells(row: Row) -> dict[str, str]:
     sizes = row.variant.sizes
     steps = [run.total_steps for run in row.variant.runs.values() if run.total_steps is not None]
     speed, peak = row.mean_of("tokens_per_second"), row.mean_of("peak_bytes")
-    flops = sizes.flops_per_token * sizes.tokens_per_step * steps[0] if sizes is not None and steps else None
+    flops = sizes.flops_per_token * sizes.tokens_before(steps[0]) if sizes is not None and steps else None
     return {
         "tokens/s": NONE if speed is None else format_count(speed),
         "FLOPs": NONE if flops is None else format_flops(flops),

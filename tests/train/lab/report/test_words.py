@@ -62,7 +62,7 @@ def test_costs(finished):
     sizes = wide.variant.sizes
     assert words.cost_cells(wide) == {
         "tokens/s": "1.00k",
-        "FLOPs": words.format_flops(sizes.flops_per_token * sizes.tokens_per_step * 200),
+        "FLOPs": words.format_flops(sizes.flops_per_token * sizes.tokens_before(200)),
         "parameters": "33.0k",
         "active": "33.0k",
         "memory": "300 MB",
