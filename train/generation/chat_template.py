@@ -99,14 +99,8 @@ class ChatPrompts:
             return self._encode(text)
         # The text between two marks of the template is encoded by itself where a message wrote a mark's name in it.
         ids: list[int] = []
-        start, marks = 0, list(self._tokenizer.marks().items())
-        while start < len(text):
-            stop = min((at for name, _ in marks if (at := text.find(name, start)) >= 0), default=len(text))
-            part = text[start:stop]
+        for part in self._tokenizer.split_at_marks(text):
             ids += self._tokenizer.encode(part.replace(_SPLIT, "")).tolist() if _SPLIT in part else self._encode(part)
-            length = max((len(name) for name, _ in marks if text.startswith(name, stop)), default=0)
-            ids += self._encode(text[stop : stop + length])
-            start = stop + length
         return ids
 
     def _encode(self, text: str) -> list[int]:
