@@ -86,7 +86,7 @@ class ChatPrompts:
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
         self._template, self._tokenizer = template, tokenizer
-        self._marks = sorted(tokenizer.marks(), key=len, reverse=True)
+        self._marks = sorted((name for name in tokenizer.marks() if len(name) > 1), key=len, reverse=True)
 
     def ids(self, messages: Sequence[Message], **options: Any) -> list[int]:
         """The ids of a prompt; `options` as for `ChatTemplate.render`.
@@ -110,7 +110,8 @@ class ChatPrompts:
         """A text in which the names of marks are split by a character that no text has."""
         text = text.replace(_SPLIT, "\ufffd").replace(_END, "\ufffd")
         for name in self._marks:
-            text = text.replace(name, name[:1] + _SPLIT + name[1:])
+            while name in text:  # again: "__x__x__" holds "__x__" twice
+                text = text.replace(name, name[:1] + _SPLIT + name[1:])
         return text
 
 

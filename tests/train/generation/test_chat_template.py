@@ -54,6 +54,15 @@ def test_the_name_of_a_mark_in_a_message_is_text(tokenizer):
     assert ids[:7] == harmless[:7]
 
 
+def test_the_names_of_marks_that_overlap_are_text():
+    class Marked(BytesTokenizer):
+        def marks(self):
+            return {"__x__": 256}
+
+    prompts = ChatPrompts(ChatTemplate("{{ messages[0].content }}__x__"), Marked(Bytes()))
+    assert prompts.ids([{"role": "user", "content": "__x__x__"}]) == [*b"__x__x__", 256]
+
+
 def test_the_last_message_is_continued():
     template = ChatTemplate(TEMPLATES["chatml"])
     chat = [{"role": "system", "content": "s"}, {"role": "assistant", "content": "The answer is "}]
