@@ -12,14 +12,13 @@ from model.inference.request import Request
 from model.inference.sampling import Sampling
 from model.options.json import to_json
 from train.files.paths import local_path
-from train.generation.chat_template import NO_TEMPLATE, stop_tokens
+from train.generation.chat_template import NO_TEMPLATE, chat_prompts, stop_tokens
 from train.generation.continuations import Continuation, continue_in_order, continue_one, describe_speed
 from train.generation.prompts import Prompt
 from train.generation.results_file import ResultsFile, numbered
 from train.generation.text_engine import TextEngine, TextRequest
 from train.generation.texts import check_prompts
 from train.run.loading import LoadedRun
-from train.serving.served import chat_prompts
 from train.terminal.progress import Progress
 
 
@@ -47,7 +46,7 @@ class EngineTexts:
           chat_template: a file with a chat template; None for the run's own.
         """
         self._run, self._sampling, self._stops, self._rows = run, sampling, stop_strings, rows
-        self._chat = chat_prompts(run, chat_template) if chat else None
+        self._chat = chat_prompts(run.folder, run.tokenizer, chat_template) if chat else None
         if chat and self._chat is None:
             raise UserError(NO_TEMPLATE)
         # A published model marks the end of its turn with a token of its own.

@@ -18,7 +18,8 @@ import jinja2.sandbox
 from model.errors import UserError
 from train.data.tokenizers.interface import Tokenizer
 from train.files.files import read_json
-from train.files.paths import AnyPath
+from train.files.paths import AnyPath, user_path
+from train.files.remote import convert_read_errors
 from train.run.folder import ORIGIN
 
 Message = Mapping[str, Any]
@@ -115,6 +116,30 @@ class ChatPrompts:
         return text
 
 
+def chat_prompts(run: AnyPath, tokenizer: Tokenizer, chat_template: str | None = None) -> ChatPrompts | None:
+    """What makes prompts of messages: a template in a file, or that of the run; None if there is neither.
+
+    Raises UserError for a file that cannot be read or is not a template.
+    """
+    if chat_template is None:
+        template = find_chat_template(run, tokenizer)
+    else:
+        path = user_path(chat_template)
+        if not path.is_file():
+            raise UserError(f"no chat template at {chat_template}; expected a file with a Jinja template")
+        template = ChatTemplate(_source(path), mark_names(run, tokenizer), f"the chat template {chat_template}")
+    return None if template is None else ChatPrompts(template, tokenizer)
+
+
+def _source(path: AnyPath) -> str:
+    """The text of a file with a template. Raises UserError for a file that cannot be read."""
+    with convert_read_errors(path):
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not UTF-8 text; expected a file with a Jinja template") from None
+
+
 def find_chat_template(run: AnyPath, tokenizer: Tokenizer) -> ChatTemplate | None:
     """The template of the published files from which a run was read, in RUN/origin; None if they have none.
 
@@ -128,7 +153,7 @@ def find_chat_template(run: AnyPath, tokenizer: Tokenizer) -> ChatTemplate | Non
         source = _optional_json(where).get("chat_template")
     if (origin / "chat_template.jinja").is_file():
         where = origin / "chat_template.jinja"
-        source = where.read_text(encoding="utf-8")
+        source = _source(where)
     if isinstance(source, list):  # several by name, one of them for ordinary chats
         by_name = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
         source = by_name.get("default")

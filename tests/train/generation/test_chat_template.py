@@ -148,6 +148,9 @@ def test_a_damaged_template_is_named(tokenizer, tmp_path):
     (tmp_path / "origin" / "tokenizer_config.json").write_text('{"chat_template": 3}')
     with pytest.raises(UserError, match=r"tokenizer_config.json: chat_template: expected a text, got int"):
         find_chat_template(tmp_path, tokenizer)
+    (tmp_path / "origin" / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"chat_template.jinja is not UTF-8 text; expected a file with a Jinja"):
+        find_chat_template(tmp_path, tokenizer)
 
 
 def test_the_ids_that_end_texts_come_from_the_published_files(tokenizer, tmp_path):
