@@ -1,5 +1,6 @@
 """Texts that the engine draws for launch.generate: many into a file, or a chat on the terminal."""
 
+import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,6 @@ from model.inference.engine.options import EngineOptions
 from model.inference.request import Request
 from model.inference.sampling import Sampling
 from model.options.json import to_json
-from train.files.paths import local_path
 from train.generation.chat_template import NO_TEMPLATE, chat_prompts, stop_tokens
 from train.generation.continuations import Continuation, continue_in_order, continue_one, describe_speed
 from train.generation.prompts import Prompt
@@ -61,9 +61,8 @@ class EngineTexts:
             "is_chat": chat,
         }
 
-    def write(self, prompts: Sequence[Prompt], samples: int, output: str) -> None:
+    def write(self, prompts: Sequence[Prompt], samples: int, path: pathlib.Path) -> None:
         """Writes `samples` texts of each prompt into a file; continues it if it has some of them already."""
-        path = local_path(output, "a file of texts that is written")
         lines = numbered([prompt.text for prompt in prompts], samples)
         ids = self._ids_of(prompts)
         counts: dict[tuple[int, ...], int] = {}
