@@ -9,6 +9,7 @@ from launch.command import streams
 from model.errors import UserError
 from model.inference.engine.engine import Engine
 from model.inference.engine.options import EngineOptions
+from model.inference.generate import occurrence_indices
 from model.inference.request import Request
 from model.inference.sampling import Sampling
 from model.options.json import to_json
@@ -64,13 +65,8 @@ class EngineTexts:
     def write(self, prompts: Sequence[Prompt], samples: int, path: pathlib.Path) -> None:
         """Writes `samples` texts of each prompt into a file; continues it if it has some of them already."""
         lines = numbered([prompt.text for prompt in prompts], samples)
-        ids = self._ids_of(prompts)
-        counts: dict[tuple[int, ...], int] = {}
-        requests = []
-        for row in ids:
-            for _ in range(samples):
-                counts[row] = counts.get(row, -1) + 1
-                requests.append(self._request(row, counts[row]))
+        rows = [row for row in self._ids_of(prompts) for _ in range(samples)]
+        requests = [self._request(row, before) for row, before in zip(rows, occurrence_indices(rows), strict=True)]
         began, texts = time.monotonic(), []
         with (
             ResultsFile(path, lines, self._settings) as file,
