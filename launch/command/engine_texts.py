@@ -13,6 +13,7 @@ from model.inference.generate import occurrence_indices
 from model.inference.request import Request
 from model.inference.sampling import Sampling
 from model.options.json import to_json
+from train.evaluation.stored_scores import fingerprint_of_params
 from train.generation.chat_template import NO_TEMPLATE, chat_prompts, stop_tokens
 from train.generation.continuations import Continuation, continue_in_order, continue_one, describe_speed
 from train.generation.prompts import Prompt
@@ -67,9 +68,10 @@ class EngineTexts:
         lines = numbered([prompt.text for prompt in prompts], samples)
         rows = [row for row in self._ids_of(prompts) for _ in range(samples)]
         requests = [self._request(row, before) for row, before in zip(rows, occurrence_indices(rows), strict=True)]
+        settings = self._settings | {"parameters": fingerprint_of_params(self._run.params)}
         began, texts = time.monotonic(), []
         with (
-            ResultsFile(path, lines, self._settings) as file,
+            ResultsFile(path, lines, settings) as file,
             Progress("generate", len(lines), start=file.done) as progress,
         ):
             progress.update(file.done)

@@ -1,8 +1,10 @@
 """Texts of the engine for launch.generate: those of static batches, in a file that continues, and a conversation."""
 
+import dataclasses
 import io
 import json
 
+import jax
 import pytest
 
 from launch.command.engine_texts import EngineTexts
@@ -61,6 +63,15 @@ def test_a_file_has_the_texts_of_static_batches_and_continues(plain, run, tmp_pa
     plain.write(PROMPTS, 2, path)
     assert path.read_bytes() == whole
     assert "3 texts, " in capfd.readouterr().err
+
+
+def test_a_file_is_not_continued_with_other_parameters(plain, run, tmp_path, monkeypatch):
+    path = tmp_path / "out.jsonl"
+    plain.write(PROMPTS[:1], 1, path)
+    other = dataclasses.replace(run, params=jax.tree.map(lambda x: x * 1.5, run.params))
+    monkeypatch.setattr(plain, "_run", other)
+    with pytest.raises(UserError, match="line 1: was drawn with other flags or weights"):
+        plain.write(PROMPTS[:1], 1, path)
 
 
 def test_a_conversation_remembers(texts, capsys, monkeypatch):
