@@ -180,6 +180,9 @@ def _on_engine(given: "list[Prompt]", sampling: "Sampling") -> int:
         raise UserError("--json prints texts at the end, and has no effect with --output and --chat; leave it out")
     if OUTPUT.value is None and (NUM_SAMPLES.value > 1 or PROMPTS_FILE.value is not None):
         raise UserError("--chat on the terminal answers one message at a time; give --output=FILE.jsonl for many")
+    from train.generation.results_file import output_path
+
+    output = None if OUTPUT.value is None else output_path(OUTPUT.value)
     cli.prepare_jax()
     from launch.command.engine_texts import EngineTexts
     from train.run.loading import load_run
@@ -193,12 +196,10 @@ def _on_engine(given: "list[Prompt]", sampling: "Sampling") -> int:
         chat=CHAT.value,
         chat_template=CHAT_TEMPLATE.value,
     )
-    if OUTPUT.value is not None:
-        texts.write(given or [_no_prompt()], NUM_SAMPLES.value, OUTPUT.value)
-    elif given:
-        texts.converse([prompt.text for prompt in given])
+    if output is not None:
+        texts.write(given or [_no_prompt()], NUM_SAMPLES.value, output)
     else:
-        texts.converse(None)
+        texts.converse([prompt.text for prompt in given] or None)
     return 0
 
 

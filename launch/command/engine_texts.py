@@ -1,5 +1,6 @@
 """Texts that the engine draws for launch.generate: many into a file, or a chat on the terminal."""
 
+import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -8,18 +9,18 @@ from launch.command import streams
 from model.errors import UserError
 from model.inference.engine.engine import Engine
 from model.inference.engine.options import EngineOptions
+from model.inference.generate import occurrence_indices
 from model.inference.request import Request
 from model.inference.sampling import Sampling
 from model.options.json import to_json
-from train.files.paths import local_path
-from train.generation.chat_template import NO_TEMPLATE, stop_tokens
+from train.evaluation.stored_scores import fingerprint_of_params
+from train.generation.chat_template import NO_TEMPLATE, chat_prompts, stop_tokens
 from train.generation.continuations import Continuation, continue_in_order, continue_one, describe_speed
 from train.generation.prompts import Prompt
 from train.generation.results_file import ResultsFile, numbered
 from train.generation.text_engine import TextEngine, TextRequest
 from train.generation.texts import check_prompts
 from train.run.loading import LoadedRun
-from train.serving.served import chat_prompts
 from train.terminal.progress import Progress
 
 
@@ -47,7 +48,7 @@ class EngineTexts:
           chat_template: a file with a chat template; None for the run's own.
         """
         self._run, self._sampling, self._stops, self._rows = run, sampling, stop_strings, rows
-        self._chat = chat_prompts(run, chat_template) if chat else None
+        self._chat = chat_prompts(run.folder, run.tokenizer, chat_template) if chat else None
         if chat and self._chat is None:
             raise UserError(NO_TEMPLATE)
         # A published model marks the end of its turn with a token of its own.
@@ -62,20 +63,15 @@ class EngineTexts:
             "is_chat": chat,
         }
 
-    def write(self, prompts: Sequence[Prompt], samples: int, output: str) -> None:
+    def write(self, prompts: Sequence[Prompt], samples: int, path: pathlib.Path) -> None:
         """Writes `samples` texts of each prompt into a file; continues it if it has some of them already."""
-        path = local_path(output, "a file of texts that is written")
         lines = numbered([prompt.text for prompt in prompts], samples)
-        ids = self._ids_of(prompts)
-        counts: dict[tuple[int, ...], int] = {}
-        requests = []
-        for row in ids:
-            for _ in range(samples):
-                counts[row] = counts.get(row, -1) + 1
-                requests.append(self._request(row, counts[row]))
+        rows = [row for row in self._ids_of(prompts) for _ in range(samples)]
+        requests = [self._request(row, before) for row, before in zip(rows, occurrence_indices(rows), strict=True)]
+        settings = self._settings | {"parameters": fingerprint_of_params(self._run.params)}
         began, texts = time.monotonic(), []
         with (
-            ResultsFile(path, lines, self._settings) as file,
+            ResultsFile(path, lines, settings) as file,
             Progress("generate", len(lines), start=file.done) as progress,
         ):
             progress.update(file.done)

@@ -18,7 +18,8 @@ import jinja2.sandbox
 from model.errors import UserError
 from train.data.tokenizers.interface import Tokenizer
 from train.files.files import read_json
-from train.files.paths import AnyPath
+from train.files.paths import AnyPath, user_path
+from train.files.remote import convert_read_errors
 from train.run.folder import ORIGIN
 
 Message = Mapping[str, Any]
@@ -86,7 +87,7 @@ class ChatPrompts:
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
         self._template, self._tokenizer = template, tokenizer
-        self._marks = sorted(tokenizer.marks(), key=len, reverse=True)
+        self._marks = sorted((name for name in tokenizer.marks() if len(name) > 1), key=len, reverse=True)
 
     def ids(self, messages: Sequence[Message], **options: Any) -> list[int]:
         """The ids of a prompt; `options` as for `ChatTemplate.render`.
@@ -99,14 +100,8 @@ class ChatPrompts:
             return self._encode(text)
         # The text between two marks of the template is encoded by itself where a message wrote a mark's name in it.
         ids: list[int] = []
-        start, marks = 0, list(self._tokenizer.marks().items())
-        while start < len(text):
-            stop = min((at for name, _ in marks if (at := text.find(name, start)) >= 0), default=len(text))
-            part = text[start:stop]
+        for part in self._tokenizer.split_at_marks(text):
             ids += self._tokenizer.encode(part.replace(_SPLIT, "")).tolist() if _SPLIT in part else self._encode(part)
-            length = max((len(name) for name, _ in marks if text.startswith(name, stop)), default=0)
-            ids += self._encode(text[stop : stop + length])
-            start = stop + length
         return ids
 
     def _encode(self, text: str) -> list[int]:
@@ -116,8 +111,33 @@ class ChatPrompts:
         """A text in which the names of marks are split by a character that no text has."""
         text = text.replace(_SPLIT, "\ufffd").replace(_END, "\ufffd")
         for name in self._marks:
-            text = text.replace(name, name[:1] + _SPLIT + name[1:])
+            while name in text:  # again: "__x__x__" holds "__x__" twice
+                text = text.replace(name, name[:1] + _SPLIT + name[1:])
         return text
+
+
+def chat_prompts(run: AnyPath, tokenizer: Tokenizer, chat_template: str | None = None) -> ChatPrompts | None:
+    """What makes prompts of messages: a template in a file, or that of the run; None if there is neither.
+
+    Raises UserError for a file that cannot be read or is not a template.
+    """
+    if chat_template is None:
+        template = find_chat_template(run, tokenizer)
+    else:
+        path = user_path(chat_template)
+        if not path.is_file():
+            raise UserError(f"no chat template at {chat_template}; expected a file with a Jinja template")
+        template = ChatTemplate(_source(path), mark_names(run, tokenizer), f"the chat template {chat_template}")
+    return None if template is None else ChatPrompts(template, tokenizer)
+
+
+def _source(path: AnyPath) -> str:
+    """The text of a file with a template. Raises UserError for a file that cannot be read."""
+    with convert_read_errors(path):
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not UTF-8 text; expected a file with a Jinja template") from None
 
 
 def find_chat_template(run: AnyPath, tokenizer: Tokenizer) -> ChatTemplate | None:
@@ -133,7 +153,7 @@ def find_chat_template(run: AnyPath, tokenizer: Tokenizer) -> ChatTemplate | Non
         source = _optional_json(where).get("chat_template")
     if (origin / "chat_template.jinja").is_file():
         where = origin / "chat_template.jinja"
-        source = where.read_text(encoding="utf-8")
+        source = _source(where)
     if isinstance(source, list):  # several by name, one of them for ordinary chats
         by_name = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
         source = by_name.get("default")

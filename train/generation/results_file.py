@@ -9,7 +9,17 @@ from typing import Any
 
 from model.errors import UserError
 from train.files.files import LineFile, cannot_read, parse_json
+from train.files.paths import local_path
 from train.generation.continuations import Continuation
+from train.generation.prompts import JSON_LINES
+
+
+def output_path(output: str) -> pathlib.Path:
+    """The path of a file of texts. Raises UserError for one in a store, and for a name without .jsonl at its end."""
+    path = local_path(output, "a file of texts that is written")
+    if path.suffix.lower() not in JSON_LINES:
+        raise UserError(f"--output={path}: the texts are lines of JSON; give a name that ends in .jsonl")
+    return path
 
 
 class ResultsFile:
@@ -32,8 +42,6 @@ class ResultsFile:
         """
         self._prompts = prompts
         self._settings = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        if path.suffix.lower() not in (".jsonl", ".ndjson"):
-            raise UserError(f"--output={path}: the texts are lines of JSON; give a name that ends in .jsonl")
         self._file = LineFile(path)
         try:
             self.done = self._check(path)

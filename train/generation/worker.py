@@ -69,15 +69,17 @@ class EngineWorker:
     Attributes:
       capacity: the most requests that may be unfinished at once, running and waiting.
       failure: the error that ended the engine; None while it works.
+      on_failure: is called when the engine fails, after the listeners.
     """
 
-    def __init__(self, engine: TextEngine, capacity: int, on_failure: Callable[[], None] = lambda: None) -> None:
-        """Args: the engine, `capacity`, and a function that is called when the engine fails."""
+    def __init__(self, engine: TextEngine, capacity: int) -> None:
+        """Args: the engine, and `capacity`."""
         self.capacity = capacity
         self.failure: BaseException | None = None
-        self._engine, self.on_failure = engine, on_failure
+        self.on_failure: Callable[[], None] = lambda: None
+        self._engine = engine
         self._unfinished = 0
-        self._unfinished_tickets: dict[int, Ticket] = {}
+        self._unfinished_tickets: set[Ticket] = set()
         self._inbox: collections.deque[Callable[[], None]] = collections.deque()
         self._owners: dict[int, tuple[Ticket, int]] = {}  # of the worker's thread, like the engine
         self._condition = threading.Condition()
@@ -111,7 +113,7 @@ class EngineWorker:
                     f"{self.capacity}"
                 )
             self._unfinished += len(requests)
-            self._unfinished_tickets[id(ticket)] = ticket
+            self._unfinished_tickets.add(ticket)
             self._inbox.append(lambda: self._begin(ticket))
             self._condition.notify()
         return ticket
@@ -188,13 +190,13 @@ class EngineWorker:
             ticket.num_unfinished -= count
             self._unfinished -= count
             if not ticket.num_unfinished:
-                del self._unfinished_tickets[id(ticket)]
+                self._unfinished_tickets.remove(ticket)
 
     def _fail(self, error: BaseException) -> None:
         with self._condition:
             self.failure = error
-            tickets, self._unfinished_tickets = self._unfinished_tickets, {}
+            tickets, self._unfinished_tickets = self._unfinished_tickets, set()
             self._unfinished = 0
-        for ticket in tickets.values():
+        for ticket in tickets:
             ticket.listener(Failed(error))
         self.on_failure()

@@ -27,11 +27,9 @@ from train.generation.worker import (
     Refused,
     TextChange,
 )
-from train.serving.errors import ApiError
+from train.serving.errors import ApiError, try_later
 from train.serving.jobs import Job
 from train.serving.metrics import Metrics
-
-RETRY_SECONDS = 5
 
 
 class ClientLeftError(Exception):
@@ -106,9 +104,10 @@ class Answer:
         return JSONResponse(content)
 
     async def _changes(self, events: "_Events") -> AsyncIterator[TextChange]:
+        began = False
         async for change in events.changes(len(self._job.requests)):
-            if change.update.num_tokens and not events.began:
-                events.began = True
+            if change.update.num_tokens and not began:
+                began = True
                 self._metrics.first_token.observe(time.monotonic() - self._began)
             if change.update.ended_by is not None:
                 self._metrics.generated_tokens.inc(change.update.num_tokens)
@@ -163,7 +162,6 @@ class _Events:
 
     def __init__(self, worker: EngineWorker, job: Job, receive: Receive, seconds: float) -> None:
         """Hands the job to the worker. Raises ApiError: 429, 503."""
-        self.began = False
         loop = asyncio.get_running_loop()
         self.deadline = loop.time() + seconds
         self._seconds, self._worker = seconds, worker
@@ -176,8 +174,7 @@ class _Events:
         try:
             self._ticket = worker.submit(job.requests, tell)
         except QueueFullError as error:
-            headers = {"retry-after": str(RETRY_SECONDS)}
-            raise ApiError(429, f"too many requests: {error}", code="queue_full", headers=headers) from None
+            raise try_later(429, f"too many requests: {error}", code="queue_full") from None
         except EngineFailedError as error:
             raise ApiError(503, f"the engine does not work any more: {error}", code="engine_failed") from None
         self._timer = loop.call_later(seconds, self._queue.put_nowait, _TimeOver())
@@ -203,7 +200,7 @@ class _Events:
             event = await self._next()
             assert isinstance(event, TextChange)
             if event.update.ended_by == "cancelled":
-                raise ApiError(503, "the server stops", code="stopping", headers={"retry-after": str(RETRY_SECONDS)})
+                raise try_later(503, "the server stops", code="stopping")
             unfinished -= event.update.ended_by is not None
             yield event
 

@@ -13,11 +13,11 @@ from starlette.routing import Route
 
 from model.errors import UserError
 from train.generation.worker import EngineWorker
-from train.serving.answers import RETRY_SECONDS, Answer, ClientLeftError, Format
+from train.serving.answers import Answer, ClientLeftError, Format
 from train.serving.body import Parameters, read_body
 from train.serving.chat import Chat, chat_ids, chat_job
 from train.serving.completions import Completions, completion_job, text_ids
-from train.serving.errors import ApiError, bad_parameter
+from train.serving.errors import ApiError, bad_parameter, try_later
 from train.serving.jobs import Job, check_ids, check_model
 from train.serving.metrics import Metrics
 from train.serving.options import LOCAL_HOSTS, Limits, Served
@@ -66,8 +66,7 @@ class Application:
             try:
                 self._check_access(request, path)
                 if self.draining and request.method == "POST":
-                    headers = {"retry-after": str(RETRY_SECONDS)}
-                    raise ApiError(503, "the server stops; ask another one", code="stopping", headers=headers)
+                    raise try_later(503, "the server stops; ask another one", code="stopping")
                 response = await handler(request)
             except ApiError as error:
                 response = error.response()
@@ -170,9 +169,7 @@ class Application:
     async def _detokenize(self, request: Request) -> Response:
         parameters = await self._body(request)
         check_model(parameters, self._served)
-        ids = parameters.take("tokens")
-        if not isinstance(ids, list) or not all(type(i) is int for i in ids):
-            raise parameters.wrong("tokens", "a list of ids", ids)
+        ids = parameters.ids("tokens")
         parameters.finish()
         known = check_ids("tokens", ids, self._served)
         return JSONResponse({"prompt": await run_in_threadpool(self._served.tokenizer.decode, known)})

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
-from train.serving.errors import ApiError, bad_parameter
+from train.serving.errors import ApiError, bad_parameter, unsupported
 
 # Parameters of the interface that change nothing here: notes for the provider's books and caches.
 IGNORED = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
@@ -77,6 +77,11 @@ async def read_body(request: Request, most_bytes: int, seconds: float) -> "Param
     return Parameters(values)
 
 
+def is_ids(value: Any) -> bool:
+    """Whether a value is a list of whole numbers."""
+    return isinstance(value, list) and all(type(i) is int for i in value)
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
@@ -137,6 +142,13 @@ class Parameters:
             raise self.wrong(name, "a finite number", value)
         return found
 
+    def ids(self, name: str, default: list[int] | None = None) -> list[int]:
+        """A list of ids. Raises ApiError for another value."""
+        value: list[int] = self.take(name, default)
+        if not is_ids(value):
+            raise self.wrong(name, "a list of ids", value)
+        return value
+
     def wrong(self, name: str, expected: str, value: Any) -> ApiError:
         """The error for a value of a wrong kind."""
         shown = json.dumps(value, ensure_ascii=False, default=str)
@@ -151,12 +163,7 @@ class Parameters:
             if name in UNSUPPORTED:
                 if value in UNSUPPORTED[name]:
                     continue
-                raise ApiError(
-                    400,
-                    f"{self._where}{name} is not supported by this server; leave it out",
-                    parameter=self._where + name,
-                    code="unsupported_parameter",
-                )
+                raise unsupported(self._where + name)
             near = difflib.get_close_matches(name, self._known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ApiError(

@@ -9,7 +9,7 @@ from train.generation.prompts import check_text
 from train.generation.text_engine import TextUpdate
 from train.serving.body import Parameters
 from train.serving.completions import FINISH_REASONS
-from train.serving.errors import ApiError, bad_parameter
+from train.serving.errors import ApiError, bad_parameter, unsupported
 from train.serving.jobs import MOST_LOGPROBS, Job, check_model, make_job
 from train.serving.options import Served
 from train.serving.token_texts import TokenTexts
@@ -79,12 +79,7 @@ def _message(value: Any, where: str) -> dict[str, Any]:
         raise inside.wrong("content", "a text, or a list of parts of type text", content)
     for name_of in ("tool_calls", "tool_call_id", "function_call"):
         if inside.take(name_of):
-            raise ApiError(
-                400,
-                f"{where}.{name_of} is not supported by this server; leave it out",
-                parameter=f"{where}.{name_of}",
-                code="unsupported_parameter",
-            )
+            raise unsupported(f"{where}.{name_of}")
     inside.finish()
     message = {"role": role, "content": content, "name": name, "reasoning_content": reasoning}
     for field, text in message.items():

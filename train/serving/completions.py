@@ -7,7 +7,7 @@ from model.errors import UserError
 from train.generation.prompts import check_text
 from train.generation.text_engine import TextUpdate
 from train.generation.texts import prompt_ids
-from train.serving.body import Parameters
+from train.serving.body import Parameters, is_ids
 from train.serving.errors import bad_parameter
 from train.serving.jobs import MOST_LOGPROBS, Job, check_ids, check_model, make_job
 from train.serving.options import Served
@@ -46,7 +46,7 @@ def prompts_of(parameters: Parameters, served: Served) -> list[tuple[Sequence[in
     value = parameters.take("prompt")
     if value is None:
         raise bad_parameter("prompt", "is missing; give a text, a list of texts, ids, or a list of lists of ids")
-    if isinstance(value, str) or (isinstance(value, list) and value and all(type(item) is int for item in value)):
+    if isinstance(value, str) or (value and is_ids(value)):
         value = [value]
     if not isinstance(value, list) or not value:
         raise parameters.wrong("prompt", "a text, a list of texts, ids, or a list of lists of ids", value)
@@ -54,7 +54,7 @@ def prompts_of(parameters: Parameters, served: Served) -> list[tuple[Sequence[in
     for number, prompt in enumerate(value, start=1):
         if isinstance(prompt, str):
             found.append((text_ids(prompt, served, marked=marked), prompt))
-        elif isinstance(prompt, list) and prompt and all(type(item) is int for item in prompt):
+        elif prompt and is_ids(prompt):
             ids = check_ids("prompt", prompt, served)
             found.append((ids, served.tokenizer.decode(ids)))
         else:
@@ -62,15 +62,15 @@ def prompts_of(parameters: Parameters, served: Served) -> list[tuple[Sequence[in
     return found
 
 
-def text_ids(text: str, served: Served, *, marked: bool = True, name: str = "prompt") -> list[int]:
+def text_ids(text: str, served: Served, *, marked: bool) -> list[int]:
     """The ids of a text, with the mark that begins a document if `marked`. Raises ApiError."""
     try:
         check_text(text, "the text", "half of a pair such as \\ud83d\\ude00 stands alone; write both")
         ids = prompt_ids(served.tokenizer, text) if marked else served.tokenizer.encode(text).tolist()
     except UserError as error:
-        raise bad_parameter(name, f"cannot be encoded: {error}") from None
+        raise bad_parameter("prompt", f"cannot be encoded: {error}") from None
     if not ids:
-        raise bad_parameter(name, "has no token; give a text, or at least one id")
+        raise bad_parameter("prompt", "has no token; give a text, or at least one id")
     return ids
 
 

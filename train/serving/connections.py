@@ -6,10 +6,12 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from train.serving.errors import RETRY_SECONDS
+
 _FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 5\r\ncontent-type: text/plain\r\n"
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: %d\r\ncontent-type: text/plain\r\n"
     b"content-length: 36\r\n\r\nthis server has too many connections"
-)
+) % RETRY_SECONDS
 # The server's own words about input that is no HTTP; the client is told.
 logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
+RETRY_SECONDS = 5
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -40,6 +41,17 @@ class ApiError(Exception):
     def response(self) -> Response:
         """The answer."""
         return JSONResponse(self.content(), self.status, self.headers)
+
+
+def try_later(status: int, message: str, *, code: str) -> ApiError:
+    """The error for a request that may succeed when it is sent again: it says when."""
+    return ApiError(status, message, code=code, headers={"retry-after": str(RETRY_SECONDS)})
+
+
+def unsupported(name: str) -> ApiError:
+    """The error for a parameter of the interface that this server does not know how to serve: 400."""
+    message = f"{name} is not supported by this server; leave it out"
+    return ApiError(400, message, parameter=name, code="unsupported_parameter")
 
 
 def bad_parameter(name: str, problem: str) -> ApiError:

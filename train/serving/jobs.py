@@ -87,7 +87,7 @@ def make_job(
     seed = parameters.whole("seed")
     seed = secrets.randbits(32) if seed is None else seed % 2**32  # any 64-bit seed of the interface
     stops = _stop_strings(parameters)
-    stop_ids = _ids(parameters, "stop_token_ids", served)
+    stop_ids = check_ids("stop_token_ids", parameters.ids("stop_token_ids", []), served)
     bias = _logit_bias(parameters, served)
     ignore_end = parameters.flag("ignore_eos")
     priority = parameters.whole("priority", 0, -(2**31), 2**31 - 1)
@@ -178,13 +178,6 @@ def _stop_strings(parameters: Parameters) -> tuple[str, ...]:
     if len(stops) > MOST_STOPS:
         raise bad_parameter("stop", f"has {len(stops)} texts; at most {MOST_STOPS} are looked for")
     return tuple(stops)
-
-
-def _ids(parameters: Parameters, name: str, served: Served) -> tuple[int, ...]:
-    value = parameters.take(name, [])
-    if not isinstance(value, list) or not all(type(i) is int for i in value):
-        raise parameters.wrong(name, "a list of ids", value)
-    return check_ids(name, value, served)
 
 
 def check_ids(name: str, ids: Sequence[int], served: Served) -> tuple[int, ...]:

@@ -1,8 +1,10 @@
 """Texts of the engine for launch.generate: those of static batches, in a file that continues, and a conversation."""
 
+import dataclasses
 import io
 import json
 
+import jax
 import pytest
 
 from launch.command.engine_texts import EngineTexts
@@ -43,7 +45,7 @@ def plain(texts, monkeypatch):
 
 def test_a_file_has_the_texts_of_static_batches_and_continues(plain, run, tmp_path, capfd):
     path = tmp_path / "out.jsonl"
-    plain.write(PROMPTS, 2, str(path))
+    plain.write(PROMPTS, 2, path)
     whole = path.read_bytes()
     lines = [json.loads(line) for line in whole.splitlines()]
     prompts = [prompt.text for prompt in PROMPTS for _ in range(2)]
@@ -58,9 +60,18 @@ def test_a_file_has_the_texts_of_static_batches_and_continues(plain, run, tmp_pa
     assert "; time to first token " in printed
     # Killed amid the fourth line.
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]) + b'{"prompt": "the')
-    plain.write(PROMPTS, 2, str(path))
+    plain.write(PROMPTS, 2, path)
     assert path.read_bytes() == whole
     assert "3 texts, " in capfd.readouterr().err
+
+
+def test_a_file_is_not_continued_with_other_parameters(plain, run, tmp_path, monkeypatch):
+    path = tmp_path / "out.jsonl"
+    plain.write(PROMPTS[:1], 1, path)
+    other = dataclasses.replace(run, params=jax.tree.map(lambda x: x * 1.5, run.params))
+    monkeypatch.setattr(plain, "_run", other)
+    with pytest.raises(UserError, match="line 1: was drawn with other flags or weights"):
+        plain.write(PROMPTS[:1], 1, path)
 
 
 def test_a_conversation_remembers(texts, capsys, monkeypatch):
@@ -87,13 +98,13 @@ def test_messages_from_the_command_line(texts, capsys):
 
 def test_messages_into_a_file(texts, tmp_path, monkeypatch):
     path = tmp_path / "out.jsonl"
-    texts.write(PROMPTS[:1], 1, str(path))
+    texts.write(PROMPTS[:1], 1, path)
     assert json.loads(path.read_text())["prompt"] == "the cat"
     with pytest.raises(UserError, match="prompt x has 41 tokens"):
-        texts.write([Prompt("x" * 40, "prompt x")], 1, str(tmp_path / "long.jsonl"))
+        texts.write([Prompt("x" * 40, "prompt x")], 1, tmp_path / "long.jsonl")
     monkeypatch.setitem(texts._settings, "is_chat", False)
     with pytest.raises(UserError, match="line 1: was drawn with other flags or weights"):
-        texts.write(PROMPTS[:1], 1, str(path))
+        texts.write(PROMPTS[:1], 1, path)
 
 
 def test_a_chat_needs_a_template(run):
@@ -106,6 +117,7 @@ def test_a_chat_needs_a_template(run):
     [
         (["--chat", "--json"], "--json prints texts at the end, and has no effect with --output and --chat"),
         (["--output=x.jsonl", "--json"], "--json prints texts at the end"),
+        (["--output=x.txt"], "--output=x.txt: the texts are lines of JSON; give a name that ends in .jsonl"),
         (["--chat", "--num_samples=2"], "--chat on the terminal answers one message at a time; give --output"),
         (["--chat_template=x"], "--chat_template has no effect without --chat"),
     ],

@@ -54,6 +54,15 @@ def test_the_name_of_a_mark_in_a_message_is_text(tokenizer):
     assert ids[:7] == harmless[:7]
 
 
+def test_the_names_of_marks_that_overlap_are_text():
+    class Marked(BytesTokenizer):
+        def marks(self):
+            return {"__x__": 256}
+
+    prompts = ChatPrompts(ChatTemplate("{{ messages[0].content }}__x__"), Marked(Bytes()))
+    assert prompts.ids([{"role": "user", "content": "__x__x__"}]) == [*b"__x__x__", 256]
+
+
 def test_the_last_message_is_continued():
     template = ChatTemplate(TEMPLATES["chatml"])
     chat = [{"role": "system", "content": "s"}, {"role": "assistant", "content": "The answer is "}]
@@ -138,6 +147,9 @@ def test_a_damaged_template_is_named(tokenizer, tmp_path):
     (tmp_path / "origin").mkdir()
     (tmp_path / "origin" / "tokenizer_config.json").write_text('{"chat_template": 3}')
     with pytest.raises(UserError, match=r"tokenizer_config.json: chat_template: expected a text, got int"):
+        find_chat_template(tmp_path, tokenizer)
+    (tmp_path / "origin" / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"chat_template.jinja is not UTF-8 text; expected a file with a Jinja"):
         find_chat_template(tmp_path, tokenizer)
 
 

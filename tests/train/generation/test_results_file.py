@@ -6,7 +6,7 @@ import pytest
 
 from model.errors import UserError
 from train.generation.continuations import Continuation
-from train.generation.results_file import ResultsFile, numbered
+from train.generation.results_file import ResultsFile, numbered, output_path
 
 LINES = numbered(["a", "b\n漢"], 2)
 SETTINGS = {"seed": 0}
@@ -70,6 +70,8 @@ def test_files_that_cannot_be(tmp_path):
     with pytest.raises(UserError, match="line 1: is not the text of its prompt"):
         fill(path, 1)
     with pytest.raises(UserError, match=r"give a name that ends in \.jsonl"):
-        fill(tmp_path / "out.txt", 1)
+        output_path(str(tmp_path / "out.txt"))
+    with pytest.raises(UserError, match="a file of texts that is written must be on a disk of this machine"):
+        output_path("gs://bucket/out.jsonl")
     with pytest.raises(UserError, match="cannot write"):
         fill(tmp_path / "no" / "out.jsonl", 1)

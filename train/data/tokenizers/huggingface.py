@@ -104,6 +104,10 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def marks(self) -> dict[str, int]:
         """The ids of the special tokens, by name."""
+        return self._marks
+
+    @functools.cached_property
+    def _marks(self) -> dict[str, int]:
         return {name: found for name in self._special if (found := self.token_id(name)) is not None}
 
     def encode_marked(self, text: str) -> np.ndarray:

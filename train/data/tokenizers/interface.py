@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import hashlib
 import pathlib
 import re
@@ -65,12 +66,27 @@ class Tokenizer(abc.ABC):
     def encode_marked(self, text: str) -> np.ndarray:
         """The ids of a text in which the names of marks are these marks, int32 [tokens]; no other mark is added."""
         marks = self.marks()
-        if not marks:
-            return self.encode(text)
-        names = sorted(marks, key=len, reverse=True)
-        parts = re.split("(" + "|".join(map(re.escape, names)) + ")", text)
-        ids = [[marks[part]] if part in marks else self.encode(part) for part in parts if part]
+        ids = [[marks[part]] if part in marks else self.encode(part) for part in self.split_at_marks(text)]
         return np.concatenate([np.zeros(0, np.int32), *ids]).astype(np.int32)
+
+    def split_at_marks(self, text: str) -> list[str]:
+        """The names of marks in a text, and the texts between them; where two names begin, the longer counts."""
+        marks, (first_letter, lengths) = self.marks(), self._form_of_marks
+        parts, begin = [], 0
+        for found in first_letter.finditer(text):  # names may be thousands: one pattern of them all would take seconds
+            if (at := found.start()) >= begin:
+                name = next((name for length in lengths if (name := text[at : at + length]) in marks), "")
+                if name:
+                    parts += [text[begin:at], name]
+                    begin = at + len(name)
+        return [part for part in (*parts, text[begin:]) if part]
+
+    @functools.cached_property
+    def _form_of_marks(self) -> tuple[re.Pattern[str], list[int]]:
+        """The first letters of the names of marks, and the lengths of the names, the longest first."""
+        names = [name for name in self.marks() if name]
+        letters = "|".join(sorted({re.escape(name[0]) for name in names}))
+        return re.compile(letters or "(?!)"), sorted(set(map(len, names)), reverse=True)  # (?!) is nowhere
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:

@@ -95,6 +95,10 @@ class SentencePieceTokenizer(Tokenizer):
 
     def marks(self) -> dict[str, int]:
         """The ids of the control pieces, by name."""
+        return self._marks
+
+    @functools.cached_property
+    def _marks(self) -> dict[str, int]:  # the library is asked about every piece, and there may be 256 thousand
         control = filter(self._processor.is_control, range(self._processor.get_piece_size()))
         return {self._processor.id_to_piece(i): i for i in control}
 

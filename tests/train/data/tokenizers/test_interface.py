@@ -18,7 +18,7 @@ from train.data import (
     make_tokenizer,
     save_tokenizer,
 )
-from train.data.tokenizers.interface import split_after_newline
+from train.data.tokenizers.interface import BytesTokenizer, split_after_newline
 
 CODE = 'def f(x):\n\tif x:\r\n        return  "a  b"\n\n\n' * 40
 
@@ -191,4 +191,16 @@ def test_split_after_newline(text, size):
 def test_a_tokenizer_without_marks_encodes_all_as_text():
     tokenizer = make_tokenizer(Bytes(), [])
     assert tokenizer.marks() == {}
+    assert tokenizer.split_at_marks("<s>a") == ["<s>a"]
     assert tokenizer.encode_marked("<s>a").tolist() == list(b"<s>a")
+
+
+def test_where_two_names_of_marks_begin_the_longer_counts():
+    class Marked(BytesTokenizer):
+        def marks(self):
+            return {"<a": 256, "<a>": 257, "[b]": 258, "a>[b": 259}
+
+    tokenizer = Marked(Bytes())
+    assert tokenizer.split_at_marks("<a>[b]<ax<a<<a>") == ["<a>", "[b]", "<a", "x", "<a", "<", "<a>"]
+    assert tokenizer.split_at_marks("") == []
+    assert tokenizer.encode_marked("x<a>y").tolist() == [ord("x"), 257, ord("y")]
