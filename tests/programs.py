@@ -1,5 +1,6 @@
 """Compiled programs of tests are kept for as long as memory allows, and trainings of equal options share them."""
 
+import ctypes
 import dataclasses
 import gc
 import sys
@@ -8,7 +9,7 @@ import psutil
 
 _PROCESS = psutil.Process()
 MOST_GROWTH = 0.6 * 2**30  # bytes that a process takes from the system before it lets go of its programs
-_least = []  # the bytes that it had then; freed memory stays with the process, so they do not fall
+_least = []  # the bytes that it had then
 _shared = {}  # jitted steps by the function that makes them, the options that they read, and the mesh
 # Fields of an Experiment that no step reads: when and where something is done, not what a step computes.
 NOT_IN_STEPS = ("checkpoints", "evaluation", "evaluations", "samples", "logging", "spikes", "statistics")
@@ -24,7 +25,14 @@ def drop_grown():
     drop_steps()
     sys.modules["jax"].clear_caches()
     gc.collect()
+    _return_memory()
     _least[0] = _PROCESS.memory_info().rss
+
+
+def _return_memory():
+    """Gives freed memory back to the system. The allocator of glibc keeps it, and a worker would grow to 6 GB."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def drop_steps():

@@ -126,7 +126,7 @@ def test_every_mechanism_is_flat_in_width(settings, experiment):
 @pytest.mark.sweep
 @pytest.mark.parametrize("optimizer", ["AdamW", "Lion", "Adafactor", "ScheduleFreeAdamW", "Muon", "SGD(momentum=0.9)"])
 def test_every_optimizer_is_flat_in_width(optimizer, experiment):
-    rate = {"Lion": 0.005, "SGD(momentum=0.9)": 1.0}.get(optimizer, 0.02)
+    rate = {"Lion": 0.005, "SGD(momentum=0.9)": 0.1}.get(optimizer, 0.02)  # SGD diverges at 1, in the base model too
     own, _ = check(of(experiment, MUP, f"optimizer={optimizer}"), widths=(32, 64, 128, 256), rate=rate, seeds=(0, 1))
     assert own.flat, own.verdict
 
