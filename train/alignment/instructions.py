@@ -16,6 +16,7 @@ is known.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -232,16 +233,14 @@ def write_all(grammar: Instructions, folder: pathlib.Path, counts: Counts) -> li
     """Writes texts, conversations, preferences and prompts into a folder, each of both splits: NAME.SPLIT.jsonl."""
     written = []
     for split in SPLITS:
-        test = counts.tests if split == "test" else None
+        noise = counts.preference_noise if split == "train" else 0.0  # which accuracies on the test split would include
         makers: dict[str, tuple[int, Callable[[int], dict[str, Any]]]] = {
-            "texts": (counts.texts, lambda n, s=split: text_row(grammar, n, s, noise=counts.text_noise)),
-            "conversations": (counts.conversations, lambda n, s=split: conversation_row(grammar, n, s)),
-            "preferences": (
-                counts.preferences,
-                lambda n, s=split: preference_row(grammar, n, s, 0.0 if s == "test" else counts.preference_noise),
-            ),
-            "prompts": (counts.prompts, lambda n, s=split: prompt_row(grammar, n, s)),
+            "texts": (counts.texts, functools.partial(text_row, grammar, split=split, noise=counts.text_noise)),
+            "conversations": (counts.conversations, functools.partial(conversation_row, grammar, split=split)),
+            "preferences": (counts.preferences, functools.partial(preference_row, grammar, split=split, noise=noise)),
+            "prompts": (counts.prompts, functools.partial(prompt_row, grammar, split=split)),
         }
         for name, (count, make) in makers.items():
-            written.append(write_rows(folder / f"{name}.{split}.jsonl", map(make, range(test or count))))
+            numbers = range(counts.tests if split == "test" else count)
+            written.append(write_rows(folder / f"{name}.{split}.jsonl", map(make, numbers)))
     return written
