@@ -35,5 +35,5 @@ experiment: Experiment = dataclasses.replace(
     evaluation=Evaluation(every=100),
     evaluations=(),
     checkpoints=Checkpoints(every=100),
-    samples=Samples(),
+    samples=Samples(length=16),
 )
