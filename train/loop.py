@@ -157,9 +157,7 @@ def _begin(
 def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
     """The checked dataset of a run. Tokenizes it and the further texts to evaluate if they are not tokenized yet."""
     fits = functools.partial(check_vocabulary, experiment)
-    training = experiment.training
-    start = training.init_from if training.branch_from is None else training.branch_from.run
-    data = experiment.data.starting_from(start)
+    data = experiment.data.starting_from(experiment.training.starts_from)
     dataset = open_dataset(prepare(data, run / "data", TerminalReporter(), check=fits))
     check_vocabulary(experiment, dataset.tokenizer, dataset.folder)
     check_prompts(experiment.model, dataset.tokenizer, experiment.samples.prompts)
