@@ -51,6 +51,8 @@ def read_tokenizer(content: bytes, where: str) -> tuple[tokenizers.Tokenizer, tu
     if dropout := getattr(tokenizer.model, "dropout", None):
         disabled.append(f"a dropout of {dropout:g} of the merges")
         tokenizer.model.dropout = None
+    # It adds special tokens, which nobody asks for here, and takes spaces out of the offsets of tokens.
+    tokenizer.post_processor = None
     # A special token's name in a text is text: encoding it as the token would let any document end itself.
     tokenizer.encode_special_tokens = True
     return tokenizer, tuple(disabled)
@@ -113,6 +115,14 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode_marked(self, text: str) -> np.ndarray:
         """The ids of a text in which the names of special tokens are these tokens, int32 [tokens]."""
         return _ids(self._marked_tokenizer, text)
+
+    def encode_with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """See `Tokenizer`; the library knows the characters of every token, of a text that it normalises too."""
+        return _ids_and_ends(self._tokenizer, text)
+
+    def encode_marked_with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """See `Tokenizer`."""
+        return _ids_and_ends(self._marked_tokenizer, text)
 
     @functools.cached_property
     def _marked_tokenizer(self) -> tokenizers.Tokenizer:
@@ -203,3 +213,13 @@ def _ids(tokenizer: tokenizers.Tokenizer, text: str) -> np.ndarray:
     except Exception as error:  # the library raises a plain Exception, as for a word that a closed vocabulary lacks
         raise UserError(f"the tokenizer cannot encode this text: {error}; give a text that it knows") from None
     return np.array(encoding.ids, np.int32)
+
+
+def _ids_and_ends(tokenizer: tokenizers.Tokenizer, text: str) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of `_ids`, and the number of characters up to the end of each, int32 [tokens]."""
+    try:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+    except Exception as error:
+        raise UserError(f"the tokenizer cannot encode this text: {error}; give a text that it knows") from None
+    ends = np.array([end for _, end in encoding.offsets], np.int32)
+    return np.array(encoding.ids, np.int32), np.maximum.accumulate(ends) if len(ends) else ends
