@@ -26,6 +26,7 @@ from model.residual import Multipliers, PreNorm, Residual
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
 from model.vocabulary.per_layer import PerLayerEmbedding
+from model.vocabulary.score_head import ScoreHead
 
 # More than any model has. Checks run layer by layer, so that a mistyped number would fill the memory.
 MAX_LAYERS = 10_000
@@ -60,6 +61,7 @@ class ModelConfig:
       unembedding: whether logits share the token table.
       final_logit_softcap: c of c * tanh(logit / c), or None.
       multi_token: modules that predict tokens further ahead in training, or None.
+      score_head: numbers for each token beside its logits, for rewards and values, or None.
       dropout: the dropout rates.
       initialization: the distribution of initial parameters.
       parametrization: how initial values, rates and constant factors change with width and depth.
@@ -90,6 +92,7 @@ class ModelConfig:
     unembedding: Tied | Untied = Tied()
     final_logit_softcap: float | None = None
     multi_token: MultiToken | None = None
+    score_head: ScoreHead | None = None
     dropout: Dropout = dataclasses.field(default=Dropout(), metadata=TRAINING_ONLY)
     initialization: Normal | FanIn = dataclasses.field(default=Normal(), metadata=TRAINING_ONLY)
     parametrization: Standard | MuP | CompleteP = Standard()

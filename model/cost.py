@@ -35,7 +35,8 @@ from model.vocabulary.embedding import Tied
 class ParameterCount:
     """The number of parameters in each part of a model; `inactive` counts those of experts that a token does not use.
 
-    `multi_token` counts the modules that predict tokens further ahead, which training uses: they are part of the total.
+    `multi_token` counts the modules that predict tokens further ahead, which training uses: they are part of the total,
+    and so is `score_head`.
     As in published counts, the load biases of routers are part of it too: no optimizer updates them, but a checkpoint
     has them (DeepSeek-V3's 671,026,419,200 include 58 layers of 256).
     """
@@ -45,12 +46,14 @@ class ParameterCount:
     final_norm: int
     unembedding: int
     multi_token: int = 0
+    score_head: int = 0
     inactive: int = 0
 
     @property
     def total(self) -> int:
         """The number of all parameters."""
-        return self.embedding + self.blocks + self.final_norm + self.unembedding + self.multi_token
+        heads = self.unembedding + self.multi_token + self.score_head
+        return self.embedding + self.blocks + self.final_norm + heads
 
     @property
     def active(self) -> int:
@@ -74,6 +77,7 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
         final_norm=_count(tree.get("final_norm", {})),
         unembedding=_count(tree["embedding"]) - _count(table),
         multi_token=_count(tree.get("multi_token", {})),
+        score_head=_count(tree.get("score_head", {})),
         inactive=_count_inactive(config, tree),
     )
 
@@ -134,6 +138,8 @@ def training_flops(config: ModelConfig, length: int, specs: Any = None) -> int:
         block, logits = _layer_flops(config, config.layers[-1], length), _logits_flops(config, length)
         block += _projection_flops(config, length)  # of the token that a module reads
         forward += config.multi_token.cost(block, logits, config.width, length)
+    if config.score_head is not None:
+        forward += config.score_head.cost(config.width, length)
     frozen = 0 if specs is None else _frozen_factors(config, specs)
     return 3 * forward - 2 * length * frozen
 
@@ -142,11 +148,13 @@ def _frozen_factors(config: ModelConfig, specs: Any) -> int:
     """Counts the elements of frozen matrices by which each token is multiplied."""
     tree, _ = partition(abstract_params(config), specs, lambda _, spec: spec.frozen and bool(spec.inputs))
     layers = {part: tree[part] for part in ("blocks", "multi_token") if part in tree}
+    scores = tree.get("score_head", {})
     vectors = {name: x for name, x in tree.get("per_layer", {}).items() if name != "table"}
     logits = "table" if isinstance(config.unembedding, Tied) else "output"
     used = [tree.get("embedding", {}).get(name) for name in (logits, "input_projection", "output_projection")]
     uses = 1 if config.multi_token is None else 1 + config.multi_token.depth
-    return _count(layers) + _count(vectors) - _count_inactive(config, layers) + uses * _count(used)
+    whole = _count(layers) + _count(vectors) + _count(scores)
+    return whole - _count_inactive(config, layers) + uses * _count(used)
 
 
 def training_flops_per_token(config: ModelConfig, length: int, specs: Any = None) -> float:

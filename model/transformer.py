@@ -37,6 +37,7 @@ from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import TokenBatch
 from model.vocabulary.multi_token_modules import add_multi_token_loss, new_multi_token_modules
 from model.vocabulary.per_layer import new_per_layer_vectors
+from model.vocabulary.score_head import new_score_head
 from model.vocabulary.unembedding import Unembedding
 
 Params = dict[str, Any]
@@ -69,6 +70,7 @@ class Transformer(nnx.Module):
         self.multi_token = new_multi_token_modules(config, jax.random.fold_in(key, 0), make)
         self.final_norm = norm(config.norm if config.residual.final_norm else None)
         self.per_layer = new_per_layer_vectors(config, make(jax.random.fold_in(key, 1)))
+        self.score_head = new_score_head(config, make(jax.random.fold_in(key, 2)))
 
     def __call__(self, batch: TokenBatch, context: Context, cache: LayerCaches | None) -> Output:
         """Runs the model on token ids; see `stream`."""
@@ -183,6 +185,18 @@ def stream(
 def logits(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout: Layout = ONE_DEVICE) -> jax.Array:
     """Returns the logits (B, T, V) of a stream: `Output.stream_BTD` of `stream`, or some of its tokens."""
     return unembedding(config, params).logits(stream_BTD, layout)
+
+
+def scores(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout: Layout = ONE_DEVICE) -> jax.Array:
+    """Returns the numbers of `config.score_head` for every token of a stream, float32 (B, T, outputs).
+
+    Raises:
+      UserError: for a model without a score head.
+    """
+    head = _model(config, params).score_head
+    if head is None:
+        raise UserError("this model has no scores; give it score_head=ScoreHead(), as a reward model has")
+    return head(stream_BTD, layout)
 
 
 def unembedding(config: ModelConfig, params: Params) -> Unembedding:

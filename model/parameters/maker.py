@@ -15,6 +15,7 @@ The role of a parameter decides how it is drawn; n is `num_layers`, fan_in the n
 |                | stream: attention output, down          | scale_residual; * beta  | scale_residual; zero if    |
 |                |                                         |                         | zero_residual; * beta      |
 | unembedding    | untied output matrix                    | N(0, std)               | truncated N(0, 1/fan_in)   |
+| score          | from the stream to scores               | N(0, std)               | the same                   |
 | scale          | norm weights                            | 1                       | 1                          |
 | gain           | layer scale, stream scale; factors of   | as these options say; 1 | the same                   |
 |                | single experts                          |                         |                            |

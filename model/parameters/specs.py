@@ -20,6 +20,7 @@ Role = Literal[
     "embedding",
     "position",
     "unembedding",
+    "score",
     "projection",
     "value",
     "residual",
@@ -72,6 +73,8 @@ ROLES: dict[Role, Traits] = {
     "embedding": Traits(weight_decay=True),
     "position": Traits(weight_decay=True),
     "unembedding": Traits(weight_decay=True, quantized=True),
+    # From vectors to rewards, whose differences must not depend on rounding.
+    "score": Traits(weight_decay=True, compute_dtype="float32"),
     # Matrices inside the layers; a `residual` matrix writes the output of a `value` matrix to the residual stream.
     "projection": dataclasses.replace(_MATRIX, eight_bits=True, quantized=True),
     "value": dataclasses.replace(_MATRIX, eight_bits=True, quantized=True),
