@@ -24,6 +24,7 @@ class Sums(NamedTuple):
       measurements: the model's measurements, by stack of layers and name.
       taps: for each requested tap, the sums over counted tokens, one per layer (train/objectives/tap_sums.py).
       maxima: for the taps that have one, the maximum over counted tokens; that of a batch is the largest of its parts.
+      numbers: further numbers to report, by name: sums as `loss`, over the same weight.
     """
 
     loss: jax.Array
@@ -31,6 +32,7 @@ class Sums(NamedTuple):
     measurements: dict[str, dict[str, jax.Array]]
     taps: dict[str, jax.Array]
     maxima: dict[str, jax.Array] = {}  # noqa: RUF012 - a field of a tuple, which nothing changes
+    numbers: dict[str, jax.Array] = {}  # noqa: RUF012
 
 
 class Objective(Protocol):
