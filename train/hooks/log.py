@@ -125,7 +125,8 @@ class Log:
         assert self._progress is not None
         self._progress.update(step, loss=float(scalars["loss"]))
         if self._has_line(step):
-            padding = 1 - tokens / (self._data.batch_size_at(step - 1) * self._data.sequence_length)
+            rows = self._data.batch_size_at(step - 1) * self._data.texts_of_row
+            padding = 1 - tokens / (rows * self._data.sequence_length)
             self._session.metrics.train(step, scalars | {"tokens": self.tokens, "padding": padding})
         for hook in self._hooks:
             hook.fetched(step, scalars, self._has_line(step))

@@ -16,6 +16,7 @@ from model.output import Output
 from model.transformer import scores, stream, unembedding
 from model.vocabulary.cross_entropy import nll
 from train.objectives.interface import Batch, Sums
+from train.objectives.next_token import with_model_losses
 from train.objectives.tap_sums import LOG_Z, tap_sums
 
 PAIR = ("chosen_", "rejected_")
@@ -161,12 +162,10 @@ def sums_of_rows(
     sums, maxima = tap_sums(answers.output.taps, answers.weights_BT)
     if LOG_Z in taps:
         sums[LOG_Z] = answers.log_z
-    minimised = total
-    # The model adds its own losses over the tokens of all answers: they weigh as much as those of a batch of so many.
-    count = jnp.maximum(jnp.sum(answers.length * real[:, None]), 1.0)
-    losses = {name: value * (jnp.sum(real) / count) for name, value in answers.output.losses.items()}
-    for value in losses.values():
-        minimised = minimised + value
+    # Sums over tokens, of the model's own losses and of taps, become means: the divisor of sums is the number of rows.
+    per_row = jnp.sum(real) / jnp.maximum(jnp.sum(answers.length * real[:, None]), 1.0)
+    losses, sums = ({name: x * per_row for name, x in each.items()} for each in (answers.output.losses, sums))
     reported = {name: jax.lax.stop_gradient(jnp.sum(values * real)) for name, values in numbers.items()}
     report = jax.lax.stop_gradient(total)
+    minimised = with_model_losses(total, losses)
     return minimised, Sums(report, losses, answers.output.measurements, sums, maxima, reported)

@@ -50,7 +50,8 @@ class Pairs(NamedTuple):
 class PairObjective:
     """A loss of pairs; a subclass has `of_pairs`."""
 
-    has_reference = True
+    has_reference = False
+    texts = PAIR  # the prefixes of the batch fields of a row's two texts
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -69,6 +70,12 @@ class PairObjective:
         """The loss and the margin of each pair, (P,)."""
         raise NotImplementedError
 
+    def validation(self, session: Any) -> Any:
+        """The means over the validation split of the loss and of all numbers, as a function of the state."""
+        from train.evaluation.rows_validation import RowsValidation
+
+        return RowsValidation(session, None, self.texts)
+
     def loss(
         self,
         model: ModelConfig,
@@ -80,7 +87,7 @@ class PairObjective:
         taps: tuple[str, ...] = (),
     ) -> tuple[jax.Array, Sums]:
         """See `Objective`."""
-        answers = log_probabilities(model, params, batch, PAIR, dropout_key=dropout_key, layout=layout, taps=taps)
+        answers = log_probabilities(model, params, batch, self.texts, dropout_key=dropout_key, layout=layout, taps=taps)
         pairs = pairs_of(answers, batch if self.has_reference else None)
         loss, margin = self.of_pairs(pairs)
         numbers = {
@@ -111,6 +118,7 @@ class ReferenceObjective(PairObjective):
     `reference` is a run folder, or None for the parameters with which the run begins (training.init_from).
     """
 
+    has_reference = True
     reference: str | None = None
 
     def preparation(self, session: Any) -> Any:
@@ -118,6 +126,13 @@ class ReferenceObjective(PairObjective):
         from train.alignment.reference import ReferencePreparation
 
         return ReferencePreparation(session, self.reference)
+
+    def validation(self, session: Any) -> Any:
+        """See `PairObjective`."""
+        from train.alignment.reference import noted_logps
+        from train.evaluation.rows_validation import RowsValidation
+
+        return RowsValidation(session, noted_logps(session, "validation"), self.texts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,7 +212,6 @@ class SimPO(PairObjective):
 
     beta: float = 2.0
     gamma: float = 1.0
-    has_reference = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -224,7 +238,6 @@ class ORPO(PairObjective):
     """
 
     weight_of_odds: float = 0.1
-    has_reference = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -262,7 +275,8 @@ class KTO(ReferenceObjective):
         L = desirable (1 - sigmoid(beta (d - z)))        for a desirable answer
         L = undesirable (1 - sigmoid(beta (z - d)))      for an undesirable one
 
-    The data are labels: data=Preferences(form="labels"). `margin` is beta (d - z), with the sign of the label.
+    The data are labels: data=Preferences(form="labels"). `margin` is beta (d - z), with the sign of the label. As z is
+    of a batch, training.gradient_accumulation is 1.
 
     Attributes:
       beta: how strongly the policy is held to the reference.
@@ -278,6 +292,9 @@ class KTO(ReferenceObjective):
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
         yield from _above_zero(beta=self.beta, desirable=self.desirable, undesirable=self.undesirable)
+
+    texts = ANSWER_AND_OTHER
+    one_micro_batch = True
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -309,11 +326,9 @@ class KTO(ReferenceObjective):
         taps: tuple[str, ...] = (),
     ) -> tuple[jax.Array, Sums]:
         """See `Objective`."""
-        answers = log_probabilities(
-            model, params, batch, ANSWER_AND_OTHER, dropout_key=dropout_key, layout=layout, taps=taps
-        )
+        answers = log_probabilities(model, params, batch, self.texts, dropout_key=dropout_key, layout=layout, taps=taps)
         real, has_other, label = real_rows(batch, ""), real_rows(batch, "other_"), number_of_rows(batch, "label")
-        changes = answers.logp - jnp.stack([number_of_rows(batch, f"{text}reference") for text in ANSWER_AND_OTHER], 1)
+        changes = answers.logp - jnp.stack([number_of_rows(batch, f"{text}reference") for text in self.texts], 1)
         mean = jnp.sum(changes[:, 1] * has_other) / jnp.maximum(jnp.sum(has_other), 1.0)
         divergence = jax.lax.stop_gradient(jnp.maximum(mean, 0.0))
         loss, margin = self.of_answers(changes[:, 0], label, divergence)

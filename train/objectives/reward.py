@@ -36,6 +36,7 @@ class RewardModel:
     centring: float = 0.0
 
     reads_scores = True
+    texts = PAIR
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -55,6 +56,12 @@ class RewardModel:
     def weight(self, batch: Batch) -> jax.Array:
         """The number of pairs."""
         return jnp.sum(real_rows(batch))
+
+    def validation(self, session: Any) -> Any:
+        """The means over the validation split of the loss and of all numbers, as a function of the state."""
+        from train.evaluation.rows_validation import RowsValidation
+
+        return RowsValidation(session, None, self.texts)
 
     def of_scores(self, chosen: jax.Array, rejected: jax.Array, margin: jax.Array | float) -> jax.Array:
         """The loss of each pair, (P,)."""

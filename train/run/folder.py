@@ -7,6 +7,8 @@ data.json          where the dataset is
 evaluations/       the tokens of further texts that the run is evaluated on
 origin/            the files beside published weights, if the run was read from them or started from such a run
 parameters.json    name, role, shape, axes, placement and count of every parameter, and what updates it
+reference.json     of a preference objective: the reference, and where its log-probabilities are
+reference/         these, if the data are in a store
 metrics.jsonl      losses and the other computed numbers
 statistics.jsonl   the statistics of layers and roles, if the experiment asks for them
 throughput.jsonl   times

@@ -3,8 +3,8 @@
 Every array is [rows, T]. A pair has the fields `chosen_` and `rejected_` tokens, targets and weights: ids of prompt and
 answer, the id after each, and 1 where that id belongs to the answer; and `margin`. A labelled answer has tokens,
 targets and weights, its `label` (1 or 0), and `other_` tokens, targets and weights: its prompt with the answer of the
-next row that has another prompt and fits, from which KTO estimates a divergence. A number of a row stands at all T
-places, so that all arrays are split over devices alike.
+next row of the split that has another prompt and fits, from which KTO estimates a divergence. A number of a row stands
+at all T places, so that all arrays are split over devices alike.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from model.errors import UserError
 from model.options.words import nearest
+from train.data.batches.coverage import Coverage
 from train.data.batches.order import row_order
 from train.data.batches.prefetch import read_ahead
 from train.data.batches.rows import Batch, DocumentSpan
@@ -26,12 +27,17 @@ from train.data.shards.dataset import Dataset
 FORMATS = {"tokens": np.int32, "targets": np.int32, "weights": np.float32, "label": np.float32, "margin": np.float32}
 
 
+MOST_TRIED = 1000  # rows that are tried for an answer to another prompt
+
+
 class _Filler:
     """Makes the fields of rows of a split."""
 
     def __init__(self, dataset: Dataset, data: Preferences, split: str, fields: Sequence[str] | None) -> None:
         self.data, self.tokenizer = data, dataset.tokenizer
-        self.fields = data.fields if fields is None else tuple(dict.fromkeys(fields))
+        # Texts end before their padding, which no token of them sees: segments and positions would tell nothing.
+        wanted = data.fields if fields is None else fields
+        self.fields = tuple(name for name in dict.fromkeys(wanted) if name not in ("segment_ids", "positions"))
         for name in self.fields:
             if name not in data.fields:
                 raise UserError(f"no field of {data.form} is called {name!r}; {nearest(name, data.fields)}")
@@ -45,11 +51,11 @@ class _Filler:
         batch = {name: np.zeros(shape, FORMATS[name.rpartition("_")[2]]) for name in self.fields}
         for place, row in enumerate(wanted):
             if numbers[row] >= 0:
-                self._fill({name: array[place] for name, array in batch.items()}, numbers, row)
+                self._fill({name: array[place] for name, array in batch.items()}, numbers[row])
         return batch
 
-    def _fill(self, arrays: Batch, numbers: Sequence[int], row: int) -> None:
-        entries = self.stored.entries(numbers[row])
+    def _fill(self, arrays: Batch, number: int) -> None:
+        entries = self.stored.entries(number)
         first = self.stored.answers[entries[0]]
         for name in ("label", "margin"):
             if name in arrays:
@@ -57,20 +63,18 @@ class _Filler:
         for prefix, entry in zip(("chosen_", "rejected_") if len(entries) == 2 else ("",), entries, strict=True):
             _write(arrays, prefix, *self.stored.sequence(entry))
         if len(entries) == 1 and any(name.startswith("other_") for name in arrays):
-            mismatch = self._mismatch(numbers, row)
+            mismatch = self._mismatch(number)
             if mismatch is not None:
                 _write(arrays, "other_", *mismatch)
 
-    def _mismatch(self, numbers: Sequence[int], row: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """The prompt of a row with the answer of the next one that has another prompt and fits; None without one."""
-        ids, _ = self.stored.sequence(numbers[row])
-        prompt = ids[: self.stored.answers[numbers[row]]["prompt"]]
-        for number in (*numbers[row + 1 :], *numbers[:row]):
-            if number < 0:
-                continue
-            other, counted = self.stored.sequence(number)
-            begin = int(self.stored.answers[number]["prompt"])
-            if np.array_equal(other[:begin], prompt) or len(prompt) + len(other) - begin > self.data.sequence_length:
+    def _mismatch(self, number: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """The prompt of a row with the answer of the next row that has another prompt and fits; None without one."""
+        answers, count = self.stored.answers, self.stored.num_rows
+        prompt = self.stored.sequence(number)[0][: answers[number]["prompt"]]
+        for step in range(1, min(count, MOST_TRIED)):
+            other, counted = self.stored.sequence((number + step) % count)
+            begin = int(answers[(number + step) % count]["prompt"])
+            if len(prompt) + len(other) - begin > self.data.sequence_length or np.array_equal(other[:begin], prompt):
                 continue
             unseen = np.zeros(len(prompt), bool)
             return np.concatenate([prompt, other[begin:]]), np.concatenate([unseen, counted[begin:]])
@@ -157,6 +161,13 @@ class PreferenceEvaluation:
         self._rows = range(data.batch_size) if rows is None else rows
         available = -(-self.stored.num_rows // data.batch_size)
         self.num_batches = available if limit is None else min(available, limit)
+
+    @property
+    def coverage(self) -> Coverage:
+        """The counted targets of all batches."""
+        rows = min(self.num_batches * self.data.batch_size, self.stored.num_rows)
+        answers = self.stored.answers["targets"][: rows * len(self.stored.entries(0))]
+        return Coverage(tokens=int(answers.sum()))
 
     def numbers(self, n: int) -> list[int]:
         """The numbers of the rows of batch n; -1 for padding."""

@@ -13,7 +13,6 @@ from train.data.config import (
     MAX_BATCH_TOKENS,
     MAX_PREFETCH,
     Bytes,
-    Characters,
     HuggingFace,
     SentencePieceFile,
     TokenizerOf,
@@ -82,7 +81,7 @@ class Preferences(DataOption):
     """
 
     path: str = dataclasses.field(metadata=IS_PATH)
-    tokenizer: SentencePieceFile | HuggingFace | Bytes | Characters | TokenizerOf | None = None
+    tokenizer: SentencePieceFile | HuggingFace | Bytes | TokenizerOf | None = None
     template: NoTemplate | PlainTemplate | TemplateFile | TemplateOf | None = None
     form: Literal["pairs", "labels"] = "pairs"
     validation: HeldOutPrompts | SeparatePreferences = HeldOutPrompts()
@@ -191,4 +190,5 @@ class Preferences(DataOption):
         """See `DataOption`: a line for each answer."""
         from train.data.prepare.summary import documents_of_step
 
-        return documents_of_step(self.training_batches(dataset, ()), step, rows, characters)
+        batches: Any = self.training_batches(dataset, ())
+        return documents_of_step(batches, step, rows, characters)

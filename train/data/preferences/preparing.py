@@ -74,22 +74,19 @@ def _settings(data: Preferences, finished: bool) -> dict[str, Any]:
 
 
 def _prepare(data: Preferences, folder: pathlib.Path, progress: Reporter, check: CheckTokenizer | None) -> None:
-    rows = list(_rows(data))
     assert data.tokenizer is not None
-    tokenizer = make_tokenizer(data.tokenizer, (text for _, row in rows for text in _texts(row)))
+    tokenizer = make_tokenizer(data.tokenizer, ())
     save_tokenizer(tokenizer, folder)
     if check is not None:
         check(tokenizer, folder)
-    template = None if isinstance(data.template, NoTemplate) else template_of(data, tokenizer)
+    option: Any = data  # whose field `template` is that of conversations
+    template = None if isinstance(data.template, NoTemplate) else template_of(option, tokenizer)
     writers = {TRAIN: Writer(), VALIDATION: Writer()}
     with progress.stage("rendering preferences", 0) as stage:
-        left_out = _fill(data, rows, Renderer(tokenizer, template), writers, stage)
+        left_out = _fill(data, Renderer(tokenizer, template), writers, stage)
     for split, dropped in left_out.items():
-        whole = sum(name == split for name, _ in rows)
-        progress.message(
-            f"WARNING: {split}: {len(dropped):,} of {whole:,} rows have more than {data.sequence_length} tokens and were "
-            f"left out (data.too_long), the first {dropped[0]}"
-        )
+        told = f"{len(dropped):,} rows of the {split} split have more than {data.sequence_length} tokens"
+        progress.message(f"WARNING: {told} and were left out (data.too_long), the first {dropped[0]}")
     if template is not None:
         save_template(folder, template, _stop_tokens(data))
     _write(folder, tokenizer, writers)
@@ -120,19 +117,13 @@ def _is_held_out(option: HeldOutPrompts, row: Preference) -> bool:
     return stable_hash(option.seed, prompt) < option.fraction * 2**32
 
 
-def _fill(
-    data: Preferences,
-    rows: list[tuple[str, Preference]],
-    renderer: Renderer,
-    writers: dict[str, Writer],
-    stage: Any,
-) -> dict[str, list[str]]:
+def _fill(data: Preferences, renderer: Renderer, writers: dict[str, Writer], stage: Any) -> dict[str, list[str]]:
     """Adds all rows to the writers; returns for each split the places of the rows that were left out.
 
     Raises UserError for a row that is too long, if none is to be left out, and where nothing is left of a split.
     """
     left_out = collections.defaultdict[str, list[str]](list)
-    for split, row in rows:
+    for split, row in _rows(data):
         answers = renderer.answers(row)
         if data.too_long == "refuse":
             for one in answers:
@@ -147,7 +138,7 @@ def _fill(
             writers[split].add(row, answers)
             stage.advance(documents=1, tokens=sum(len(one.ids) for one in answers))
     for split, dropped in left_out.items():
-        if len(dropped) == sum(name == split for name, _ in rows):
+        if not writers[split].size:
             raise UserError(
                 f"{data.path}: all {len(dropped):,} rows of the {split} split have more than data.sequence_length="
                 f"{data.sequence_length} tokens; set it higher"
@@ -166,15 +157,6 @@ def _refuse_long(data: Preferences, row: Preference, answer: Rendered) -> None:
         f"{row.where}: {long} in data.sequence_length={data.sequence_length}; set it higher (model.context_length is "
         "its limit), or leave such rows out with data.too_long='drop'. No answer is cut"
     )
-
-
-def _texts(row: Preference) -> Iterator[str]:
-    """The texts of a row, for a tokenizer that is made from them."""
-    for part in (row.prompt, *row.answers):
-        if isinstance(part, str):
-            yield part
-        else:
-            yield from (message["content"] for message in part if isinstance(message.get("content"), str))
 
 
 def _stop_tokens(data: Preferences) -> tuple[int, ...]:

@@ -75,7 +75,7 @@ def preference_of(row: Row) -> Preference:
     fields, where = row.fields, row.where
     better, worse, answer = (_field(fields, names, where) for names in (BETTER, WORSE, ANSWER))
     if better is None and worse is None and answer is not None:
-        found, names = _labelled(fields, answer, where), (answer,)
+        found, names = _labelled(fields, answer, where), [answer]
     elif better is None or worse is None:
         missing = ("chosen", "rejected")[better is not None]
         listed = ", ".join(map(repr, list(fields)[:8])) or "none"
@@ -84,7 +84,7 @@ def preference_of(row: Row) -> Preference:
             "answer with a label has prompt, completion and label"
         )
     else:
-        found, names = _pair(fields, better, worse, where), (better, worse)
+        found, names = _pair(fields, better, worse, where), [better, worse]
     _refuse_empty(found, names, where)
     return dataclasses.replace(_with_system(found, fields, where), name=row.name, where=where)
 
@@ -110,9 +110,7 @@ def _pair(fields: Mapping[str, Any], better: str, worse: str, where: str) -> Pre
 def _labelled(fields: Mapping[str, Any], name: str, where: str) -> Preference:
     label = _field(fields, LABEL, where)
     if label is None:
-        raise UserError(
-            f"{where}: no field 'label' beside {name!r}; expected true for a good answer, false for a bad one"
-        )
+        raise UserError(f"{where}: no field 'label' beside {name!r}; expected true for a good answer, or false")
     value = fields[label]
     if not isinstance(value, bool) and value not in (0, 1):
         raise UserError(f"{where}: {label!r} is {value!r:.40}, expected true or false")

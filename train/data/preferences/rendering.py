@@ -8,7 +8,7 @@ import numpy as np
 
 from model.errors import UserError
 from train.data.conversations.encoding import covered, encode_with_ends, names_of_marks
-from train.data.conversations.masks import render
+from train.data.conversations.masks import Mask, render
 from train.data.conversations.rows import Conversation
 from train.data.conversations.template import ChatTemplate, mapped, protected, unmarked
 from train.data.preferences.reading import Messages, Part, Preference, as_messages
@@ -57,9 +57,7 @@ class Renderer:
 
     def _texts(self, prompt: Part, answer: Part) -> tuple[np.ndarray, np.ndarray]:
         if not isinstance(prompt, str) or not isinstance(answer, str):
-            raise UserError(
-                "has messages, which need a chat template; set data.template=PlainTemplate(), or give texts"
-            )
+            raise UserError("has messages, which need a chat template, such as data.template=PlainTemplate()")
         begin, end = self._tokenizer.begin_of_document, self._tokenizer.end_of_document
         before = ([] if begin is None else [begin]) + self._tokenizer.encode(prompt).tolist()
         after = self._tokenizer.encode(answer).tolist() + ([] if end is None else [end])
@@ -73,7 +71,7 @@ class Renderer:
                 "has no prompt, and a chat template needs messages; give one, or take texts as they are with "
                 "data.template=NoTemplate()"
             )
-        mask = "last" if len(given) == 1 else "assistant"
+        mask: Mask = "last" if len(given) == 1 else "assistant"
         conversation = Conversation([*prompt, *given], None, row.name, row.where)
         rendered = render(conversation, self._template, self._marks, mask)
         counts = rendered.counted
@@ -91,7 +89,7 @@ class Renderer:
         begin = unmarked(self._template.render_marked(messages, prompt=True))
         if not text.startswith(begin):
             raise UserError(
-                f"{self._template.where} does not begin the conversation with its prompt, so that it is not known where "
-                "an answer of several messages begins; give answers of one message"
+                f"{self._template.where} does not begin the conversation with its prompt, so that it is not known "
+                "where an answer of several messages begins; give answers of one message"
             )
         return len(begin)

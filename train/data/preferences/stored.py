@@ -50,7 +50,7 @@ class Writer:
         self._ids: list[np.ndarray] = []
         self._counted: list[np.ndarray] = []
         self._answers: list[tuple[Any, ...]] = []
-        self._size = 0
+        self.size = 0
 
     def add(self, row: Preference, answers: Iterable[Rendered]) -> None:
         """Adds a row."""
@@ -61,11 +61,11 @@ class Writer:
         margin = 0.0 if row.margin is None else row.margin
         for i, (ids, counted, prompt) in enumerate(answers):
             label = row.label if row.label is not None else i == 0
-            place = (self._size, len(ids), prompt, int(counted[1:].sum()))
+            place = (self.size, len(ids), prompt, int(counted[1:].sum()))
             self._answers.append((*place, label, margin, file, int(line)))
             self._ids.append(ids)
             self._counted.append(counted)
-            self._size += len(ids)
+            self.size += len(ids)
 
     def write(self, folder: pathlib.Path, split: str) -> None:
         """Writes the arrays of the split."""
