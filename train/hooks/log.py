@@ -49,8 +49,14 @@ class Log:
         self._waiting: collections.deque[_Dispatched] = collections.deque()
         self.tokens = 0
 
-    def resumed(self, step: int, lines: list[dict[str, Any]]) -> None:
-        """Counts the targets of the steps so far: the total of the last line, plus those of the batches after it."""
+    def resumed(self, step: int, lines: list[dict[str, Any]], tokens: int | None = None) -> None:
+        """Counts the targets of the steps so far: the total of the last line, plus those of the batches after it.
+
+        `tokens` is the total where the batches alone do not tell it.
+        """
+        if tokens is not None:
+            self.tokens = tokens
+            return
         logged = [line for line in lines if line.get("kind") == "train" and "padding" in line]
         last, tokens = (logged[-1]["step"], logged[-1]["tokens"]) if logged else (0, 0)
         self.tokens = tokens + sum(map(self._batches.num_targets, range(last, step)))
