@@ -33,6 +33,7 @@ RUN_FOLDERS = (
     "evaluations",
     "checkpoints",
     "tensorboard",
+    "adapter",
     "origin",
     "damaged",
     "wandb",
