@@ -54,7 +54,7 @@ class Transformer(nnx.Module):
         def make(key: jax.Array, growth: ModelGrowth = config.growth.outside_of_layers) -> ParameterMaker:
             layers, precision = config.parametrization.initial_layers(config.num_layers), config.precision
             formats = precision.parameters, growth, precision.products, precision.weights
-            return ParameterMaker(key, config.initialization, layers, *formats)
+            return ParameterMaker(key, config.initialization, layers, *formats, config.adapters)
 
         def norm(option: LayerNorm | RMSNorm | None) -> Norm | None:
             return None if option is None else Norm(option, (config.width,), ("embed",), make(norm_key), reductions)

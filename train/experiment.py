@@ -70,8 +70,8 @@ class Training:
       clip_norm: the largest global norm of the gradient of the trained parameters, or None.
       guard: which steps to skip.
       frozen: the parameters that keep their initial values.
-      init_from: a run folder, for example from launch.convert: its latest parameters are the initial ones. None draws
-        them at random.
+      init_from: a run folder, for example from launch.convert: its latest parameters are the initial ones. Its model
+        may lack parts that this one has, such as adapters: these are drawn. None draws all at random.
       branch_from: the step of another run whose whole state is the initial one; None for a run that begins at step 0.
     """
 
@@ -299,12 +299,14 @@ class Experiment:
 
     def _problems_of_parameters(self) -> Iterator[tuple[str, str]]:
         """Yields the problems of `frozen` and weight decay that name parameters which the model does not have."""
-        frozen, optimizer = self.training.frozen, self.optimizer
-        named = frozen.roles or frozen.parts or optimizer.decay_also or optimizer.decay_never
+        frozen, optimizer, adapters = self.training.frozen, self.optimizer, self.model.adapters
+        named = frozen.roles or frozen.parts or optimizer.decay_also or optimizer.decay_never or adapters
         if not named or find_problems(self.model):
             return
         known = specs(self.model)
         yield from ((f"training.frozen.{field}", message) for field, message in frozen.problems_with(known))
+        if adapters is not None:
+            yield from ((f"model.adapters.{field}", message) for field, message in adapters.problems_with(known))
         known = mark_frozen(known, frozen)
         yield from ((f"optimizer.{field}", message) for field, message in optimizer.problems_with(known))
 

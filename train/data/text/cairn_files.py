@@ -34,6 +34,7 @@ RUN_FOLDERS = (
     "evaluations",
     "checkpoints",
     "tensorboard",
+    "adapter",
     "origin",
     "damaged",
     "wandb",
