@@ -78,7 +78,7 @@ ROLES: dict[Role, Traits] = {
     "position": Traits(weight_decay=True),
     "unembedding": Traits(weight_decay=True, quantized=True),
     # From vectors to rewards, whose differences must not depend on rounding.
-    "score": Traits(weight_decay=True, compute_dtype="float32"),
+    "score": Traits(weight_decay=True, compute_dtype="float32", added=True),
     # Matrices inside the layers; a `residual` matrix writes the output of a `value` matrix to the residual stream.
     "projection": dataclasses.replace(_MATRIX, eight_bits=True, quantized=True),
     "value": dataclasses.replace(_MATRIX, eight_bits=True, quantized=True),
