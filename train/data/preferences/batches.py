@@ -97,7 +97,7 @@ class PreferenceBatches:
         self, dataset: Dataset, data: Preferences, split: str = "train", fields: Sequence[str] | None = None
     ) -> None:
         """Args: the dataset folder, the option, the name of the split, the fields to make (all by default)."""
-        self.data, self.split = data, split
+        self.dataset, self.data, self.split = dataset, data, split
         self._filler = _Filler(dataset, data, split, fields)
         self.stored, self.fields = self._filler.stored, self._filler.fields
         self._order = row_order([self.stored.num_rows], [1.0], data.seed, split)

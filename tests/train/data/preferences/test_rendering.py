@@ -55,8 +55,8 @@ def test_only_the_messages_after_the_prompt_count():
 
 def test_bad_rows_are_named():
     with_template = Renderer(TOKENIZER, plain_template(TOKENIZER))
-    changing = ChatTemplate("{{ messages | length }}{% for m in messages %}{% generation %}{{ m.content }}"
-                            "{% endgeneration %}{% endfor %}")  # fmt: skip
+    changing = ChatTemplate("{{ messages | length }}{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}"
+                            "{% else %}{% generation %}{{ m.content }}{% endgeneration %}{% endif %}{% endfor %}")  # fmt: skip
     several = ([{"role": "assistant", "content": "a"}, USER, {"role": "assistant", "content": "b"}],)
     for renderer, row, words in (
         (Renderer(TOKENIZER, None), Preference(prompt=[USER], answers=([USER],)), "has messages, which need a chat"),
