@@ -138,7 +138,7 @@ class _Preparation:
         self.longest = data.sequence_length + 1
         self.left: dict[str, _Left] = collections.defaultdict(_Left)
         self.ends: collections.Counter[int | None] = collections.Counter()
-        self.marking = set(tokenizer.marks().values()) | {tokenizer.end_of_document}
+        self.marking = {*tokenizer.marks().values(), tokenizer.end_of_document}
 
     def run(self) -> None:
         """Reads, renders, encodes and writes; the description comes last, and marks the folder as finished."""
