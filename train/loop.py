@@ -14,8 +14,6 @@ from model.errors import UserError
 from model.kernels.selection import choices_said
 from model.options.tree import find_warnings
 from train.checkpoints.store import CheckpointStore
-from train.data.batches.opening import training_batches
-from train.data.config import Data
 from train.data.prepare import settings
 from train.data.prepare.prepare import prepare
 from train.data.prepare.progress import TerminalReporter
@@ -134,8 +132,7 @@ def _begin(
     check_mesh(experiment)
     parameters.check_memory(experiment, make_mesh(experiment.mesh))
     refuse_missing_texts(experiment.evaluations, run)
-    if isinstance(experiment.data, Data):
-        settings.require_validation_text(experiment.data)
+    experiment.data.require_validation()
     stack.enter_context(run_folder.locked(run))
     if is_finished(experiment, run):
         say(f"{run} is finished: nothing is left to train, and nothing in it was changed; --run names another run")
@@ -161,7 +158,8 @@ def _begin(
 def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
     """The checked dataset of a run. Tokenizes it and the further texts to evaluate if they are not tokenized yet."""
     fits = functools.partial(check_vocabulary, experiment)
-    dataset = open_dataset(prepare(experiment.data, run / "data", TerminalReporter(), check=fits))
+    data = experiment.data.starting_from(experiment.training.init_from)
+    dataset = open_dataset(prepare(data, run / "data", TerminalReporter(), check=fits))
     check_vocabulary(experiment, dataset.tokenizer, dataset.folder)
     check_prompts(experiment.model, dataset.tokenizer, experiment.samples.prompts)
     if "validation" not in dataset.description["splits"]:
@@ -198,7 +196,7 @@ class _Trainer:
         self.statistics_step_fn: StepFn | None = None
         self.with_segments = feed.needs_segments(experiment.data, experiment.model)
         fields = feed.batch_fields(experiment.objective.fields, experiment.data, experiment.model)
-        self.batches = training_batches(dataset, experiment.data, fields)
+        self.batches = experiment.data.training_batches(dataset, fields)
         self.clock = Clock(experiment, self.mesh)
         self.called: set[Hook] = set()
 

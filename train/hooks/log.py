@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from model.errors import UserError
-from train.data.batches.opening import AnyBatches
+from train.data.interface import TrainingBatches
 from train.hooks.interface import Hook, Session
 from train.run.clock import PROCESS_START, Clock
 from train.run.time_spent import TimeSpent
@@ -37,7 +37,7 @@ class Log:
       tokens: the number of counted targets in all fetched steps.
     """
 
-    def __init__(self, session: Session, batches: AnyBatches, clock: Clock, spent: TimeSpent) -> None:
+    def __init__(self, session: Session, batches: TrainingBatches, clock: Clock, spent: TimeSpent) -> None:
         """Args: the session, its batches, its clock, its time by activity."""
         experiment = session.experiment
         self.every, self._last = experiment.logging.every, experiment.training.num_steps
