@@ -19,7 +19,7 @@ from train.data.conversations.option import Conversations
 from train.data.generated import Generated
 from train.data.preferences.option import Preferences
 from train.earlier import current_config
-from train.evaluation.named_evaluations import AnyEvaluation, changed_texts, problems_of_evaluations
+from train.evaluation.named_evaluations import AnyEvaluation, NamedEvaluation, changed_texts, problems_of_evaluations
 from train.files.files import read_json, write_json
 from train.files.paths import IS_PATH, AnyPath, expand_paths
 from train.files.remote import convert_read_errors

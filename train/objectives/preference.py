@@ -72,7 +72,7 @@ class PairObjective:
 
     def validation(self, session: Any) -> Any:
         """The means over the validation split of the loss and of all numbers, as a function of the state."""
-        from train.evaluation.rows_validation import RowsValidation
+        from train.alignment.rows_validation import RowsValidation
 
         return RowsValidation(session, None, self.texts)
 
@@ -130,7 +130,7 @@ class ReferenceObjective(PairObjective):
     def validation(self, session: Any) -> Any:
         """See `PairObjective`."""
         from train.alignment.reference import noted_logps
-        from train.evaluation.rows_validation import RowsValidation
+        from train.alignment.rows_validation import RowsValidation
 
         return RowsValidation(session, noted_logps(session, "validation"), self.texts)
 

@@ -59,7 +59,7 @@ class RewardModel:
 
     def validation(self, session: Any) -> Any:
         """The means over the validation split of the loss and of all numbers, as a function of the state."""
-        from train.evaluation.rows_validation import RowsValidation
+        from train.alignment.rows_validation import RowsValidation
 
         return RowsValidation(session, None, self.texts)
 

@@ -8,8 +8,8 @@ import pytest
 
 from train import experiment as experiments
 from train.alignment.reference import noted_logps
+from train.alignment.rows_validation import RowsValidation
 from train.data.shards.dataset import dataset_of_run
-from train.evaluation.rows_validation import RowsValidation
 from train.hooks.interface import Session
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import layout_of

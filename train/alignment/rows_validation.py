@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.layout import Layout
+from train.alignment.reference import fields_of_reference
 from train.data.preferences.batches import PreferenceEvaluation
 from train.data.preferences.option import Preferences
 from train.experiment import Experiment
@@ -64,8 +65,6 @@ class RowsValidation:
     def _with_reference(self, batch: dict[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
         if self._logps is None:
             return batch
-        from train.alignment.reference import fields_of_reference
-
         numbers = self._batches.numbers(n)
         known = np.stack([self._logps[max(numbers[row], 0)] for row in self._rows])
         return batch | fields_of_reference(known, self._texts, self._data.sequence_length)
