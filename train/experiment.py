@@ -19,10 +19,11 @@ from train.data.conversations.option import Conversations
 from train.data.generated import Generated
 from train.data.preferences.option import Preferences
 from train.earlier import current_config
-from train.evaluation.named_evaluations import AnyEvaluation, NamedEvaluation, changed_texts, problems_of_evaluations
+from train.evaluation.named_evaluations import AnyEvaluation, changed_texts, problems_of_evaluations
 from train.files.files import read_json, write_json
 from train.files.paths import IS_PATH, AnyPath, expand_paths
 from train.files.remote import convert_read_errors
+from train.objectives.fit import problems_of_objective
 from train.objectives.next_token import NextToken
 from train.objectives.preference import DPO, IPO, KTO, ORPO, SimPO
 from train.objectives.reward import RewardModel
@@ -237,7 +238,7 @@ class Experiment:
         yield from self.data.problems_with_vocabulary(self.model.vocab_size)
         found = problems_of_evaluations(self.evaluations, self.data, self.model.context_length)
         yield from ((f"evaluations.{path}", message) for path, message in found)
-        yield from self._problems_of_objective()
+        yield from problems_of_objective(self.objective, self.model, self.data, parts)
         yield from self._problems_of_schedule()
         yield from self._problems_of_parameters()
         yield from self._problems_of_stages()
@@ -259,26 +260,6 @@ class Experiment:
         elif odd := [n for n in self.data.batch_sizes() if n % SPLIT and num_micro_batches(self, n) == 1]:
             where = "data.batch_size" if self.data.ramp is None else "data.ramp.start"
             yield "statistics.noise_scale", f"halves the batch, and {where}={odd[0]} is odd; make it even"
-
-    def _problems_of_objective(self) -> Iterator[tuple[str, str]]:
-        """Yields data and models that the objective cannot read, or of which it leaves parts without use."""
-        name, data = type(self.objective).__name__, type(self.data).__name__
-        if missing := [field for field in self.objective.fields if field not in self.data.fields]:
-            form = f"(form={self.data.form!r})" if isinstance(self.data, Preferences) else ""
-            yield "objective", f"{name} reads {missing[0]!r}, and {data}{form} has {', '.join(self.data.fields)}"
-        reads_scores = getattr(self.objective, "reads_scores", False)
-        if reads_scores and self.model.score_head is None:
-            yield "model.score_head", f"{name} reads the scores of a head; set it to ScoreHead()"
-        if not reads_scores and self.model.score_head is not None:
-            yield "model.score_head", f"{name} reads no scores, so that the head would not learn; set it to None"
-        parts = self.training.gradient_accumulation
-        if getattr(self.objective, "one_micro_batch", False) and parts > 1:
-            yield "training.gradient_accumulation", f"{name} has a mean over a whole batch; set it to 1, not {parts}"
-        if isinstance(self.data, Preferences):
-            if any(isinstance(option, NamedEvaluation) for option in self.evaluations):
-                yield "evaluations", "a text is not measured beside preferences; measure it with launch.evaluate"
-            if num_stages(self.mesh, self.sharding) > 1:
-                yield "mesh.stage", "the two texts of a row do not run in stages; set it to 1"
 
     def _problems_of_moments(self) -> Iterator[tuple[str, str]]:
         if self.sharding.moments == "host" and isinstance(self.optimizer, ScheduleFreeAdamW):
@@ -339,6 +320,8 @@ class Experiment:
                 "training.gradient_accumulation",
                 f"{parts} micro-batches cannot be split over the {stages} stages that they flow through; {use}",
             )
+        if self.data.texts_of_row > 1:
+            yield "mesh.stage", "the two texts of a row do not run in stages; set it to 1"
         if self.data.ramp is not None:
             yield "data.ramp", "a pipeline has the same micro-batches in all steps; set it to None, or mesh.stage to 1"
         if self.samples.prompts:

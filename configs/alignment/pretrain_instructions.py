@@ -4,8 +4,10 @@
     python -m launch.train --config=configs/alignment/pretrain_instructions.py --run=runs/instructions_base
 
 The text is lines such as `reverse dbca = acbd`. The model knows the answers, and not how a conversation looks: asked by
-a chat template it answers few of the test prompts, none of which is in the text.
+a chat template it answers none of the 256 test prompts, which the text does not have either.
 
+Hardware: 2 CPU cores, 3 minutes beside other work. 0.36M parameters, 3.1M tokens: validation loss 0.632, 0.904 bits per
+byte (most of the text are random letters); exact match in a conversation 0.0%, strict and lenient (one seed).
 """
 
 from model.attention.grouped_query import GroupedQuery, QKNorm

@@ -5,8 +5,11 @@
     python -m launch.generate --run=runs/instructions_sft --chat --prompt='reverse dbca'
 
 Starts from runs/instructions_base, which configs/alignment/pretrain_instructions.py makes. The loss counts the
-assistant's tokens alone, the one that ends the answer included.
+assistant's tokens alone, the one that ends the answer included: an eighth of all.
 
+Hardware: 2 CPU cores, 1 to 2 minutes beside other work. Exact match on 256 test prompts, before: 0.0%, strict and
+lenient. After 300 steps (about 4 epochs of 4,000 demonstrations), seeds 0, 1, 2 of data.seed and training.seed: 93.4%,
+95.3%, 91.8% (mean 93.5%, standard deviation 1.8%); lenient the same. After 100 steps 58%, after 200 steps 81%.
 """
 
 import dataclasses

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.errors import UserError
 from model.layout import Layout
 from model.parameters.maker import ParameterMaker
 
@@ -58,3 +59,10 @@ class Scores(nnx.Module):
 def new_score_head(config: "ModelConfig", make: ParameterMaker) -> Scores | None:
     """Returns the score head of a model, or None in a model without."""
     return None if config.score_head is None else Scores(config.score_head, config.width, make)
+
+
+def scores_of(head: Scores | None, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+    """Returns the scores of a stream. Raises UserError for a model without a head."""
+    if head is None:
+        raise UserError("this model has no scores; give it score_head=ScoreHead(), as a reward model has")
+    return head(x_BTD, layout)

@@ -32,11 +32,10 @@ from model.recurrent.lstm import LSTM
 from model.recurrent.state_space import StateSpace
 from model.residual import HyperConnections, Parallel, PostNorm, PreNorm, Reordered, Sandwich
 from model.stack import empty_caches
-from model.transformer import abstract_params, forward, scores, specs
+from model.transformer import abstract_params, forward, specs
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
 from model.vocabulary.per_layer import PerLayerEmbedding
-from model.vocabulary.score_head import ScoreHead
 from tests.tiers import representatives
 from tests.traced_flops import matmul_flops
 
@@ -103,7 +102,6 @@ GRID = {
     ],
     "num_layers": [1, 3],
     "multi_token": [None, MultiToken(), MultiToken(depth=3)],
-    "score_head": [None, ScoreHead(outputs=3)],
 }
 SIZES = {"vocab_size": 17, "context_length": 10, "width": 8}
 
@@ -143,7 +141,6 @@ def test_parameters_equal_those_of_the_tree(part):
         assert count.embedding == table + size(tree.get("position", {})) + size(vectors["table"]), config
         assert count.blocks == size(tree["blocks"]) + size(vectors) - size(vectors["table"]), config
         assert count.multi_token == size(tree.get("multi_token", {})), config
-        assert count.score_head == size(tree.get("score_head", {})), config
         assert count.final_norm == size(tree.get("final_norm", {})), config
         assert count.unembedding == size(tree["embedding"]) - table, config
         assert count.without_embedding == count.total - count.embedding
@@ -353,17 +350,6 @@ def test_a_token_uses_some_of_the_experts():
     assert count.active == dense.total + 1 * 268 + router + gate + of_all == count.total - 4 * 268
     assert dense.active == dense.total
     assert forward_flops(config, 6) == forward_flops(HAND, 6) + 2 * 6 * (1 * 240 + 8 * 6 + 8 + 2 * 8 * 7)
-
-
-def test_scores_are_counted_in_training():
-    plain = dataclasses.replace(HAND, scan_layers=False)
-    config = dataclasses.replace(plain, score_head=ScoreHead(outputs=3))
-    assert forward_flops(config, 6) == forward_flops(plain, 6)
-    assert training_flops(config, 6) - training_flops(plain, 6) == 3 * 2 * (6 * 8 * 3)
-    frozen = training_flops(config, 6, frozen_by_role(config, "score"))
-    assert training_flops(config, 6) - frozen == 2 * (6 * 8 * 3)
-    traced = jax.make_jaxpr(lambda params, x: scores(config, params, x))
-    assert matmul_flops(traced(abstract_params(config), jnp.zeros((1, 6, 8))).jaxpr) == 2 * (6 * 8 * 3)
 
 
 def test_modules_that_predict_tokens_further_on_are_counted_in_training():

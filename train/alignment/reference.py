@@ -8,10 +8,12 @@ a change of any of the three makes new ones. A run that continues takes those th
 the reference has been trained further since.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -27,7 +29,6 @@ from train.data.shards.dataset import dataset_of_run
 from train.experiment import Experiment
 from train.files.files import read_json, write_array, write_json
 from train.files.paths import literal_path
-from train.hooks.interface import Session
 from train.objectives.answers import log_probabilities
 from train.objectives.interface import Batch, Preparation
 from train.parallel import feed
@@ -37,6 +38,9 @@ from train.run.loading import load_params
 from train.run.pretrained import initial_state
 from train.state import StateConfig, TrainState, state_shardings
 from train.terminal.progress import Progress
+
+if TYPE_CHECKING:
+    from train.hooks.interface import Session
 
 FILE, FOLDER = "reference.json", "reference"
 SCHEMA = {"source": {...: object}, "keys": {...: str}}

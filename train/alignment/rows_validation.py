@@ -1,9 +1,11 @@
 """The validation of an objective whose batches are rows of preferences: its loss and its numbers, every row once."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,13 @@ from train.alignment.reference import fields_of_reference
 from train.data.preferences.batches import PreferenceEvaluation
 from train.data.preferences.option import Preferences
 from train.experiment import Experiment
-from train.hooks.interface import Session
 from train.objectives.interface import Batch
 from train.parallel import feed
 from train.parallel.table import layout_of, replicated
 from train.state import Held, StateConfig, TrainState, evaluation_params, state_shardings
+
+if TYPE_CHECKING:
+    from train.hooks.interface import Session
 
 Step = Callable[[Any, Batch], dict[str, jax.Array]]
 

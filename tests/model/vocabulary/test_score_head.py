@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.cost import count_parameters, forward_flops, training_flops
 from model.errors import UserError
 from model.options.tree import check
 from model.parameters.precision import Precision
 from model.transformer import abstract_params, forward, init, logits, scores, specs, stream
 from model.vocabulary.score_head import ScoreHead
+from tests.traced_flops import matmul_flops
+from train.optimizers.frozen import Frozen, mark_frozen
 
 X = np.random.default_rng(0).normal(size=(2, 3, 16))
 
@@ -68,3 +71,14 @@ def test_bad_heads(small, drawn):
         scores(plain, drawn(plain), jnp.zeros((1, 1, 16)))
     assert "score_head" not in abstract_params(plain)
     assert logits(plain, drawn(plain), jnp.zeros((1, 1, 16))).shape == (1, 1, 17)
+
+
+def test_scores_are_counted_in_training(small):
+    plain, config = small(scan_layers=False), small(scan_layers=False, score_head=ScoreHead(outputs=3))
+    assert count_parameters(config).score_head == count_parameters(config).total - count_parameters(plain).total == 48
+    assert forward_flops(config, 6) == forward_flops(plain, 6)
+    assert training_flops(config, 6) - training_flops(plain, 6) == 3 * 2 * (6 * 16 * 3)
+    marked = mark_frozen(specs(config), Frozen(roles=("score",)))
+    assert training_flops(config, 6) - training_flops(config, 6, marked) == 2 * (6 * 16 * 3)
+    traced = jax.make_jaxpr(lambda params, x: scores(config, params, x))
+    assert matmul_flops(traced(abstract_params(config), jnp.zeros((1, 6, 16))).jaxpr) == 2 * (6 * 16 * 3)

@@ -1,1 +1,1 @@
-"""Comparison with the programs of other projects for post-training, in environments that have them."""
+"""Post-training against other programs."""

@@ -51,6 +51,16 @@ def test_texts_are_apart_from_the_validation_split(filled):
     assert "loss of code" in summary(filled)
 
 
+def test_accuracies_have_headlines_and_no_curve_of_losses(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.evaluation(3, {"accuracy": 0.25, "accuracy_lenient": 0.5}, name="asked")
+    run = load(tmp_path)
+    assert list(text_losses(run)) == []
+    (number,) = text_headlines(run)
+    assert (number.label, number.value) == ("Accuracy of asked", "25.0%")
+    assert number.note == "exact match at step 3; lenient 50.0%"
+
+
 def test_ratios_are_geometric_means_over_layers(filled):
     ((role, series),) = update_ratios(load(filled))  # a parameter of zeros has no ratio
     assert role == "projection"

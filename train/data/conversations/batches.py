@@ -18,10 +18,10 @@ from train.data.batches.prefetch import read_ahead
 from train.data.batches.rows import FIELDS, Batch, PackedSplit
 from train.data.config import BestFit
 from train.data.conversations.option import Conversations
+from train.data.conversations.tokens import COUNTS
 from train.data.shards.dataset import Dataset, Split
 from train.data.shards.shards import HOW_TO_FIX
 
-COUNTS = 0x80  # the bit of a token that counts, beside the number of its role
 NOTES = "{split}.tokens.npy"  # a byte for each token of a split: its role, and whether it counts
 
 

@@ -150,12 +150,7 @@ def _by_prefixes(
 def _roles(messages: list[dict[str, Any]], template: ChatTemplate, variables: dict[str, Any], text: str) -> np.ndarray:
     """The role of each character of a text; 0 for all where the template does not keep contents as they are."""
     roles = np.zeros(len(text), np.uint8)
-    fenced = [
-        {**one, "content": CONTENT[one["role"]] + one["content"] + CONTENT_END}
-        if isinstance(one.get("content"), str)
-        else one
-        for one in messages
-    ]
+    fenced = [_fenced(one) if isinstance(one.get("content"), str) else one for one in messages]
     try:
         marked = template.render_marked(fenced, variables=variables)
     except UserError:
@@ -173,6 +168,14 @@ def _roles(messages: list[dict[str, Any]], template: ChatTemplate, variables: di
             roles[at] = number
             at += 1
     return roles
+
+
+def _fenced(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with marks around its content, inside the white space that templates may trim."""
+    content = message["content"]
+    core = content.strip()
+    before, _, after = content.partition(core)
+    return {**message, "content": before + CONTENT[message["role"]] + core + CONTENT_END + after}
 
 
 def _refuse_senseless(counted: np.ndarray, roles: np.ndarray, template: ChatTemplate) -> None:

@@ -54,9 +54,7 @@ def test_objectives_read_their_form(tiny_experiment, option):
     with pytest.raises(UserError, match="objective: NextToken reads 'tokens', and Preferences"):
         tiny_experiment(data=option(), **tiny)
     labels = {"data": option(form="labels", batch_size=4), "objective": KTO()}
-    with pytest.raises(
-        UserError, match="training.gradient_accumulation: KTO has a mean over a whole batch; set it to 1"
-    ):
+    with pytest.raises(UserError, match="training.gradient_accumulation: KTO takes a mean over a batch; set it to 1"):
         tiny_experiment(training__gradient_accumulation=2, **labels, **tiny)
     with pytest.raises(UserError, match="data.sequence_length: 9 is longer than model.context_length=8"):
         tiny_experiment(data=option(), objective=DPO(), model__context_length=8, samples__length=4, **tiny)
