@@ -63,6 +63,7 @@ def test_a_policy_has_the_numbers_of_its_validation(dpo_run, preference_experime
     assert json.loads(json.dumps(alone.as_json()))["pairs"] == len(found.margins)
 
 
+@pytest.mark.sweep
 def test_a_reward_model_has_the_numbers_of_its_validation(dpo_run, preference_experiment, held_out, tmp_path):
     experiment = preference_experiment(objective=RewardModel(), model__score_head=ScoreHead())
     train(experiment, tmp_path / "reward", say=lambda line: None)

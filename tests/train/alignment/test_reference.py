@@ -68,6 +68,7 @@ def test_a_run_that_continues_ends_the_same_without_computing_them_again(
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (dpo_run / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.sweep
 def test_runs_on_the_same_tokens_share_the_numbers_of_equal_parameters(
     dpo_run, preference_experiment, tmp_path, monkeypatch
 ):
@@ -89,6 +90,7 @@ def test_runs_on_the_same_tokens_share_the_numbers_of_equal_parameters(
     assert len(list((again / "data" / "reference").iterdir())) == 4
 
 
+@pytest.mark.sweep
 def test_another_run_as_the_reference(dpo_run, preference_experiment, tmp_path):
     """The policy starts from the trained run, and the reference is it too, by name: again ln 2."""
     run = str(dpo_run)

@@ -17,6 +17,7 @@ from train.run.metrics import read_metrics
 from train.state import StateConfig, init_sharded, state_shardings
 
 
+@pytest.mark.sweep
 def test_means_do_not_depend_on_batches(dpo_run):
     experiment, mesh = experiments.load(dpo_run), make_mesh(Mesh(), jax.devices()[:1])
     layout = layout_of(mesh, experiment.sharding)
