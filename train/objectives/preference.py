@@ -144,14 +144,20 @@ class DPO(ReferenceObjective):
 
         L = -(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h)
 
+    The loss may lower the probability of both answers, most where they share much of their text (Pal et al. 2024,
+    "Smaug: Fixing Failure Modes of Preference Optimisation with DPO-Positive"). The term -likelihood l_w / |y_w| holds
+    that of the preferred one up (Pang et al. 2024, "Iterative Reasoning Preference Optimization", equation 1).
+
     Attributes:
       beta: how strongly the policy is held to the reference.
       label_smoothing: e, from 0 to below 1/2.
+      likelihood: the coefficient of that term.
       reference: a run folder; None for the parameters with which the run begins.
     """
 
     beta: float = 0.1
     label_smoothing: float = 0.0
+    likelihood: float = 0.0
     reference: str | None = dataclasses.field(default=None, metadata=IS_PATH)
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -159,6 +165,8 @@ class DPO(ReferenceObjective):
         yield from _above_zero(beta=self.beta)
         if not 0 <= self.label_smoothing < 0.5:
             yield "label_smoothing", f"expected a share from 0 to below 0.5, got {self.label_smoothing}"
+        if self.likelihood < 0:
+            yield "likelihood", f"must be 0 or more, got {self.likelihood}"
 
     def of_pairs(self, pairs: Pairs) -> tuple[jax.Array, jax.Array]:
         """See `PairObjective`."""
@@ -166,6 +174,8 @@ class DPO(ReferenceObjective):
         loss = -(1 - self.label_smoothing) * jax.nn.log_sigmoid(margin)
         if self.label_smoothing:
             loss = loss - self.label_smoothing * jax.nn.log_sigmoid(-margin)
+        if self.likelihood:
+            loss = loss - self.likelihood * mean_logps(pairs)[0]
         return loss, margin
 
 

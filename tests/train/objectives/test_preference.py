@@ -25,7 +25,8 @@ def sigmoid(x):
 def dpo(policy, option):
     h = option.beta * ((policy - REFERENCE)[:, 0] - (policy - REFERENCE)[:, 1])
     e = option.label_smoothing
-    return -(1 - e) * np.log(sigmoid(h)) - e * np.log(sigmoid(-h)), h
+    held_up = option.likelihood * policy[:, 0] / LENGTHS[:, 0]
+    return -(1 - e) * np.log(sigmoid(h)) - e * np.log(sigmoid(-h)) - held_up, h
 
 
 def ipo(policy, option):
@@ -58,6 +59,7 @@ def pairs_of(policy, change):
     [
         (DPO(), dpo),
         (DPO(beta=0.5, label_smoothing=0.2), dpo),
+        (DPO(likelihood=0.7), dpo),
         (IPO(), ipo),
         (IPO(tau=0.4, average=True), ipo),
         (SimPO(), simpo),
@@ -157,6 +159,7 @@ def test_maxtexts_losses_follow_from_its_log_probabilities(stored):
     [
         (DPO(beta=0.0), "objective.beta: must be above 0, got 0"),
         (DPO(label_smoothing=0.5), "objective.label_smoothing: expected a share from 0 to below 0.5"),
+        (DPO(likelihood=-0.1), "objective.likelihood: must be 0 or more"),
         (IPO(tau=-1.0), "objective.tau: must be above 0"),
         (SimPO(gamma=-0.1), "objective.gamma: must be 0 or more"),
         (ORPO(weight_of_odds=0.0), "objective.weight_of_odds: must be above 0"),
@@ -171,7 +174,7 @@ def test_bad_options(option, words):
 
 def test_every_field_has_a_default_and_changes_the_loss():
     """The liveness of each number: another value, another loss."""
-    changes = {DPO(): {"beta": 0.3, "label_smoothing": 0.1}, IPO(): {"tau": 0.3, "average": True},
+    changes = {DPO(): {"beta": 0.3, "label_smoothing": 0.1, "likelihood": 0.5}, IPO(): {"tau": 0.3, "average": True},
                SimPO(): {"beta": 1.0, "gamma": 0.2}, ORPO(): {"weight_of_odds": 0.7}}  # fmt: skip
     pairs = pairs_of(POLICY, POLICY - REFERENCE)
     for option, fields in changes.items():
