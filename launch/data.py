@@ -53,9 +53,6 @@ def _show() -> int:
     if STEP.value < 1:
         raise UserError(f"--step={STEP.value}: steps count from 1")
     from train import experiment as experiments
-    from train.data.batches.pipeline import Batches
-    from train.data.generated import Generated
-    from train.data.prepare.summary import documents_of_step
     from train.data.shards.dataset import dataset_of_run
 
     run = user_path(RUN.value)
@@ -63,10 +60,11 @@ def _show() -> int:
     data, last = experiment.data, experiment.training.num_steps
     if STEP.value > last:
         raise UserError(f"--step={STEP.value}: this run ends at step {last} (training.num_steps); give a step up to it")
-    if isinstance(data, Generated):
-        raise UserError(f"{run}: its sequences are made by {type(data.task).__name__}, not read from documents")
     rows = _rows(data.batch_size)
-    print(documents_of_step(Batches(dataset_of_run(run), data), STEP.value, rows, CHARACTERS.value))
+    try:
+        print(data.shown(dataset_of_run(run), STEP.value, rows, CHARACTERS.value))
+    except UserError as error:
+        raise UserError(f"{run}: {error}") from None
     return 0
 
 

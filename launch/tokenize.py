@@ -56,7 +56,8 @@ def main(argv: list[str]) -> int:
     if not source or not folder:
         missing = "output, the dataset folder to make," if source else "input, the text to tokenize,"
         raise UserError(f"--{missing} is missing; see python -m launch.tokenize --help")
-    from train.data.prepare.prepare import Engine, prepare
+    from train.data.interface import Engine
+    from train.data.prepare.prepare import prepare
     from train.data.prepare.progress import TerminalReporter
     from train.data.prepare.summary import summary
     from train.data.shards.dataset import is_dataset

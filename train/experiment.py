@@ -14,7 +14,8 @@ from model.options.json import from_json, to_json
 from model.options.tree import check, find_problems
 from model.stages.pipeline import problems_of_stages
 from model.transformer import specs
-from train.data.config import Data, SentencePiece
+from train.data.config import Data
+from train.data.conversations.option import Conversations
 from train.data.generated import Generated
 from train.earlier import current_config
 from train.evaluation.named_evaluations import NamedEvaluation, ProbeEvaluation, changed_texts, problems_of_evaluations
@@ -193,7 +194,7 @@ class Experiment:
     """Everything that decides what a run computes."""
 
     model: ModelConfig
-    data: Data | Generated
+    data: Data | Generated | Conversations
     training: Training
     objective: NextToken = NextToken()
     optimizer: AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW
@@ -212,7 +213,7 @@ class Experiment:
     def text(self) -> Data:
         """The data of an experiment on text. Raises UserError when a task makes its data."""
         if not isinstance(self.data, Data):
-            raise UserError(f"data: {type(self.data.task).__name__} makes the sequences; there is no text to name")
+            raise UserError(f"data: {self.data.no_text}; there is no text to name")
         return self.data
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -230,7 +231,7 @@ class Experiment:
         parts = self.training.gradient_accumulation
         if parts >= 1 and self.data.batch_size % parts:
             yield "data.batch_size", f"{self.data.batch_size} does not split into gradient_accumulation={parts} parts"
-        yield from self._problems_of_vocabulary()
+        yield from self.data.problems_with_vocabulary(self.model.vocab_size)
         found = problems_of_evaluations(self.evaluations, self.data, self.model.context_length)
         yield from ((f"evaluations.{path}", message) for path, message in found)
         yield from self._problems_of_schedule()
@@ -254,17 +255,6 @@ class Experiment:
         elif odd := [n for n in self.data.batch_sizes() if n % SPLIT and num_micro_batches(self, n) == 1]:
             where = "data.batch_size" if self.data.ramp is None else "data.ramp.start"
             yield "statistics.noise_scale", f"halves the batch, and {where}={odd[0]} is odd; make it even"
-
-    def _problems_of_vocabulary(self) -> Iterator[tuple[str, str]]:
-        size = self.model.vocab_size
-        if isinstance(self.data, Generated):
-            if (symbols := self.data.task.num_symbols) != size:
-                yield "model.vocab_size", f"{size}, but data.task has {symbols} symbols; set it to {symbols}"
-        elif isinstance(self.data.tokenizer, SentencePiece) and self.data.tokenizer.vocab_size != size:
-            yield (
-                "data.tokenizer.vocab_size",
-                f"{self.data.tokenizer.vocab_size}, but model.vocab_size={size}; set both to the same number",
-            )
 
     def _problems_of_moments(self) -> Iterator[tuple[str, str]]:
         if self.sharding.moments == "host" and isinstance(self.optimizer, ScheduleFreeAdamW):

@@ -1,12 +1,21 @@
 """The options of the data: where the text is, how it becomes tokens, what is held out, how tokens fill sequences."""
 
+from __future__ import annotations
+
 import dataclasses
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from model.options.field_marks import EXECUTION_ONLY
-from train.data.ramp import Batched, Ramp
-from train.files.paths import IS_PATH
+from model.options.json import to_json
+from train.data.interface import CheckTokenizer, DataOption, Engine
+from train.data.ramp import Ramp
+from train.files.paths import IS_PATH, AnyPath
+
+if TYPE_CHECKING:
+    from train.data.batches.pipeline import Batches, EvaluationBatches
+    from train.data.prepare.progress import Reporter
+    from train.data.shards.dataset import Dataset
 
 # ------------------------------------------------------------------------------------------------------ tokenizers
 
@@ -207,7 +216,7 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Data(Batched):
+class Data(DataOption):
     """The training data. Batch n is a pure function of this option, of the text, and of n.
 
     `path` is one source or a mixture of sources (see Source). `tokenizer` and `validation` say how raw text is
@@ -247,3 +256,56 @@ class Data(Batched):
     def sources(self) -> tuple[Source, ...]:
         """The sources of the mixture; a single path is one source of weight 1."""
         return (Source(path=self.path),) if isinstance(self.path, str) else self.path
+
+    def problems_with_vocabulary(self, size: int) -> Iterator[tuple[str, str]]:
+        """See `DataOption`."""
+        if isinstance(self.tokenizer, SentencePiece) and self.tokenizer.vocab_size != size:
+            found = f"{self.tokenizer.vocab_size}, but model.vocab_size={size}; set both to the same number"
+            yield "data.tokenizer.vocab_size", found
+
+    def require_validation(self) -> None:
+        """See `DataOption`."""
+        from train.data.prepare.settings import require_validation_text
+
+        require_validation_text(self)
+
+    def shared_settings(self) -> Mapping[str, Any] | None:
+        """See `DataOption`; None where a source is a dataset folder."""
+        from train.data.shards.dataset import is_dataset
+
+        if any(is_dataset(source.path) for source in self.sources()):
+            return None
+        return {name: to_json(getattr(self, name)) for name in ("path", "tokenizer", "validation")}
+
+    def prepare(
+        self,
+        into: AnyPath | str,
+        progress: Reporter | None = None,
+        workers: int | None = None,
+        check: CheckTokenizer | None = None,
+        engine: Engine = "processes",
+    ) -> AnyPath:
+        """See `DataOption`."""
+        from train.data.prepare.prepare import prepare_text
+
+        return prepare_text(self, into, progress, workers, check, engine)
+
+    def training_batches(self, dataset: Dataset, fields: Sequence[str]) -> Batches:
+        """See `DataOption`."""
+        from train.data.batches.pipeline import Batches
+
+        return Batches(dataset, self, "train", fields)
+
+    def evaluation_batches(
+        self, dataset: Dataset, split: str, limit: int | None, rows: Sequence[int]
+    ) -> EvaluationBatches:
+        """See `DataOption`."""
+        from train.data.batches.pipeline import EvaluationBatches
+
+        return EvaluationBatches(dataset, self, split, limit=limit, rows=rows)
+
+    def shown(self, dataset: Dataset, step: int, rows: Sequence[int] | None, characters: int) -> str:
+        """See `DataOption`: a line for each span of a document."""
+        from train.data.prepare.summary import documents_of_step
+
+        return documents_of_step(self.training_batches(dataset, ()), step, rows, characters)

@@ -8,7 +8,7 @@ from typing import Any
 
 from model.errors import UserError
 from train.data.config import Data, Source, TokenizerOf
-from train.data.generated import Generated
+from train.data.interface import DataOption
 from train.data.prepare import settings
 from train.data.prepare.prepare import prepare
 from train.data.prepare.progress import Reporter
@@ -97,7 +97,7 @@ def _problems_of_name(name: str) -> Iterator[tuple[str, str]]:
 
 
 def problems_of_evaluations(
-    options: Sequence[AnyEvaluation], data: Data | Generated, context_length: int
+    options: Sequence[AnyEvaluation], data: DataOption, context_length: int
 ) -> Iterator[tuple[str, str]]:
     """Yields the names that two evaluations share, windows longer than the model's context, and windows of no text.
 
@@ -113,8 +113,8 @@ def problems_of_evaluations(
         if option.sequence_length > context_length:
             found = f"{option.sequence_length} is longer than model.context_length={context_length}"
             yield f"{i}.sequence_length", found
-        if isinstance(data, Generated):
-            yield f"{i}.sequence_length", "needs windows of a text; a task makes sequences of its own length"
+        if data.no_text is not None:
+            yield f"{i}.sequence_length", f"needs windows of a text, and {data.no_text}; leave it out"
 
 
 def changed_texts(earlier: Sequence[AnyEvaluation], now: Sequence[AnyEvaluation]) -> Iterator[str]:

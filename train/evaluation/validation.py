@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from model.errors import UserError
 from model.layout import Layout
-from train.data.batches.opening import evaluation_batches
 from train.data.shards.dataset import Dataset
 from train.evaluation.measures import LossSums, Tally
 from train.experiment import Experiment
@@ -68,7 +67,7 @@ class SplitEvaluation:
         self._batch_size, self._alive = experiment.data.batch_size, alive
         self._isolated = feed.needs_segments(experiment.data, experiment.model)
         rows = feed.local_rows(self._rows, self._batch_size)
-        self._batches = evaluation_batches(dataset, experiment.data, split, limit.max_batches, rows)
+        self._batches = experiment.data.evaluation_batches(dataset, split, limit.max_batches, rows)
         self._coverage = self._batches.coverage
         if not self._coverage.tokens:
             max_batches = limit.max_batches

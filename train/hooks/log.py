@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from model.errors import UserError
-from train.data.batches.opening import AnyBatches
+from train.data.interface import TrainingBatches
 from train.hooks.interface import Hook, Session
 from train.run.clock import PROCESS_START, Clock
 from train.run.time_spent import TimeSpent
@@ -37,7 +37,7 @@ class Log:
       tokens: the number of counted targets in all fetched steps.
     """
 
-    def __init__(self, session: Session, batches: AnyBatches, clock: Clock, spent: TimeSpent) -> None:
+    def __init__(self, session: Session, batches: TrainingBatches, clock: Clock, spent: TimeSpent) -> None:
         """Args: the session, its batches, its clock, its time by activity."""
         experiment = session.experiment
         self.every, self._last = experiment.logging.every, experiment.training.num_steps
@@ -49,8 +49,14 @@ class Log:
         self._waiting: collections.deque[_Dispatched] = collections.deque()
         self.tokens = 0
 
-    def resumed(self, step: int, lines: list[dict[str, Any]]) -> None:
-        """Counts the targets of the steps so far: the total of the last line, plus those of the batches after it."""
+    def resumed(self, step: int, lines: list[dict[str, Any]], tokens: int | None = None) -> None:
+        """Counts the targets of the steps so far: the total of the last line, plus those of the batches after it.
+
+        `tokens` is the total where the batches alone do not tell it.
+        """
+        if tokens is not None:
+            self.tokens = tokens
+            return
         logged = [line for line in lines if line.get("kind") == "train" and "padding" in line]
         last, tokens = (logged[-1]["step"], logged[-1]["tokens"]) if logged else (0, 0)
         self.tokens = tokens + sum(map(self._batches.num_targets, range(last, step)))

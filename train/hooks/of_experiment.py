@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from train.data.batches.opening import AnyBatches
+from train.data.interface import TrainingBatches
 from train.hooks.evaluations import evaluation_hooks
 from train.hooks.interface import Hook, Session
 from train.hooks.samples import SamplesHook
@@ -10,7 +10,7 @@ from train.hooks.spikes import SpikesHook
 from train.hooks.statistics import StatisticsHook
 
 
-def hooks_of(session: Session, batches: AnyBatches, replayed: list[int]) -> Iterator[Hook]:
+def hooks_of(session: Session, batches: TrainingBatches, replayed: list[int]) -> Iterator[Hook]:
     """Yields the hooks of `session.experiment`, without that of saves.
 
     Args:

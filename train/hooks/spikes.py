@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.errors import UserError
-from train.data.batches.opening import AnyBatches
+from train.data.interface import TrainingBatches
 from train.files.files import read_json, write_json
 from train.files.paths import AnyPath
 from train.hooks.interface import Hook, Session
@@ -29,7 +29,7 @@ _SCHEMA = {"step": int, "batch": int, "scalars": dict, "heights": dict, "documen
 class SpikesHook(Hook):
     """Compares every step with the lines before it, when its scalars arrive, and writes a note of each spike."""
 
-    def __init__(self, session: Session, option: Spikes, batches: AnyBatches, replayed: list[int]) -> None:
+    def __init__(self, session: Session, option: Spikes, batches: TrainingBatches, replayed: list[int]) -> None:
         """Args: as for `train.hooks.of_experiment.hooks_of`, and the option."""
         self._session, self._option, self._batches, self._replayed = session, option, batches, replayed
         self._detector = SpikeDetector(option)

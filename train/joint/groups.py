@@ -39,6 +39,8 @@ def reason_alone(experiment: Experiment) -> str | None:
         return "sharding.moments='host' keeps the moments of one state in the host's memory"
     if num_stages(experiment.mesh, experiment.sharding) > 1:
         return "mesh.stage splits the layers over the stages of a pipeline"
+    if hasattr(experiment.objective, "preparation"):
+        return f"the objective {type(experiment.objective).__name__} completes its batches with the state of one run"
     if experiment.logging.wandb_project is not None:
         return "logging.wandb_project: a process has one Weights & Biases run"
     return None

@@ -25,8 +25,6 @@ from model.options.field_marks import exclude_paths, marked_fields
 from model.options.json import to_json
 from train import experiment as experiments
 from train.config_file import with_overrides
-from train.data.generated import Generated
-from train.data.shards.dataset import is_dataset
 from train.experiment import Experiment
 from train.files.files import LockedError, lock, read_json, write_json
 from train.lab.ablation import Ablation
@@ -249,12 +247,11 @@ def share_texts(folder: pathlib.Path, runs: Sequence[Run]) -> None:
     """
     for run in runs:
         data = run.experiment.data
-        if isinstance(data, Generated) or any(is_dataset(source.path) for source in data.sources()):
+        if (parts := data.shared_settings()) is None:
             continue
         link = run.folder / "data"
         if link.exists() or link.is_symlink():
             continue
-        parts = {name: to_json(getattr(data, name)) for name in ("path", "tokenizer", "validation")}
         target = folder / TEXTS / f"{zlib.crc32(json.dumps(parts, sort_keys=True).encode()):08x}"
         target.mkdir(parents=True, exist_ok=True)
         run.folder.mkdir(parents=True, exist_ok=True)

@@ -20,13 +20,14 @@ from model.parameters.specs import specs_by_name
 from train import experiment as experiments
 from train.checkpoints.faults import DamagedError
 from train.checkpoints.store import CheckpointStore
-from train.data.batches.opening import AnyBatches, training_batches
+from train.data.interface import TrainingBatches
 from train.data.shards.dataset import dataset_of_run
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
 from train.files.paths import AnyPath
 from train.hooks.spikes import read_note
 from train.lab.by_layer import by_layer
+from train.objectives.interface import refuse_preparation
 from train.objectives.next_token import token_nll
 from train.parallel import feed
 from train.parallel.mesh import Mesh, make_mesh
@@ -144,7 +145,7 @@ def replay(
     check_mesh(experiment)
     recorded = recorded_values(run, step)
     dataset = dataset_of_run(run)
-    batches = training_batches(dataset, experiment.data, _fields(experiment))
+    batches = experiment.data.training_batches(dataset, _fields(experiment))
     state = _state_before(run, experiment, step)
     if int(state.step) >= step:
         raise UserError(
@@ -202,7 +203,8 @@ def batch_on_host(batch: Mapping[str, jax.Array], field: str) -> np.ndarray:
 class _Runner:
     """The compiled functions of a run, and its batches on the devices."""
 
-    def __init__(self, experiment: Experiment, batches: AnyBatches) -> None:
+    def __init__(self, experiment: Experiment, batches: TrainingBatches) -> None:
+        refuse_preparation(experiment.objective, "the replay of a step")
         self._experiment, self._batches, self._mesh = experiment, batches, make_mesh(experiment.mesh)
         self._layout = layout_of(self._mesh, experiment.sharding)
         self._rows = self._layout.placement(("batch", "sequence"))
@@ -254,7 +256,7 @@ def _examine(experiment: Experiment, layout: Any, state: TrainState, batch: Mapp
     return {"nll": token_nll(experiment.model, state.all_params, batch, layout), "gradients": sums["gradients"]}
 
 
-def _documents(batches: AnyBatches, number: int, nll_BT: np.ndarray, weights_BT: np.ndarray) -> list[DocumentLoss]:
+def _documents(batches: TrainingBatches, number: int, nll_BT: np.ndarray, weights_BT: np.ndarray) -> list[DocumentLoss]:
     found = []
     for span in batches.documents(number):
         columns = slice(span.column, span.column + span.length)

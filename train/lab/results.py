@@ -16,8 +16,7 @@ from model.errors import UserError
 from model.options.json import from_json, to_json
 from train import experiment as experiments
 from train.config_file import with_overrides
-from train.data.config import Data
-from train.data.generated import Generated
+from train.data.interface import DataOption
 from train.experiment import Experiment
 from train.files.files import read_json
 from train.files.paths import local_path
@@ -66,7 +65,7 @@ class Sizes:
     active_parameters: int
     flops_per_token: float
     vocab_size: int
-    data: Data | Generated
+    data: DataOption
 
     def tokens_before(self, step: int) -> int:
         """The positions in all batches before a step, which are fewer under a ramp."""

@@ -10,9 +10,7 @@ from jax.sharding import NamedSharding
 from model.attention.heads import divisors
 from model.config import ModelConfig
 from model.errors import UserError
-from train.data.batches.opening import AnyBatches
-from train.data.config import Data
-from train.data.generated import Generated
+from train.data.interface import DataOption, TrainingBatches
 
 HostBatch = dict[str, np.ndarray]
 
@@ -20,7 +18,7 @@ HostBatch = dict[str, np.ndarray]
 DOCUMENT_FIELDS = ("segment_ids", "positions")
 
 
-def needs_segments(data: Data | Generated, model: ModelConfig) -> bool:
+def needs_segments(data: DataOption, model: ModelConfig) -> bool:
     """Whether a model needs the segments of its rows, in training and in evaluation alike.
 
     It needs them if documents do not see each other, and if it reads their lengths: then documents that see each other
@@ -29,7 +27,7 @@ def needs_segments(data: Data | Generated, model: ModelConfig) -> bool:
     return not data.cross_document_attention or model.reads_lengths
 
 
-def batch_fields(objective_fields: tuple[str, ...], data: Data | Generated, model: ModelConfig) -> tuple[str, ...]:
+def batch_fields(objective_fields: tuple[str, ...], data: DataOption, model: ModelConfig) -> tuple[str, ...]:
     """The fields of a batch: those that the objective reads, and those of documents if the model needs them."""
     return objective_fields + (DOCUMENT_FIELDS if needs_segments(data, model) else ())
 
@@ -94,7 +92,7 @@ def to_devices(batch: HostBatch, rows: NamedSharding, batch_size: int, with_segm
 
 
 def batches_on_devices(
-    batches: AnyBatches, rows: NamedSharding, start: int, with_segments: bool
+    batches: TrainingBatches, rows: NamedSharding, start: int, with_segments: bool
 ) -> Iterator[dict[str, jax.Array]]:
     """Batches start, start + 1, ... on the mesh; see `to_devices`."""
     for n, batch in enumerate(batches.iterator(start, functools.partial(local_rows, rows)), start):

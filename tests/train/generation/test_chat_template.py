@@ -7,10 +7,10 @@ import pytest
 from model.errors import UserError
 from tests.parity.chat.templates import CHATS, FIXTURE, TEMPLATES, VARIABLES, make_tokenizer
 from train.data.config import Bytes, HuggingFace
+from train.data.conversations.template import ChatTemplate
 from train.data.tokenizers.huggingface import HuggingFaceTokenizer
 from train.data.tokenizers.interface import BytesTokenizer
-from train.generation import chat_template
-from train.generation.chat_template import ChatPrompts, ChatTemplate, find_chat_template, stop_tokens
+from train.generation.chat_template import ChatPrompts, stop_tokens
 
 RECORDED = json.loads(FIXTURE.read_text(encoding="utf-8"))["cases"]
 NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -61,96 +61,6 @@ def test_the_names_of_marks_that_overlap_are_text():
 
     prompts = ChatPrompts(ChatTemplate("{{ messages[0].content }}__x__"), Marked(Bytes()))
     assert prompts.ids([{"role": "user", "content": "__x__x__"}]) == [*b"__x__x__", 256]
-
-
-def test_the_last_message_is_continued():
-    template = ChatTemplate(TEMPLATES["chatml"])
-    chat = [{"role": "system", "content": "s"}, {"role": "assistant", "content": "The answer is "}]
-    assert template.render(chat, continue_last=True).endswith("<|im_start|>assistant\nThe answer is ")
-    with pytest.raises(UserError, match="leaves out the last message"):
-        ChatTemplate("{{ messages[0].content }}").render(chat, continue_last=True)
-    with pytest.raises(UserError, match="no last message with a text"):
-        template.render([], continue_last=True)
-
-
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "SecurityError"),
-        ("{% set _ = messages.append(1) %}", "SecurityError"),
-        ("{{ missing.field }}", "'missing' is undefined"),
-        ("{{ 1 / 0 }}", "ZeroDivisionError"),
-        ("{{ messages[0].content + 1 }}", "TypeError"),
-        ("{{ raise_exception('no system here') }}", "refuses these messages: no system here"),
-        ("{% include '/etc/passwd' %}", "TypeError"),
-        ("{{ range(10**9) | list }}", "OverflowError"),
-    ],
-)
-def test_a_template_that_fails_says_why(source, words):
-    with pytest.raises(UserError, match="the chat template") as failed:
-        ChatTemplate(source).render([{"role": "user", "content": "x"}])
-    assert words in str(failed.value)
-
-
-def test_a_template_that_is_none():
-    with pytest.raises(UserError, match="is not a Jinja template: line 2: unexpected '}'"):
-        ChatTemplate("a\n{{ } }}")
-
-
-def test_the_time_is_that_of_now(monkeypatch):
-    class Then(chat_template.datetime.datetime):
-        @classmethod
-        def now(cls):
-            return cls(2024, 7, 26)
-
-    monkeypatch.setattr(chat_template.datetime, "datetime", Then)
-    assert ChatTemplate("{{ strftime_now('%d %b %Y') }}").render([]) == "26 Jul 2024"
-
-
-@pytest.mark.parametrize(
-    ("files", "shown"),
-    [
-        ({}, None),
-        ({"tokenizer_config.json": {"chat_template": "one {{ bos_token }}", "bos_token": "<a>"}}, "one <a>"),
-        ({"tokenizer_config.json": {"chat_template": "{{ bos_token }}", "bos_token": {"content": "<b>"}}}, "<b>"),
-        (
-            {
-                "tokenizer_config.json": {
-                    "chat_template": [
-                        {"name": "tool_use", "template": "tools"},
-                        {"name": "default", "template": "plain"},
-                    ]
-                }
-            },
-            "plain",
-        ),
-        ({"tokenizer_config.json": {"chat_template": "old"}, "chat_template.json": {"chat_template": "new"}}, "new"),
-        (
-            {"tokenizer_config.json": {"chat_template": "old"}, "chat_template.jinja": "file {{ eos_token }}"},
-            "file </s>",
-        ),
-        (
-            {"chat_template.jinja": "{{ eos_token }}", "special_tokens_map.json": {"eos_token": "<|im_end|>"}},
-            "<|im_end|>",
-        ),
-    ],
-)
-def test_the_template_is_found_where_published_files_have_it(files, shown, tokenizer, tmp_path):
-    (tmp_path / "origin").mkdir()
-    for name, content in files.items():
-        (tmp_path / "origin" / name).write_text(content if isinstance(content, str) else json.dumps(content))
-    found = find_chat_template(tmp_path, tokenizer)
-    assert (found and found.render([])) == shown
-
-
-def test_a_damaged_template_is_named(tokenizer, tmp_path):
-    (tmp_path / "origin").mkdir()
-    (tmp_path / "origin" / "tokenizer_config.json").write_text('{"chat_template": 3}')
-    with pytest.raises(UserError, match=r"tokenizer_config.json: chat_template: expected a text, got int"):
-        find_chat_template(tmp_path, tokenizer)
-    (tmp_path / "origin" / "chat_template.jinja").write_bytes(b"\xff")
-    with pytest.raises(UserError, match=r"chat_template.jinja is not UTF-8 text; expected a file with a Jinja"):
-        find_chat_template(tmp_path, tokenizer)
 
 
 def test_the_ids_that_end_texts_come_from_the_published_files(tokenizer, tmp_path):

@@ -12,7 +12,6 @@ import pytest
 
 from model.errors import UserError
 from model.transformer import forward
-from train.data.batches.opening import evaluation_batches
 from train.data.batches.rows import FIELDS
 from train.data.config import SeparateText
 from train.data.prepare.prepare import prepare
@@ -78,7 +77,7 @@ def test_windows_of_another_length_measure_the_validation_split(run):
     _, folder, _ = run
     loaded = load_run(str(folder))
     data = dataclasses.replace(loaded.experiment.data, sequence_length=4)
-    batches = list(evaluation_batches(loaded.dataset(), data, "validation", None, range(data.batch_size)))
+    batches = list(data.evaluation_batches(loaded.dataset(), "validation", None, range(data.batch_size)))
     rows = {name: np.concatenate([batch[name] for batch in batches]) for name in FIELDS}
     documents = {"positions_BT": rows["positions"], "segment_ids_BT": rows["segment_ids"]}
     logits_BTV = forward(loaded.experiment.model, loaded.params, rows["tokens"], **documents).logits_BTV

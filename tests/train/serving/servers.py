@@ -11,8 +11,9 @@ import openai
 
 from tests.train.generation.engines import FakeEngine
 from train.data.config import Bytes
+from train.data.conversations.template import ChatTemplate
 from train.data.tokenizers.interface import BytesTokenizer
-from train.generation.chat_template import ChatPrompts, ChatTemplate
+from train.generation.chat_template import ChatPrompts
 from train.generation.text_engine import TextEngine
 from train.generation.worker import EngineWorker
 from train.serving.app import Application

@@ -42,11 +42,17 @@ class Batches:
         self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
         self.data = data
         self.split = split
-        self._sources = _open_sources(self.dataset, data, split)
-        self._order = row_order(self.rows_per_epoch, _source_weights(self.dataset, data), data.seed, split)
+        self._sources = self._open_sources()
+        self._order = row_order(self.rows_per_epoch, self._source_weights(), data.seed, split)
         moves = isinstance(data.packing, Concatenate) and data.packing.random_offset
         self._num_offsets = data.sequence_length if moves else 1
         self._offset = functools.lru_cache(maxsize=64)(self._offset_of_epoch)
+
+    def _open_sources(self) -> list[PackedSplit]:
+        return _open_sources(self.dataset, self.data, self.split)
+
+    def _source_weights(self) -> list[float]:
+        return _source_weights(self.dataset, self.data)
 
     @property
     def rows_per_epoch(self) -> list[int]:
@@ -57,7 +63,7 @@ class Batches:
         """The given rows of global batch n, all of them by default."""
         wanted = range(self.data.batch_size_at(n)) if rows is None else rows
         spans = [self._spans(n, row) for row in wanted]
-        return _fill_batch(self._sources, spans, self.data.sequence_length, self.fields)
+        return fill_batch(self._sources, spans, self.data.sequence_length, self.fields)
 
     def iterator(
         self,
@@ -150,7 +156,7 @@ class EvaluationBatches:
                 rows.append((source, self._sources[source].index.spans(number - int(self._firsts[source]), 0)))
             else:
                 rows.append((0, []))
-        return _fill_batch(self._sources, rows, self._data.sequence_length, tuple(FIELDS))
+        return fill_batch(self._sources, rows, self._data.sequence_length, tuple(FIELDS))
 
     def __len__(self) -> int:
         return self.num_batches
@@ -160,7 +166,7 @@ class EvaluationBatches:
         return read_ahead(self.batch, range(self.num_batches), tokens, min(4, self._data.prefetch))
 
 
-def _fill_batch(
+def fill_batch(
     sources: list[PackedSplit], rows: list[tuple[int, list[Span]]], sequence_length: int, fields: Sequence[str]
 ) -> Batch:
     """The batch whose rows are the given spans of the given sources."""

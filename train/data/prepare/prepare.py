@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Collection, Iterator
-from typing import Any, Literal
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +15,8 @@ from model.errors import UserError
 from model.options.json import to_json
 from train.data import config
 from train.data.config import Data
-from train.data.generated import Generated
+from train.data.interface import CheckTokenizer, DataOption, Engine
 from train.data.prepare import ray_workers, settings
-from train.data.prepare.generated import prepare_generated
 from train.data.prepare.progress import Reporter
 from train.data.prepare.settings import Units
 from train.data.prepare.tokenizing import finished_result, remove_result_files, table_path, training_text
@@ -40,33 +39,37 @@ from train.files.paths import AnyPath, expand_paths, literal_path, local_path
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 4 << 20, 256 << 20
 # Starting a process costs about as much as tokenizing this many bytes.
 BYTES_WORTH_A_PROCESS = 2 << 20
-# What runs the jobs: processes of this machine, or of the machines of a Ray cluster.
-Engine = Literal["processes", "ray"]
-# Called with a tokenizer and the folder that it is for.
-CheckTokenizer = Callable[[Tokenizer, pathlib.Path], None]
 # A tokenizer is trained on at most this many bytes, sampled evenly from all text.
 MAX_TOKENIZER_BYTES = 256 << 20
 
 
 def prepare(
-    data: Data | Generated,
+    data: DataOption,
     into: AnyPath | str,
     progress: Reporter | None = None,
     workers: int | None = None,
     check: CheckTokenizer | None = None,
     engine: Engine = "processes",
 ) -> AnyPath:
-    """Returns the dataset folder of a Data option: the folder that it names, or `into`, filled from raw text.
-
-    Data that a task makes has a folder without text.
+    """Returns the dataset folder of an option of data: the folder that it names, or `into`, filled from raw text.
 
     Work already done with the same settings on the same text is reused, finished or not. The bytes written do not
     depend on `workers` (the number of processes; by default one per core) or on the engine. `check` is called with the
     tokenizer before text is tokenized, and may raise. Raises UserError when the folder was made with other settings, or
     when the text cannot be read.
     """
-    if isinstance(data, Generated):
-        return prepare_generated(data, local_path(into, "a dataset that is made"))
+    return data.prepare(into, progress, workers, check, engine)
+
+
+def prepare_text(
+    data: Data,
+    into: AnyPath | str,
+    progress: Reporter | None,
+    workers: int | None,
+    check: CheckTokenizer | None,
+    engine: Engine,
+) -> AnyPath:
+    """See `prepare`."""
     data = expand_paths(data, "data")
     given = data.sources()
     if len(given) == 1 and dataset.is_dataset(given[0].path):
@@ -78,7 +81,7 @@ def prepare(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}; name another one") from None
-    with _folder_lock(folder):
+    with folder_lock(folder):
         progress = progress or Reporter()
         finished = dataset.is_dataset(folder)
         listed = settings.list_source_units(data, finished, progress.message)
@@ -318,7 +321,7 @@ def sample_evenly(units: Units, num_bytes: int) -> Units:
 
 
 @contextlib.contextmanager
-def _folder_lock(folder: pathlib.Path) -> Iterator[None]:
+def folder_lock(folder: pathlib.Path) -> Iterator[None]:
     """Waits until no other process prepares the same folder; the lock ends with the process that holds it."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # read-only, or on a file system without locks: then nobody waits

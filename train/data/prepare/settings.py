@@ -84,11 +84,11 @@ def settings_of(
     }
 
 
-def write_or_check(folder: pathlib.Path, settings: dict[str, Any], finished: bool) -> None:
+def write_or_check(folder: pathlib.Path, settings: dict[str, Any], finished: bool, *, reusable: bool = True) -> None:
     """Writes the settings into a new folder. Raises UserError when it was begun with others, or holds other files.
 
     Text counts as the same under another path: a folder may move. A folder without a finished shard, as a mistake in
-    the options leaves it, is begun again with the new settings.
+    the options leaves it, is begun again with the new settings. `reusable` says that data.path may name the folder.
     """
     if not (folder / FILE).is_file():
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
@@ -99,7 +99,7 @@ def write_or_check(folder: pathlib.Path, settings: dict[str, Any], finished: boo
     before = read_settings(folder)
     changes = [
         change
-        for name in ("format", "tokenizer", "validation")
+        for name in (name for name in settings if name not in ("sources", "texts"))
         for change in differences(before.get(name), settings[name], name)
     ]
     paths, old_paths = ([s["path"] for s in value.get("sources", [])] for value in (settings, before))
@@ -121,7 +121,8 @@ def write_or_check(folder: pathlib.Path, settings: dict[str, Any], finished: boo
         _clear(folder)
         write_json(folder / FILE, settings)
     elif changes:
-        fix = f"delete it to prepare it again, name another folder, or give data.path={folder} to use it as it is"
+        fix = "delete it to prepare it again, or name another folder"
+        fix += f", or give data.path={folder} to use it as it is" if reusable else ""
         raise UserError("\n  ".join([f"{folder} was made with other settings, or from other text:", *changes, fix]))
 
 

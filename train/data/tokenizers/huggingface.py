@@ -114,6 +114,14 @@ class HuggingFaceTokenizer(Tokenizer):
         """The ids of a text in which the names of special tokens are these tokens, int32 [tokens]."""
         return _ids(self._marked_tokenizer, text)
 
+    def encode_with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """See `Tokenizer`; the library knows the characters of every token, of a text that it normalises too."""
+        return _ids_and_ends(self._tokenizer, text)
+
+    def encode_marked_with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """See `Tokenizer`."""
+        return _ids_and_ends(self._marked_tokenizer, text)
+
     @functools.cached_property
     def _marked_tokenizer(self) -> tokenizers.Tokenizer:
         tokenizer, _ = read_tokenizer(self._content, "the tokenizer")
@@ -203,3 +211,13 @@ def _ids(tokenizer: tokenizers.Tokenizer, text: str) -> np.ndarray:
     except Exception as error:  # the library raises a plain Exception, as for a word that a closed vocabulary lacks
         raise UserError(f"the tokenizer cannot encode this text: {error}; give a text that it knows") from None
     return np.array(encoding.ids, np.int32)
+
+
+def _ids_and_ends(tokenizer: tokenizers.Tokenizer, text: str) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of `_ids`, and the number of characters up to the end of each, int32 [tokens]."""
+    try:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+    except Exception as error:
+        raise UserError(f"the tokenizer cannot encode this text: {error}; give a text that it knows") from None
+    ends = np.array([end for _, end in encoding.offsets], np.int32)
+    return np.array(encoding.ids, np.int32), np.maximum.accumulate(ends) if len(ends) else ends

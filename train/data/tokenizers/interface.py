@@ -15,7 +15,7 @@ import numpy as np
 from model.errors import UserError
 from model.options.json import option_from_json, to_json
 from train.data import config
-from train.data.tokenizers.streaming import BytesDecoder, IncrementalDecoder, PerTokenDecoder
+from train.data.tokenizers.streaming import AtEndDecoder, BytesDecoder, IncrementalDecoder, PerTokenDecoder
 from train.files.files import read_json, write_json
 from train.files.paths import AnyPath, is_remote, user_path
 from train.files.remote import local_copy
@@ -68,6 +68,35 @@ class Tokenizer(abc.ABC):
         marks = self.marks()
         ids = [[marks[part]] if part in marks else self.encode(part) for part in self.split_at_marks(text)]
         return np.concatenate([np.zeros(0, np.int32), *ids]).astype(np.int32)
+
+    def encode_with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of a text, and for each the number of characters of the text up to its end, int32 [tokens].
+
+        The tokens of one character, such as its bytes, have one end. Raises UserError for a text that decoding does not
+        give back: its tokens stand for other characters.
+        """
+        ids, decoder = self.encode(text), self.incremental_decoder()
+        parts = [] if isinstance(decoder, AtEndDecoder) else [decoder.push(int(token)) for token in ids]
+        if "".join(parts) + decoder.flush() != text or len(parts) < len(ids):
+            raise UserError(
+                "this tokenizer changes the text, so that it is not known which characters its tokens stand for"
+            )
+        ends = np.cumsum([0, *map(len, parts)])[1:].astype(np.int32)
+        for i in range(len(parts) - 2, -1, -1):  # the first bytes of a character wait for its last
+            if not parts[i]:
+                ends[i] = ends[i + 1]
+        return ids, ends
+
+    def encode_marked_with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of `encode_marked`, and their ends as `encode_with_ends` gives them."""
+        marks, ids, ends, at = self.marks(), [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], 0
+        for part in self.split_at_marks(text):
+            whole = np.array([len(part)], np.int32)
+            found = ([marks[part]], whole) if part in marks else self.encode_with_ends(part)
+            ids.append(np.asarray(found[0], np.int32))
+            ends.append(found[1] + at)
+            at += len(part)
+        return np.concatenate(ids), np.concatenate(ends).astype(np.int32)
 
     def split_at_marks(self, text: str) -> list[str]:
         """The names of marks in a text, and the texts between them; where two names begin, the longer counts."""
@@ -137,6 +166,11 @@ class BytesTokenizer(Tokenizer):
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, int32 [tokens]."""
         return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
+
+    def encode_with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """See `Tokenizer`."""
+        sizes = [len(character.encode("utf-8")) for character in text]
+        return self.encode(text), np.repeat(np.arange(1, len(text) + 1, dtype=np.int32), sizes)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""

@@ -17,7 +17,6 @@ from typing import Any
 
 from model.errors import UserError
 from train.conversion.loading import load_model
-from train.data.generated import Generated
 from train.evaluation.bench.lengths import LengthResult, evaluate_lengths, parse_lengths, trained_length
 from train.evaluation.bench.pairs import Pair, compare, same_tokens
 from train.evaluation.document_scores import NOTHING_KEPT, Kept
@@ -110,8 +109,8 @@ def evaluate_request(
     """Loads the models and measures them; see `Request`. Raises UserError as the functions that it calls."""
     request.check()
     base = load_model(request.model, request.checkpoint, mesh=mesh)
-    if isinstance(base.experiment.data, Generated) and not request.texts:
-        raise UserError(f"{request.model} learned a task, which has no text; measure it with --probes")
+    if (reason := base.experiment.data.no_text) is not None and not request.texts:
+        raise UserError(f"{request.model}: {reason}, so that it has no text; give --text, or measure it with --probes")
     measure = functools.partial(_measure, request, base, on_progress=on_progress)
     if request.lengths:
         lengths = parse_lengths(request.lengths, trained_length(base))

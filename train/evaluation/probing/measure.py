@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from train.data.generated import Generated
 from train.data.tokenizers.interface import Tokenizer
 from train.evaluation.perplexity import default_batch_size
 from train.evaluation.probes.interface import Findings, Prepared, Reader, Sequences, generators
@@ -19,8 +18,8 @@ from train.parallel.table import MeshLayout
 def reader_of(experiment: Experiment, tokenizer: Tokenizer) -> Reader:
     """The facts about a run's model that probes need."""
     data, model = experiment.data, experiment.model
-    if isinstance(data, Generated):
-        return Reader(model.vocab_size, model.context_length, trained_on=data.task)
+    if data.known_task is not None:
+        return Reader(model.vocab_size, model.context_length, trained_on=data.known_task)
     marks = tokenizer.begin_of_document, tokenizer.end_of_document
     return Reader(model.vocab_size, model.context_length, *marks, encode=tokenizer.encode)
 

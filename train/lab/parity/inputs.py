@@ -18,7 +18,7 @@ from model.options.tree import check
 from model.parameters.names import flatten, unflatten
 from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params, init, specs
-from train.data.generated import Generated
+from train.data.config import Data
 from train.experiment import Experiment
 from train.lab.by_layer import by_layer, plain_name
 from train.optimizers.frozen import Frozen
@@ -66,8 +66,8 @@ def prepare_experiments(a: Experiment, b: Experiment, inputs: Inputs) -> tuple[E
 
     def prepared(experiment: Experiment) -> Experiment:
         given = experiment.data
-        if isinstance(given, Generated):
-            raise UserError(f"data={type(given.task).__name__}: a task has a length of its own; set data=Data()")
+        if not isinstance(given, Data):
+            raise UserError(f"data: {given.no_text}, with a length of their own; set data=Data()")
         data = dataclasses.replace(given, batch_size=rows, sequence_length=length)
         model = dataclasses.replace(experiment.model, dropout=Dropout())
         training = dataclasses.replace(experiment.training, frozen=Frozen())

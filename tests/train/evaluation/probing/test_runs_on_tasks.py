@@ -85,5 +85,7 @@ def test_refused(fields, words, tiny_experiment):
 
 
 def test_perplexity_without_a_text_is_refused(chains_run):
-    with pytest.raises(UserError, match="run learned a task, which has no text; measure it with --probes"):
+    with pytest.raises(
+        UserError, match="makes the sequences, so that it has no text; give --text, or measure it with --probes"
+    ):
         evaluate_request(Request(model=str(chains_run[0])))

@@ -1,0 +1,52 @@
+"""Chat templates: refusals in words, nothing beyond the sandbox, the borders of answers."""
+
+import pytest
+
+from model.errors import UserError
+from tests.parity.chat.templates import TEMPLATES
+from train.data.conversations import template as chat_template
+from train.data.conversations.template import ChatTemplate
+
+
+def test_the_last_message_is_continued():
+    template = ChatTemplate(TEMPLATES["chatml"])
+    chat = [{"role": "system", "content": "s"}, {"role": "assistant", "content": "The answer is "}]
+    assert template.render(chat, continue_last=True).endswith("<|im_start|>assistant\nThe answer is ")
+    with pytest.raises(UserError, match="leaves out the last message"):
+        ChatTemplate("{{ messages[0].content }}").render(chat, continue_last=True)
+    with pytest.raises(UserError, match="no last message with a text"):
+        template.render([], continue_last=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "SecurityError"),
+        ("{% set _ = messages.append(1) %}", "SecurityError"),
+        ("{{ missing.field }}", "'missing' is undefined"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ messages[0].content + 1 }}", "TypeError"),
+        ("{{ raise_exception('no system here') }}", "refuses these messages: no system here"),
+        ("{% include '/etc/passwd' %}", "TypeError"),
+        ("{{ range(10**9) | list }}", "OverflowError"),
+    ],
+)
+def test_a_template_that_fails_says_why(source, words):
+    with pytest.raises(UserError, match="the chat template") as failed:
+        ChatTemplate(source).render([{"role": "user", "content": "x"}])
+    assert words in str(failed.value)
+
+
+def test_a_template_that_is_none():
+    with pytest.raises(UserError, match="is not a Jinja template: line 2: unexpected '}'"):
+        ChatTemplate("a\n{{ } }}")
+
+
+def test_the_time_is_that_of_now(monkeypatch):
+    class Then(chat_template.datetime.datetime):
+        @classmethod
+        def now(cls):
+            return cls(2024, 7, 26)
+
+    monkeypatch.setattr(chat_template.datetime, "datetime", Then)
+    assert ChatTemplate("{{ strftime_now('%d %b %Y') }}").render([]) == "26 Jul 2024"

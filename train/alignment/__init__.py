@@ -1,0 +1,1 @@
+"""Post-training: from a pre-trained model to one that does as asked."""
