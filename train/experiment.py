@@ -85,6 +85,11 @@ class Training:
     init_from: str | None = dataclasses.field(default=None, metadata=IS_PATH)
     branch_from: Branch | None = None
 
+    @property
+    def starts_from(self) -> str | None:
+        """The run whose parameters are the initial ones; None where they are drawn."""
+        return self.init_from if self.branch_from is None else self.branch_from.run
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
         for name in ("num_steps", "gradient_accumulation"):

@@ -48,6 +48,14 @@ def text_losses(run: RunData) -> Iterator[tuple[str, Series]]:
             yield name, _series(losses)
 
 
+def accuracies(run: RunData) -> Iterator[tuple[str, Series]]:
+    """The exact-match accuracy of each set of questions over the steps."""
+    for name, lines in evaluations_by_name(run).items():
+        found = {line["step"]: [line["accuracy"]] for line in lines if _is_number(line.get("accuracy_lenient"))}
+        if found:
+            yield name, _series(found)
+
+
 def update_ratios(run: RunData) -> Iterator[tuple[str, Series]]:
     """Update over parameter over the steps for each role, the geometric mean over its layers."""
     lines = [line for line in run.statistics if _is_number(line.get("ratio")) and line["ratio"] > 0]

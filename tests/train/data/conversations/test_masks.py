@@ -38,6 +38,14 @@ def test_blocks_whose_messages_cannot_be_told_are_refused():
         counted(changed, "last")
 
 
+def test_templates_that_take_texts_apart():
+    split = "{% for m in messages %}[{{ m.content.split('X')[0] }}]{% endfor %}"
+    assert counted(split, "assistant") == "[b][d]"  # by prefixes; whose words are whose is not known
+    block = "{% set x %}{% generation %}{{ messages[1].content }}{% endgeneration %}{% endset %}{{ x[:1] }}a"
+    with pytest.raises(UserError, match="row: the chat template changes the text of its generation blocks"):
+        counted(block, "assistant")
+
+
 def test_tools_reach_the_template():
     source = "{{ tools[0].name if tools }}|{% for m in messages %}{{ m.content }};{% endfor %}"
     assert counted(source, "assistant", tools=[{"name": "f"}]) == "b;d;"
