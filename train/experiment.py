@@ -17,12 +17,14 @@ from model.transformer import specs
 from train.data.config import Data
 from train.data.conversations.option import Conversations
 from train.data.generated import Generated
+from train.data.prompts import Prompts
 from train.earlier import current_config
 from train.evaluation.named_evaluations import NamedEvaluation, ProbeEvaluation, changed_texts, problems_of_evaluations
 from train.files.files import read_json, write_json
 from train.files.paths import IS_PATH, AnyPath, expand_paths
 from train.files.remote import convert_read_errors
 from train.objectives.next_token import NextToken
+from train.objectives.policy import GRPO
 from train.optimizers.frozen import Frozen, mark_frozen
 from train.optimizers.guard import Guard
 from train.optimizers.noise_scale import SPLIT
@@ -194,9 +196,9 @@ class Experiment:
     """Everything that decides what a run computes."""
 
     model: ModelConfig
-    data: Data | Generated | Conversations
+    data: Data | Generated | Conversations | Prompts
     training: Training
-    objective: NextToken = NextToken()
+    objective: NextToken | GRPO = NextToken()
     optimizer: AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW
     schedule: Constant | Cosine | Linear | InverseSquareRoot | WarmupStableDecay
     mesh: Mesh = dataclasses.field(default=Mesh(), metadata=EXECUTION_ONLY)
