@@ -7,6 +7,7 @@ import pytest
 
 from model.errors import UserError
 from tests.train.test_loop import parameters
+from train.alignment.rewards import Reward
 from train.alignment.rollouts import seed_of
 from train.data.config import Bytes
 from train.data.prompts import Prompts
@@ -33,7 +34,7 @@ def experiment(tiny_experiment, tmp_path):
             held_out=0.3,
         ),
         objective=GRPO(
-            reward={"function": f"{tmp_path / 'reward.py'}:vowels"},
+            reward=Reward(function=f"{tmp_path / 'reward.py'}:vowels"),
             rollouts=Rollouts(max_tokens=4, rows=2, top_p=0.9, temperature=0.8, minibatches=2),
         ),
         training__num_steps=4,
