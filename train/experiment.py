@@ -18,6 +18,7 @@ from train.data.config import Data
 from train.data.conversations.option import Conversations
 from train.data.generated import Generated
 from train.data.preferences.option import Preferences
+from train.data.prompts import Prompts
 from train.earlier import current_config
 from train.evaluation.named_evaluations import AnyEvaluation, changed_texts, problems_of_evaluations
 from train.files.files import read_json, write_json
@@ -25,6 +26,7 @@ from train.files.paths import IS_PATH, AnyPath, expand_paths
 from train.files.remote import convert_read_errors
 from train.objectives.fit import problems_of_objective
 from train.objectives.next_token import NextToken
+from train.objectives.policy import GRPO
 from train.objectives.preference import DPO, IPO, KTO, ORPO, SimPO
 from train.objectives.reward import RewardModel
 from train.optimizers.frozen import Frozen, mark_frozen
@@ -203,9 +205,9 @@ class Experiment:
     """Everything that decides what a run computes."""
 
     model: ModelConfig
-    data: Data | Generated | Conversations | Preferences
+    data: Data | Generated | Conversations | Preferences | Prompts
     training: Training
-    objective: NextToken | DPO | IPO | SimPO | ORPO | KTO | RewardModel = NextToken()
+    objective: NextToken | DPO | IPO | SimPO | ORPO | KTO | RewardModel | GRPO = NextToken()
     optimizer: AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW
     schedule: Constant | Cosine | Linear | InverseSquareRoot | WarmupStableDecay
     mesh: Mesh = dataclasses.field(default=Mesh(), metadata=EXECUTION_ONLY)
