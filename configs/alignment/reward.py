@@ -6,8 +6,8 @@
 Starts from runs/instructions_sft, which configs/alignment/sft.py makes; the head is drawn. In a tenth of the training
 pairs the wrong answer is the chosen one; the pairs of the test are right. Minutes on 2 cores.
 
-Measured once (one seed): the right answer of 87.5% [82.9%, 91.0%] of 256 test pairs has the higher score, by 1.65 [1.49,
-1.82] in the mean.
+Measured once (one seed): the right answer of 87.5% [82.9%, 91.0%] of 256 test pairs has the higher score, by 1.65
+[1.49, 1.82] in the mean.
 
 """
 
