@@ -140,7 +140,7 @@ def _source(session: Session, reference: str | None) -> dict[str, Any]:
 def _folder(session: Session) -> pathlib.Path:
     """The folder of the numbers: beside the tokens, where other runs find it; in the run if these are in a store."""
     dataset = session.dataset.folder
-    return (dataset if isinstance(dataset, pathlib.Path) else session.folder) / FOLDER
+    return dataset / FOLDER if isinstance(dataset, pathlib.Path) else session.folder / FOLDER
 
 
 def _reference(session: Session, reference: str | None) -> tuple[ModelConfig, Any, Layout]:
