@@ -17,6 +17,14 @@ With --quantize the run folder that is written has matrices of 8 or 4 bits, for 
 
     python -m launch.convert --from=models/Llama-3.2-1B --run=runs/llama-1b-int8 --quantize=int8
     python -m launch.convert --run=runs/mine --to=runs/mine-int4 --quantize=int4:64
+
+An adapter in the format of the library peft (adapter_config.json, adapter_model.safetensors) is read beside the run of
+its model, and the adapters of a run are written so; --merge writes a run folder without adapters that computes the
+same:
+
+    python -m launch.convert --from=models/adapter --base=runs/llama-1b --run=runs/llama-1b-chat
+    python -m launch.convert --run=runs/llama-1b-chat --to=models/my-adapter
+    python -m launch.convert --run=runs/llama-1b-chat --to=runs/llama-1b-merged --merge
 """
 
 import pathlib
@@ -85,6 +93,8 @@ ACTIVATIONS = flags.DEFINE_enum(
     ["compute", "int8"],
     "With --quantize=int8 or int4: int8 rounds the activations of each token too, and multiplies integers.",
 )
+BASE = cli.define_path("base", None, "With --from, for an adapter: the run folder of its model.")
+MERGE = flags.DEFINE_bool("merge", False, "With --to: writes a run folder whose matrices are merged with its adapters.")
 MESH = cli.define_mesh()
 
 
@@ -97,24 +107,35 @@ def main(argv: list[str]) -> int:
     source, target = FROM.value, TO.value
     if (source is None) == (target is None):
         raise UserError("give either --from=FOLDER, to read it into --run, or --to=FOLDER, to write --run there")
-    for flag in (CHECKPOINT, FAMILY, LIKE) if source else (PARAMETERS, COMPUTE, CONTEXT_LENGTH):
+    adapter = BASE.value is not None
+    of_base = () if adapter else (CHECKPOINT, FAMILY, LIKE)
+    of_model = (PARAMETERS, COMPUTE, CONTEXT_LENGTH, QUANTIZE) if adapter else ()
+    for flag in (*of_base, *of_model) if source else (PARAMETERS, COMPUTE, CONTEXT_LENGTH, BASE):
         if flag.value is not None:
-            raise UserError(f"--{flag.name} has no effect with --{'from' if source else 'to'}; leave it out")
+            given = "base" if adapter and source else "from" if source else "to"
+            raise UserError(f"--{flag.name} has no effect with --{given}; leave it out")
     if LIKE.value is not None and FAMILY.value is not None:
         raise UserError(f"--like={LIKE.value} names the family too; leave out --family={FAMILY.value}")
-    if ACCEPT.value and not source and LIKE.value is None:
+    if ACCEPT.value and (not source or adapter) and LIKE.value is None:
         raise UserError("--accept is about the config.json of --from or --like; leave it out")
     if ACTIVATIONS.value is not None and QUANTIZE.value is None:
         raise UserError("--activations is about quantised weights; give --quantize=int8, or leave it out")
-    if target and QUANTIZE.value is not None:
+    if MERGE.value and (source or QUANTIZE.value is not None):
+        raise UserError("--merge needs --run and --to, and no --quantize; quantise the run that it writes")
+    if target and (MERGE.value or QUANTIZE.value is not None):
+        made = "merge" if MERGE.value else "quantize"
         for flag in (FAMILY, LIKE, ACCEPT):
             if flag.value not in (None, []):
-                raise UserError(f"--{flag.name} has no effect with --quantize, which writes a run folder; leave it out")
+                raise UserError(f"--{flag.name} has no effect with --{made}, which writes a run folder; leave it out")
     cli.prepare_jax(keep_memory=False)
     if target and QUANTIZE.value is not None:
         return _quantize(user_path(RUN.value), local_path(target, "a run folder that is written"))
+    if source and BASE.value is not None:
+        return _read_adapter(user_path(source), user_path(BASE.value), local_path(RUN.value, "a run that is written"))
     if source:
         return _read(user_path(source), local_path(RUN.value, "a run folder that is written"))
+    if MERGE.value:
+        return _merge(user_path(RUN.value), local_path(target or "", "a run folder that is written"))
     return _write(user_path(RUN.value), local_path(target or "", "a folder of weights that is written"))
 
 
@@ -152,6 +173,23 @@ def _quantize(run: AnyPath, target: pathlib.Path) -> int:
     return 0
 
 
+def _read_adapter(source: AnyPath, base: AnyPath, run: pathlib.Path) -> int:
+    from train.conversion.adapters import read_adapter
+
+    chosen = {"checkpoint": CHECKPOINT.value or "latest", "family": FAMILY.value, "like": LIKE.value}
+    mesh = cli.mesh_from_flag(MESH)
+    _print_written(run, read_adapter(source, base, run, mesh=mesh, accept=ACCEPT.value, **chosen))
+    return 0
+
+
+def _merge(run: AnyPath, target: pathlib.Path) -> int:
+    from train.conversion.adapters import merge_run
+
+    checkpoint, mesh = CHECKPOINT.value or "latest", cli.mesh_from_flag(MESH)
+    _print_written(target, merge_run(run, target, checkpoint=checkpoint, mesh=mesh))
+    return 0
+
+
 def _print_written(run: pathlib.Path, experiment: "Experiment") -> None:
     from model.cost import count_parameters
 
@@ -163,9 +201,16 @@ def _print_written(run: pathlib.Path, experiment: "Experiment") -> None:
 
 
 def _write(run: AnyPath, target: pathlib.Path) -> int:
+    from train import experiment as experiments
+    from train.conversion.adapters import write_adapter
     from train.conversion.writing import write_published
     from train.run.conversion_record import written_notes
 
+    if experiments.load(run).model.adapters is not None:
+        chosen = {"checkpoint": CHECKPOINT.value or "latest", "family": FAMILY.value, "like": LIKE.value}
+        write_adapter(run, target, mesh=cli.mesh_from_flag(MESH), accept=ACCEPT.value, **chosen)
+        cli.print_escaped(f"{target}: the adapters written")
+        return 0
     changed_values = write_published(
         run,
         target,

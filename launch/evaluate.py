@@ -34,6 +34,10 @@ of the training. With --resume (or --results=FILE) a killed evaluation continues
 --questions puts the prompts of a .jsonl file to the model, which answers greedily by its chat template, and compares
 the answers with the right ones: exactly (strict), and whether they end so (lenient). --answers=FILE keeps the texts.
 
+--preferences measures how often a model puts the preferred answer of a pair first, and by how much: a reward model by
+its scores, a policy by its implicit reward beside --reference. --questions with --win_rate=RUN compares the answers of
+two runs, judged by the right answers or by a reward model (--judge).
+
 --probes asks tasks without data (train/evaluation/probes/), beside the losses of known strategies. --harness runs tasks
 of lm_eval (pip install -e '.[harness]'); its tasks read their data from the Hugging Face hub or, in --harness_folder,
 from files of your own.

@@ -14,8 +14,9 @@ from model.layers import Except, Layer
 from model.mixers import Mixer
 from model.norms import LayerNorm, RMSNorm
 from model.options.difference import differences
-from model.options.field_marks import EXECUTION_ONLY, TRAINING_ONLY, WIDTH, marked_fields
+from model.options.field_marks import ADDED_PART, EXECUTION_ONLY, TRAINING_ONLY, WIDTH, marked_fields
 from model.options.json import to_json
+from model.parameters.adapters import DoRA, LoRA
 from model.parameters.maker import FanIn, Normal
 from model.parameters.parametrization import NO_GROWTH, CompleteP, ModelGrowth, MuP, Standard
 from model.parameters.precision import Precision
@@ -26,6 +27,7 @@ from model.residual import Multipliers, PreNorm, Residual
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
 from model.vocabulary.per_layer import PerLayerEmbedding
+from model.vocabulary.score_head import ScoreHead
 
 # More than any model has. Checks run layer by layer, so that a mistyped number would fill the memory.
 MAX_LAYERS = 10_000
@@ -60,6 +62,8 @@ class ModelConfig:
       unembedding: whether logits share the token table.
       final_logit_softcap: c of c * tanh(logit / c), or None.
       multi_token: modules that predict tokens further ahead in training, or None.
+      score_head: numbers for each token beside its logits, for rewards and values, or None.
+      adapters: trained changes of low rank to matrices; all else is then frozen. None for no adapters.
       dropout: the dropout rates.
       initialization: the distribution of initial parameters.
       parametrization: how initial values, rates and constant factors change with width and depth.
@@ -90,6 +94,8 @@ class ModelConfig:
     unembedding: Tied | Untied = Tied()
     final_logit_softcap: float | None = None
     multi_token: MultiToken | None = None
+    score_head: ScoreHead | None = dataclasses.field(default=None, metadata=ADDED_PART)
+    adapters: LoRA | DoRA | None = dataclasses.field(default=None, metadata=ADDED_PART)
     dropout: Dropout = dataclasses.field(default=Dropout(), metadata=TRAINING_ONLY)
     initialization: Normal | FanIn = dataclasses.field(default=Normal(), metadata=TRAINING_ONLY)
     parametrization: Standard | MuP | CompleteP = Standard()
@@ -136,6 +142,11 @@ class ModelConfig:
         if self.precision.weights is None:
             return self
         return dataclasses.replace(self, precision=dataclasses.replace(self.precision, weights=None))
+
+    def warnings(self) -> Iterator[tuple[str, str]]:
+        """Yields fields with which training is not what it may seem to be."""
+        if self.adapters is not None and any(isinstance(layer.ffn, Experts) for layer in self.layers):
+            yield "adapters", "matrices of experts have none, and stay as they are; a shared expert's have them"
 
     def _layer_choices(self) -> list[dict[str, tuple[str, Any]]]:
         """Returns, for every layer and kind of mechanism, the path of the field that chose it, and the choice."""

@@ -28,6 +28,7 @@ from model.config import ModelConfig
 from model.layers import Layer, by_stack, group_layers
 from model.parameters.specs import partition
 from model.transformer import abstract_params
+from model.transformer import specs as specs_of_model
 from model.vocabulary.embedding import Tied
 
 
@@ -35,7 +36,9 @@ from model.vocabulary.embedding import Tied
 class ParameterCount:
     """The number of parameters in each part of a model; `inactive` counts those of experts that a token does not use.
 
-    `multi_token` counts the modules that predict tokens further ahead, which training uses: they are part of the total.
+    `adapters` counts trained changes of low rank to matrices: they are part of the total, and without a frozen matrix.
+    `multi_token` counts the modules that predict tokens further ahead, which training uses: they are part of the total,
+    and so is `score_head`.
     As in published counts, the load biases of routers are part of it too: no optimizer updates them, but a checkpoint
     has them (DeepSeek-V3's 671,026,419,200 include 58 layers of 256).
     """
@@ -45,12 +48,15 @@ class ParameterCount:
     final_norm: int
     unembedding: int
     multi_token: int = 0
+    score_head: int = 0
+    adapters: int = 0
     inactive: int = 0
 
     @property
     def total(self) -> int:
         """The number of all parameters."""
-        return self.embedding + self.blocks + self.final_norm + self.unembedding + self.multi_token
+        heads = self.unembedding + self.multi_token + self.score_head
+        return self.embedding + self.blocks + self.final_norm + heads + self.adapters
 
     @property
     def active(self) -> int:
@@ -65,7 +71,9 @@ class ParameterCount:
 
 def count_parameters(config: ModelConfig) -> ParameterCount:
     """Returns the exact number of parameters of a model. Raises UserError for options that clash."""
-    tree = abstract_params(config.unquantized())
+    config = config.unquantized()
+    whole = abstract_params(config)
+    tree, adapters = partition(whole, specs_of_model(config), lambda _, spec: spec.role not in ("adapter", "magnitude"))
     table = {name: part for name, part in tree["embedding"].items() if not name.startswith("output")}
     vectors = tree.get("per_layer", {})
     return ParameterCount(
@@ -74,6 +82,8 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
         final_norm=_count(tree.get("final_norm", {})),
         unembedding=_count(tree["embedding"]) - _count(table),
         multi_token=_count(tree.get("multi_token", {})),
+        score_head=_count(tree.get("score_head", {})),
+        adapters=_count(adapters),
         inactive=_count_inactive(config, tree),
     )
 
@@ -102,7 +112,16 @@ def forward_flops(config: ModelConfig, length: int) -> int:
     layers = sum(_layer_flops(config, layer, length) for layer in config.layers)
     option = config.per_layer_embedding
     vectors = 0 if option is None else option.cost(config.width, config.num_layers, length)
-    return _projection_flops(config, length) + layers + vectors + _logits_flops(config, length)
+    adapters = _adapter_flops(config, length, ("embedding", "blocks", "per_layer"))
+    return _projection_flops(config, length) + layers + vectors + _logits_flops(config, length) + adapters
+
+
+def _adapter_flops(config: ModelConfig, length: int, parts: tuple[str, ...]) -> int:
+    """Counts the operations with the factors of adapters in some parts of the model."""
+    if config.adapters is None:
+        return 0
+    factors, _ = partition(abstract_params(config), specs_of_model(config), lambda _, spec: spec.role == "adapter")
+    return 2 * length * _count([factors.get(part, ()) for part in parts])
 
 
 def _layer_flops(config: ModelConfig, layer: Layer, length: int) -> int:
@@ -134,19 +153,27 @@ def training_flops(config: ModelConfig, length: int, specs: Any = None) -> int:
         block, logits = _layer_flops(config, config.layers[-1], length), _logits_flops(config, length)
         block += _projection_flops(config, length)  # of the token that a module reads
         forward += config.multi_token.cost(block, logits, config.width, length)
+        forward += _adapter_flops(config, length, ("multi_token",))
+    if config.score_head is not None:
+        forward += config.score_head.cost(config.width, length)
     frozen = 0 if specs is None else _frozen_factors(config, specs)
     return 3 * forward - 2 * length * frozen
 
 
 def _frozen_factors(config: ModelConfig, specs: Any) -> int:
     """Counts the elements of frozen matrices by which each token is multiplied."""
+    if config.precision.weights is not None:  # adapters have frozen all matrices
+        config = config.unquantized()
+        specs = specs_of_model(config)
     tree, _ = partition(abstract_params(config), specs, lambda _, spec: spec.frozen and bool(spec.inputs))
     layers = {part: tree[part] for part in ("blocks", "multi_token") if part in tree}
+    scores = tree.get("score_head", {})
     vectors = {name: x for name, x in tree.get("per_layer", {}).items() if name != "table"}
     logits = "table" if isinstance(config.unembedding, Tied) else "output"
     used = [tree.get("embedding", {}).get(name) for name in (logits, "input_projection", "output_projection")]
     uses = 1 if config.multi_token is None else 1 + config.multi_token.depth
-    return _count(layers) + _count(vectors) - _count_inactive(config, layers) + uses * _count(used)
+    whole = _count(layers) + _count(vectors) + _count(scores)
+    return whole - _count_inactive(config, layers) + uses * _count(used)
 
 
 def training_flops_per_token(config: ModelConfig, length: int, specs: Any = None) -> float:

@@ -7,7 +7,7 @@ Callers of this file use pure functions of parameters, a nested dict of arrays:
     logits_BTV = logits(config, params, output.stream_BTD)
     output = forward(config, params, tokens_BT)     # the two together: output.logits_BTV
 
-Logits of all tokens are large: losses, and logits of a few tokens, are computed from the stream and `unembedding`.
+Losses, and logits of a few tokens, are computed from the stream and `unembedding`: logits of all tokens are large.
 """
 
 import functools
@@ -37,6 +37,7 @@ from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import TokenBatch
 from model.vocabulary.multi_token_modules import add_multi_token_loss, new_multi_token_modules
 from model.vocabulary.per_layer import new_per_layer_vectors
+from model.vocabulary.score_head import new_score_head, scores_of
 from model.vocabulary.unembedding import Unembedding
 
 Params = dict[str, Any]
@@ -53,13 +54,13 @@ class Transformer(nnx.Module):
         def make(key: jax.Array, growth: ModelGrowth = config.growth.outside_of_layers) -> ParameterMaker:
             layers, precision = config.parametrization.initial_layers(config.num_layers), config.precision
             formats = precision.parameters, growth, precision.products, precision.weights
-            return ParameterMaker(key, config.initialization, layers, *formats)
+            return ParameterMaker(key, config.initialization, layers, *formats, config.adapters)
 
         def norm(option: LayerNorm | RMSNorm | None) -> Norm | None:
             return None if option is None else Norm(option, (config.width,), ("embed",), make(norm_key), reductions)
 
-        self.config, reductions = config, config.precision.reductions
-        width, cap, multipliers = config.width, config.final_logit_softcap, config.factors
+        self.config, reductions, width = config, config.precision.reductions, config.width
+        cap, multipliers = config.final_logit_softcap, config.factors
         token_norm, maker = norm(config.embedding_norm), make(embedding_key)
         self.embedding = Embedding(
             config.unembedding, config.vocab_size, width, cap, multipliers, maker, token_norm, config.embedding_width
@@ -69,6 +70,7 @@ class Transformer(nnx.Module):
         self.multi_token = new_multi_token_modules(config, jax.random.fold_in(key, 0), make)
         self.final_norm = norm(config.norm if config.residual.final_norm else None)
         self.per_layer = new_per_layer_vectors(config, make(jax.random.fold_in(key, 1)))
+        self.score_head = new_score_head(config, make(jax.random.fold_in(key, 2)))
 
     def __call__(self, batch: TokenBatch, context: Context, cache: LayerCaches | None) -> Output:
         """Runs the model on token ids; see `stream`."""
@@ -81,9 +83,7 @@ class Transformer(nnx.Module):
         run = run_layers if context.layout.pipeline is None else run_layers_in_stages
         x_BTD, cache, aux = run(self.config, self.blocks, x_BTD, context, cache, vectors)
         aux = add_multi_token_loss(self.config, self.multi_token, self.embedding, x_BTD, batch, context, aux)
-        if self.final_norm is not None:
-            x_BTD = self.final_norm(x_BTD)
-        x_BTD = context.tap("final_norm", x_BTD)
+        x_BTD = context.tap("final_norm", x_BTD if self.final_norm is None else self.final_norm(x_BTD))
         return Output(x_BTD, cache, context.kept_taps | aux.taps, aux.losses, aux.measurements)
 
 
@@ -144,9 +144,7 @@ def stream(
     """Runs the model as a pure function, up to the residual stream after the final norm.
 
     Args:
-      config: the options.
-      params: the tree of `init`.
-      tokens_BT: token ids, int32.
+      config, params, tokens_BT: the options, the tree of `init`, token ids (int32).
       positions_BT: positions, which increase within a document; 0 to T-1 by default. With a cache also slots.
       segment_ids_BT: the document of each token; a token sees no other document. Not together with a cache.
       consecutive_positions: promises that positions of neighbours in a document differ by one, for kernels.
@@ -155,13 +153,12 @@ def stream(
       text_lengths_B: the number of tokens in each row's whole text, of which some may be read later, for scalings of
         rotary positions that depend on it; by default `lengths_B`, or the tokens of each document so far.
       dropout_key: a key switches dropout on; with a pipeline, one key for each micro-batch (M,).
-      weights_BT: the weight of each token in losses and measurements; None for neither.
-      targets_BT: the next token of each token, for losses that need it (model/vocabulary/multi_token.py).
+      weights_BT, targets_BT: the weight of each token in losses and measurements; the next token of each. None for
+        neither losses nor measurements.
       layout: the layout of activations over devices; see model/layout.py.
       taps: names of intermediates to return, such as "attention_weights" (L, B, N, T, S), or a value of `Taps`.
 
-    Raises:
-      UserError: for options that clash, a sequence longer than the context, or taps that do not exist.
+    Raises UserError for options that clash, a sequence longer than the context, or taps that do not exist.
     """
     if (length := tokens_BT.shape[1]) > config.context_length:
         raise UserError(f"a sequence of {length} tokens is longer than context_length={config.context_length}")
@@ -174,8 +171,7 @@ def stream(
         taps=resolve(taps, config.num_layers),
         saved_taps=saved_taps(config.remat),
     )
-    model = _model(config, params)
-    output = model(TokenBatch(tokens_BT, targets_BT, segment_ids_BT), context, cache)
+    output = _model(config, params)(TokenBatch(tokens_BT, targets_BT, segment_ids_BT), context, cache)
     refuse_unused(context.taps, context.saved_taps, context.offered_taps)
     return output
 
@@ -183,6 +179,11 @@ def stream(
 def logits(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout: Layout = ONE_DEVICE) -> jax.Array:
     """Returns the logits (B, T, V) of a stream: `Output.stream_BTD` of `stream`, or some of its tokens."""
     return unembedding(config, params).logits(stream_BTD, layout)
+
+
+def scores(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout: Layout = ONE_DEVICE) -> jax.Array:
+    """Returns the numbers of `config.score_head` for every token of a stream, float32 (B, T, outputs)."""
+    return scores_of(_model(config, params).score_head, stream_BTD, layout)
 
 
 def unembedding(config: ModelConfig, params: Params) -> Unembedding:

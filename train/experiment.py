@@ -17,12 +17,18 @@ from model.transformer import specs
 from train.data.config import Data
 from train.data.conversations.option import Conversations
 from train.data.generated import Generated
+from train.data.preferences.option import Preferences
+from train.data.prompts import Prompts
 from train.earlier import current_config
 from train.evaluation.named_evaluations import AnyEvaluation, changed_texts, problems_of_evaluations
 from train.files.files import read_json, write_json
 from train.files.paths import IS_PATH, AnyPath, expand_paths
 from train.files.remote import convert_read_errors
+from train.objectives.fit import problems_of_objective
 from train.objectives.next_token import NextToken
+from train.objectives.policy import GRPO
+from train.objectives.preference import DPO, IPO, KTO, ORPO, SimPO
+from train.objectives.reward import RewardModel
 from train.optimizers.frozen import Frozen, mark_frozen
 from train.optimizers.guard import Guard
 from train.optimizers.noise_scale import SPLIT
@@ -67,8 +73,8 @@ class Training:
       clip_norm: the largest global norm of the gradient of the trained parameters, or None.
       guard: which steps to skip.
       frozen: the parameters that keep their initial values.
-      init_from: a run folder, for example from launch.convert: its latest parameters are the initial ones. None draws
-        them at random.
+      init_from: a run folder, for example from launch.convert: its latest parameters are the initial ones. Its model
+        may lack parts that this one has, such as adapters: these are drawn. None draws all at random.
       branch_from: the step of another run whose whole state is the initial one; None for a run that begins at step 0.
     """
 
@@ -199,9 +205,9 @@ class Experiment:
     """Everything that decides what a run computes."""
 
     model: ModelConfig
-    data: Data | Generated | Conversations
+    data: Data | Generated | Conversations | Preferences | Prompts
     training: Training
-    objective: NextToken = NextToken()
+    objective: NextToken | DPO | IPO | SimPO | ORPO | KTO | RewardModel | GRPO = NextToken()
     optimizer: AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW
     schedule: Constant | Cosine | Linear | InverseSquareRoot | WarmupStableDecay
     mesh: Mesh = dataclasses.field(default=Mesh(), metadata=EXECUTION_ONLY)
@@ -239,6 +245,7 @@ class Experiment:
         yield from self.data.problems_with_vocabulary(self.model.vocab_size)
         found = problems_of_evaluations(self.evaluations, self.data, self.model.context_length)
         yield from ((f"evaluations.{path}", message) for path, message in found)
+        yield from problems_of_objective(self.objective, self.model, self.data, parts)
         yield from self._problems_of_schedule()
         yield from self._problems_of_parameters()
         yield from self._problems_of_stages()
@@ -280,12 +287,14 @@ class Experiment:
 
     def _problems_of_parameters(self) -> Iterator[tuple[str, str]]:
         """Yields the problems of `frozen` and weight decay that name parameters which the model does not have."""
-        frozen, optimizer = self.training.frozen, self.optimizer
-        named = frozen.roles or frozen.parts or optimizer.decay_also or optimizer.decay_never
+        frozen, optimizer, adapters = self.training.frozen, self.optimizer, self.model.adapters
+        named = frozen.roles or frozen.parts or optimizer.decay_also or optimizer.decay_never or adapters
         if not named or find_problems(self.model):
             return
         known = specs(self.model)
         yield from ((f"training.frozen.{field}", message) for field, message in frozen.problems_with(known))
+        if adapters is not None:
+            yield from ((f"model.adapters.{field}", message) for field, message in adapters.problems_with(known))
         known = mark_frozen(known, frozen)
         yield from ((f"optimizer.{field}", message) for field, message in optimizer.problems_with(known))
 
@@ -318,6 +327,8 @@ class Experiment:
                 "training.gradient_accumulation",
                 f"{parts} micro-batches cannot be split over the {stages} stages that they flow through; {use}",
             )
+        if self.data.texts_of_row > 1:
+            yield "mesh.stage", "the two texts of a row do not run in stages; set it to 1"
         if self.data.ramp is not None:
             yield "data.ramp", "a pipeline has the same micro-batches in all steps; set it to None, or mesh.stage to 1"
         if self.samples.prompts:

@@ -27,8 +27,9 @@ from train.generation.texts import check_prompts
 from train.hooks.interface import Hook, HookMaker, Say, Session, StepInfo, make_hook
 from train.hooks.log import Log
 from train.hooks.of_experiment import hooks_of
+from train.hooks.preparing import Preparing
 from train.hooks.programs import ALONE, Programs
-from train.hooks.saves import SavesHook
+from train.hooks.saves import SavesHook, require_saved
 from train.optimizers import rounding
 from train.parallel import feed
 from train.parallel.mesh import make_mesh
@@ -214,6 +215,7 @@ class _Trainer:
             session = self._session()
             self.log = Log(session, self.batches, self.clock, self.spent)
             replayed: list[int] = []
+            self.preparing = stack.enter_context(contextlib.closing(Preparing(session, self.clock)))
             self.hooks = [*hooks_of(session, self.batches, replayed), *(make_hook(make, session) for make in makers)]
             for hook in self.hooks:
                 stack.callback(hook.close)
@@ -222,7 +224,7 @@ class _Trainer:
             with self.watchdog.doing("the start of the run", patient=True):
                 state = self._start()
             step = int(state.step)
-            self.saves = SavesHook(session, self.store, step)
+            self.saves = SavesHook(session, self.store, step, lambda: self.preparing.saved(self.log.tokens))
             self.hooks.append(self.saves)
             warned = [f"WARNING: {line}" for line in find_warnings(self.experiment.model, "model")]
             warned += [*parameters.whole_latents(self.experiment)]
@@ -241,7 +243,7 @@ class _Trainer:
                         outcome = self._steps(held, step, StopAgreement(stop, hosts.group()))
                         with self.watchdog.doing("the last save", patient=True):
                             self.store.finish()
-                    self._require_saved(outcome.step)
+                    require_saved(self.store, outcome.step)
                 except BaseException as error:
                     self.metrics.status("failed", self.progress.done, total_steps=total, reason=str(error)[:300])
                     raise
@@ -259,6 +261,7 @@ class _Trainer:
             say=self.say,
             alive=self.watchdog.alive,
             programs=self.programs,
+            spent_on=self.spent.on,
         )
 
     def _watchdog(self, seconds: float) -> Watchdog:
@@ -280,15 +283,6 @@ class _Trainer:
         done, total = getattr(getattr(self, "progress", None), "done", 0), self.experiment.training.num_steps
         self.metrics.status("failed", done, total_steps=total, reason=reason)
 
-    def _require_saved(self, step: int) -> None:
-        """Raises UserError when the session ends at a step whose checkpoint could not be written."""
-        if step and step not in (steps := self.store.steps()):
-            raise UserError(
-                f"the checkpoint of step {step}, where this session ends, could not be written to {self.store.folder}: "
-                f"{self.store.failure}; make room or fix that, and give the same command again: it continues from step "
-                f"{max(steps, default=0)}"
-            )
-
     def _start(self) -> TrainState:
         """The state of the newest undamaged checkpoint, or the initial state; rewinds the metric files to its step."""
         state = self.store.restore_latest(self.experiment, self.shardings, abstract_state(self.state_config))
@@ -301,9 +295,10 @@ class _Trainer:
             self.log.resumed(int(state.step), [])  # not 0 in a branch of another run
             return state
         step = int(state.step)
+        tokens = self.preparing.restore(self.store.carried)
         self.metrics.truncate(step)
         lines = hosts.from_writer(lambda: read_metrics(self.folder))
-        self.log.resumed(step, lines)
+        self.log.resumed(step, lines, tokens)
         for hook in self.hooks:
             hook.resumed(step, lines)
         self.say(f"resuming {self.folder} at step {step} of {self.experiment.training.num_steps}")
@@ -322,6 +317,8 @@ class _Trainer:
         while step < self.last_step and not stop.reached(step):
             with self.clock.waiting(), self.watchdog.doing("the wait for a batch"):
                 batch = next(batches)
+            with self.watchdog.doing(f"the preparation of step {step + 1}", patient=self.clock.compiling):
+                batch = self.preparing(state, batch, step)
             step += 1
             if info is None and hosts.joined():
                 self._compile_together(state, batch)
@@ -331,6 +328,7 @@ class _Trainer:
                 step_fn = self._step_fn(step, state, batch)
                 with self.clock.dispatching():
                     state, scalars = step_fn(state, batch)
+                scalars = self.preparing.with_scalars(scalars)
                 self.log.dispatched(step, scalars)  # waits for an earlier step when some are under way
             self.store.poll()
             info = StepInfo(step=step, last=step == num_steps, held=state, scalars=scalars)

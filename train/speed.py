@@ -18,6 +18,7 @@ from model.cost import count_parameters
 from model.errors import UserError
 from model.kernels.selection import recorded_choices
 from train.experiment import Experiment
+from train.objectives.interface import refuse_preparation
 from train.parallel import feed
 from train.parallel.mesh import make_mesh
 from train.parallel.table import layout_of
@@ -154,6 +155,7 @@ def measure(
       UserError: the mesh does not fit, the state takes more memory than there is, or the objective needs a field that
         random tokens do not have.
     """
+    refuse_preparation(experiment.objective, "the speed of a step")
     check_mesh(experiment)
     mesh = make_mesh(experiment.mesh)
     check_memory(experiment, mesh)

@@ -119,12 +119,17 @@ def evaluation_params(optimizer: optimizers.Optimizer, state: TrainState) -> Par
     return merge_trained(state, optimizers.evaluation_params(optimizer, state.opt_state, state.params))
 
 
+def keys_of(seed: int) -> jax.Array:
+    """The two keys of a seed: that of the initial parameters, and that of the run."""
+    return jax.random.split(jax.random.key(seed))
+
+
 def init_state(state_config: StateConfig, seed: int, params: Any = None) -> TrainState:
     """The state before the first step; call it under jit with out_shardings from `state_shardings`.
 
     Its parameters, trained or not, are drawn from the seed, unless their tree is given.
     """
-    init_key, run_key = jax.random.split(jax.random.key(seed))
+    init_key, run_key = keys_of(seed)
     parts = partition_params(state_config, init(state_config.model, init_key) if params is None else params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -69,6 +69,7 @@ def train_step(
         "tokens": tokens,
         **lost,
         **sums.losses,
+        **sums.numbers,
         **load_statistics(sums.measurements),
     }
     if statistics is not None:
@@ -114,8 +115,8 @@ def sums_and_grads(
         dropout_key = fold_in(key, index)
         whole = merge_trained(state, params)
         total, sums = objective.loss(experiment.model, whole, part, dropout_key=dropout_key, layout=layout, taps=taps)
-        losses = {name: loss / weight for name, loss in sums.losses.items()}
-        return total / weight, sums._replace(loss=sums.loss / weight, losses=losses)
+        losses, numbers = ({name: x / weight for name, x in each.items()} for each in (sums.losses, sums.numbers))
+        return total / weight, sums._replace(loss=sums.loss / weight, losses=losses, numbers=numbers)
 
     differentiate = jax.value_and_grad(mean_loss, has_aux=True)
     if layout.pipeline is not None:

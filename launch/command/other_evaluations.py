@@ -1,4 +1,4 @@
-"""The flags of `launch.evaluate` for other evaluations than that of text: probes, tasks of lm_eval, questions."""
+"""The flags of `launch.evaluate` for other evaluations than that of text: probes, lm_eval, questions, preferences."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ flags.disclaim_key_flags()  # the command that calls `define` is to list these f
 
 
 class OtherFlags(NamedTuple):
-    """The flags of probes, of lm_eval and of questions."""
+    """The flags of probes, of lm_eval, of questions and of preferences."""
 
     probes: flags.FlagHolder[Any]
     sequences: flags.FlagHolder[Any]
@@ -24,18 +24,24 @@ class OtherFlags(NamedTuple):
     questions: flags.FlagHolder[Any]
     answers: flags.FlagHolder[Any]
     answer_tokens: flags.FlagHolder[Any]
+    win_rate: flags.FlagHolder[Any]
+    judge: flags.FlagHolder[Any]
+    preferences: flags.FlagHolder[Any]
+    reference: flags.FlagHolder[Any]
 
     def asked(self) -> bool:
         """Whether one of these evaluations is asked for. Raises UserError for flags without effect."""
         asked = {"probes": self.probes.value is not None, "harness": bool(self.harness.value)}
-        asked["questions"] = self.questions.value is not None
+        asked |= {name: getattr(self, name).value is not None for name in ("questions", "preferences")}
         if sum(asked.values()) > 1:
             named = " and ".join(f"--{name}" for name, given in asked.items() if given)
             raise UserError(f"{named} are {sum(asked.values())} evaluations; give one at a time")
         needs = {
             "probes": (asked["probes"], (self.sequences, self.probe_seed)),
             "harness": (asked["harness"], (self.harness_folder, self.harness_limit, self.num_fewshot)),
-            "questions": (asked["questions"], (self.answers, self.answer_tokens)),
+            "questions": (asked["questions"], (self.answers, self.answer_tokens, self.win_rate)),
+            "win_rate": (self.win_rate.value is not None, (self.judge,)),
+            "preferences": (asked["preferences"], (self.reference,)),
         }
         for name, (given, others) in needs.items():
             for flag in others:
@@ -52,6 +58,10 @@ class OtherFlags(NamedTuple):
         from train.conversion.loading import load_model
 
         loaded = load_model(run, checkpoint, mesh=mesh)
+        if self.preferences.value is not None:
+            return self._preferences(loaded, html, as_json)
+        if self.win_rate.value is not None:
+            return self._win_rate(loaded, html, as_json)
         if self.questions.value is not None:
             return self._questions(loaded, html, as_json)
         return self._tasks(loaded, html, as_json) if self.harness.value else self._probes(loaded, html, as_json)
@@ -77,6 +87,31 @@ class OtherFlags(NamedTuple):
         if self.answers.value is not None:
             write_answers(questions, answers, local_path(self.answers.value, "a file of answers"))
         print(streams.as_json(answers.numbers()) if as_json else table(answers))
+        return 0
+
+    def _win_rate(self, loaded: Any, html: str | None, as_json: bool) -> int:
+        from train.alignment.win_rate import compare_runs, table
+        from train.conversion.loading import load_model
+
+        for name, given in (("html", html), ("answers", self.answers.value)):
+            if given is not None:
+                raise UserError(f"--{name} has nothing of --win_rate to show; leave it out, or take --json")
+        second = load_model(self.win_rate.value)
+        judge = None if self.judge.value is None else load_model(self.judge.value)
+        found = compare_runs(loaded, second, self.questions.value, judge, max_tokens=self.answer_tokens.value)
+        print(streams.as_json(found.as_json()) if as_json else table(found, str(loaded.folder), str(second.folder)))
+        return 0
+
+    def _preferences(self, loaded: Any, html: str | None, as_json: bool) -> int:
+        from train.alignment.preference_accuracy import accuracy_of_run, reference_of, table
+        from train.conversion.loading import load_model
+
+        if html is not None:
+            raise UserError("--html has no page of --preferences; take --json")
+        named = self.reference.value or reference_of(loaded)
+        reference = None if named is None else load_model(named)
+        found = accuracy_of_run(loaded, self.preferences.value, reference)
+        print(streams.as_json(found.as_json()) if as_json else table(found))
         return 0
 
     def _tasks(self, loaded: Any, html: str | None, as_json: bool) -> int:
@@ -116,4 +151,14 @@ def define() -> OtherFlags:
         ),
         cli.define_path("answers", None, "With --questions: writes the model's answers and their judgements here."),
         flags.DEFINE_integer("answer_tokens", 64, "With --questions: the longest answer.", lower_bound=1),
+        cli.define_path("win_rate", None, "With --questions: a second run, against whose answers those are judged."),
+        cli.define_path("judge", None, "With --win_rate: a reward model that judges, instead of the right answers."),
+        cli.define_path(
+            "preferences",
+            None,
+            "Preferences instead of text: a .jsonl file with prompt, chosen and rejected in each row.",
+        ),
+        cli.define_path(
+            "reference", None, "With --preferences: the reference of a policy; when not given, that of its training."
+        ),
     )

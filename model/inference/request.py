@@ -26,7 +26,9 @@ class Request:
       sample_index: the number of this text among those with the same prompt and seed: each has draws of its own.
       num_logprobs: the number of likeliest tokens whose log-probabilities are given with each new token; 0 gives that
         of the token alone, None gives none. They are those of the model, before temperature, filters and bias.
-      num_prompt_logprobs: the same for the tokens of the prompt after its first.
+      scaled_logprobs: whether those of new tokens are at the temperature of `sampling`, still before filters and bias:
+        the policy that reinforcement learning improves (train/objectives/grpo.py).
+      num_prompt_logprobs: the same for the tokens of the prompt after its first, never scaled.
       logit_bias: numbers added to the logits of some tokens before any filter, by id.
       priority: requests with a lower number are served first; equal ones in order of arrival.
     """
@@ -38,6 +40,7 @@ class Request:
     stop_tokens: tuple[int, ...] = ()
     sample_index: int = 0
     num_logprobs: int | None = None
+    scaled_logprobs: bool = False
     num_prompt_logprobs: int | None = None
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
     priority: int = 0
@@ -51,6 +54,8 @@ class Request:
         for name in ("num_logprobs", "num_prompt_logprobs"):
             if (number := getattr(self, name)) is not None and number < 0:
                 yield name, f"must be 0 or more, or None for none, got {number}"
+        if self.scaled_logprobs and self.sampling.temperature == 0:
+            yield "scaled_logprobs", "there are none at temperature=0, which draws nothing"
         for token, bias in self.logit_bias.items():
             if not -float("inf") <= bias < float("inf"):
                 yield "logit_bias", f"must be a number, or -inf to forbid the token, got {bias} for id {token}"

@@ -14,11 +14,13 @@ from typing import Any, Literal
 from model.errors import UserError
 from model.options.tree import walk
 
-Change = Literal["execution", "training"]
+Change = Literal["execution", "training", "parts"]
 # The field changes how a run is carried out and recorded, not its results.
 EXECUTION_ONLY: dict[str, Change] = {"changes": "execution"}
 # The field changes how parameters are drawn and trained, not the function that they are parameters of.
 TRAINING_ONLY: dict[str, Change] = {"changes": "training"}
+# The field adds a part to the model, or is None; a run whose model lacks the part can start a run that has it.
+ADDED_PART: dict[str, Change] = {"changes": "parts"}
 # The field is a width, a number of heads, or the width of a head: a wider model has more of it, in proportion. The
 # widths of a model grow, and either its heads or their width. A single head and None stay as they are.
 Grows = Literal["width", "heads", "head_dim"]

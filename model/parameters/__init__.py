@@ -9,12 +9,14 @@ projections.py      products of activations with matrices
 cpu_matmul.py       shapes of products that are fast on a CPU
 quantized_weights.py  matrices of 8 or 4 bits, for inference
 quantized_matmul.py   products with them
+adapters.py         trained changes of low rank beside frozen matrices
 """
 
 from model.exports import exports
 
 __all__, __getattr__ = exports(
     __name__,
+    adapters="DoRA LoRA",
     maker=(
         "ConstantValue FanIn Gaussian InverseSoftplus LecunNormal LogOfUniform Normal ParameterMaker "
         "specs_of stack_modules"

@@ -15,6 +15,7 @@ The role of a parameter decides how it is drawn; n is `num_layers`, fan_in the n
 |                | stream: attention output, down          | scale_residual; * beta  | scale_residual; zero if    |
 |                |                                         |                         | zero_residual; * beta      |
 | unembedding    | untied output matrix                    | N(0, std)               | truncated N(0, 1/fan_in)   |
+| score          | from the stream to scores               | N(0, std)               | the same                   |
 | scale          | norm weights                            | 1                       | 1                          |
 | gain           | layer scale, stream scale; factors of   | as these options say; 1 | the same                   |
 |                | single experts                          |                         |                            |
@@ -26,6 +27,8 @@ The role of a parameter decides how it is drawn; n is `num_layers`, fan_in the n
 | dynamic mixing | from streams to weights of streams      | 0                       | 0                          |
 | decay rate     | log of a memory's decay rate            | log U(1, 16)            | the same                   |
 | quantization scale | scales of a quantised matrix   | as the matrix is drawn  | the same                   |
+| adapter        | A and B of an adapter                   | A: truncated N(0, 1 / (3 fan_in)); B: 0 | the same  |
+| magnitude      | norms of an adapted matrix's outputs    | as the matrix is drawn  | the same                   |
 | decay bias     | bias of a memory's step                 | softplus^-1(exp U(log 0.001, log 0.1)) | the same    |
 
 `Normal` with std 0.02 and scaled residual projections is GPT-2 (Radford et al. 2019, "Language Models are
@@ -49,6 +52,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.parameters.adapters import Adapters
 from model.parameters.parametrization import NO_GROWTH, ModelGrowth
 from model.parameters.quantized_weights import MatrixLayout, QuantizedMatrix, QuantizedWeights, applies_to, quantize
 from model.parameters.specs import ROLES, Growth, Initializer, Products, Role, Spec
@@ -191,6 +195,7 @@ class ParameterMaker:
         growth: ModelGrowth = NO_GROWTH,
         products: Products = "compute",
         weights: QuantizedWeights | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         """Makes the maker.
 
@@ -202,8 +207,11 @@ class ParameterMaker:
           growth: how much larger the model is than the base model of its parametrisation.
           products: `Precision.products`.
           weights: `Precision.weights`.
+          adapters: `ModelConfig.adapters`; then all parameters but those of added parts are frozen.
         """
-        self.rngs, self.growth = nnx.Rngs(key), growth
+        self.rngs, self.growth, self.adapters = nnx.Rngs(key), growth, adapters
+        # Keys of their own, so that all else is drawn as in the model without adapters.
+        self.adapter_rngs = None if adapters is None else nnx.Rngs(jax.random.fold_in(key, 0))
         self.initialization = initialization
         residual = 1 / math.sqrt(2 * num_layers) if initialization.scale_residual else 1.0
         self.scales = {"value": initialization.beta, "residual": initialization.beta * residual}
@@ -236,15 +244,40 @@ class ParameterMaker:
         fan_in = math.prod(shape[i] for i in input_axes)
         initializer = self._matrix_initializer(role, fan_in, self.growth.of_axes(sizes), growth)
         spec = Spec(
-            role=role, axes=axes, inputs=input_axes, outputs=output_axes, initializer=initializer, growth=growth
+            role=role,
+            axes=axes,
+            inputs=input_axes,
+            outputs=output_axes,
+            initializer=initializer,
+            frozen=self._freezes(role),
+            growth=growth,
         )
         if eight_bits and ROLES[role].eight_bits and not blocks:
             spec = dataclasses.replace(spec, products=self.products)
-        made = self._make(spec, shape, self._next_key())
-        if self.weights is None or not applies_to(spec):
+        made: nnx.Param | QuantizedMatrix = self._make(spec, shape, self._next_key())
+        if self.weights is not None and applies_to(spec):
+            layout = MatrixLayout(spec, shape, self.weights)
+            made = QuantizedMatrix(*quantize(made[...], layout), layout)
+        if self.adapters is None or not self.adapters.adapts(spec):
             return made
-        layout = MatrixLayout(spec, shape, self.weights)
-        return QuantizedMatrix(*quantize(made[...], layout), layout)
+        return self.adapters.build(made, spec, shape, self)
+
+    def adapter(self, shape: tuple[int, ...], axes: tuple[str | None, ...], inputs: int, zero: bool = False) -> Any:
+        """Makes a factor of an adapter, whose first axes are inputs: A, or with `zero` B."""
+        sides = tuple(range(inputs)), tuple(range(inputs, len(shape)))
+        growth = self.growth.of_parameter("adapter", *(_named(axes, shape, some) for some in sides))
+        # The variance of U(-1, 1) / sqrt(fan_in), as other libraries draw A.
+        drawn = LecunNormal(math.prod(shape[:inputs]), 3**-0.5 * growth.deviation)
+        initializer = ConstantValue(0.0) if zero else drawn
+        spec = Spec(
+            role="adapter", axes=axes, inputs=sides[0], outputs=sides[1], initializer=initializer, growth=growth
+        )
+        assert self.adapter_rngs is not None
+        return self._make(spec, shape, None if zero or _without_values.get() else self.adapter_rngs.params())
+
+    def _freezes(self, role: Role) -> bool:
+        """Returns whether adapters leave a parameter of the role as it is."""
+        return self.adapters is not None and ROLES[role].trained and not ROLES[role].added
 
     def _matrix_initializer(self, role: Role, fan_in: int, fan_in_growth: float, growth: Growth) -> Initializer:
         """Returns the initial distribution of a matrix with `fan_in` inputs, so many times more than in the base."""
@@ -262,7 +295,7 @@ class ParameterMaker:
     ) -> Spec:
         """Returns the spec of a parameter that is no matrix."""
         growth = self.growth.of_parameter(role, {}, _named(axes, shape, range(len(axes))))
-        return Spec(role=role, axes=axes, initializer=initializer, growth=growth)
+        return Spec(role=role, axes=axes, initializer=initializer, frozen=self._freezes(role), growth=growth)
 
     def filter(self, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
         """Makes the filters of a short convolution; the first axis counts the tokens that they span."""
@@ -282,7 +315,8 @@ class ParameterMaker:
 
     def from_values(self, role: Role, values: jax.Array, axes: tuple[str | None, ...]) -> nnx.Param:
         """Makes a parameter with initial values from its module; they may differ from layer to layer."""
-        return nnx.Param(values.astype(self.dtype), spec=self._vector(role, values.shape, axes, None))
+        dtype = self.dtype if ROLES[role].storage_dtype == "parameters" else "float32"
+        return nnx.Param(values.astype(dtype), spec=self._vector(role, values.shape, axes, None))
 
     def zeros(self, shape: tuple[int, ...], axes: tuple[str | None, ...], role: Role = "bias") -> nnx.Param:
         """Makes a bias, or another parameter that starts at 0."""

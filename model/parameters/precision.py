@@ -51,20 +51,21 @@ class Precision:
 def for_compute(params: Any, specs: Any, precision: Precision) -> Any:
     """Returns parameters in the format of their gradients, which flow back through the cast; each use rounds them.
 
-    Parameters whose role asks for float32 stay float32 in each use.
+    Parameters whose role asks for float32 stay float32 in each use. Matrices that adapters freeze have no gradients.
     """
-    return _cast(params, specs, precision.gradients)
+    return _cast(params, specs, precision.gradients, precision.compute)
 
 
 def for_inference(params: Any, specs: Any, precision: Precision) -> Any:
     """Returns parameters rounded once to the formats of their use; they need no gradients."""
-    return _cast(params, specs, precision.compute)
+    return _cast(params, specs, precision.compute, precision.compute)
 
 
-def _cast(params: Any, specs: Any, dtype: Dtype) -> Any:
+def _cast(params: Any, specs: Any, dtype: Dtype, of_frozen: Dtype) -> Any:
     def cast(p: jax.Array, spec: Spec) -> jax.Array:
         if spec.format != "float":
             return p
-        return p.astype(dtype if spec.traits.compute_dtype == "compute" else jnp.float32)
+        format_ = of_frozen if spec.frozen and spec.is_hidden_matrix else dtype
+        return p.astype(format_ if spec.traits.compute_dtype == "compute" else jnp.float32)
 
     return jax.tree.map(cast, params, specs)

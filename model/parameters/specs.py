@@ -20,6 +20,7 @@ Role = Literal[
     "embedding",
     "position",
     "unembedding",
+    "score",
     "projection",
     "value",
     "residual",
@@ -38,6 +39,8 @@ Role = Literal[
     "decay_bias",
     "load_bias",
     "quantization_scale",
+    "adapter",
+    "magnitude",
 ]
 
 
@@ -53,6 +56,7 @@ class Traits:
       trained: whether the optimizer updates it; if not, it is state that the training step updates.
       eight_bits: whether `Precision.products` applies to products of activations with it.
       quantized: whether `Precision.weights` applies to it, if it is a matrix.
+      added: whether it is of a part that a trained model is given; adapters freeze all parameters but these.
     """
 
     weight_decay: bool
@@ -62,6 +66,7 @@ class Traits:
     trained: bool = True
     eight_bits: bool = False
     quantized: bool = False
+    added: bool = False
 
 
 _MATRIX = Traits(weight_decay=True, hidden=True)
@@ -72,6 +77,8 @@ ROLES: dict[Role, Traits] = {
     "embedding": Traits(weight_decay=True),
     "position": Traits(weight_decay=True),
     "unembedding": Traits(weight_decay=True, quantized=True),
+    # From vectors to rewards, whose differences must not depend on rounding.
+    "score": Traits(weight_decay=True, compute_dtype="float32", added=True),
     # Matrices inside the layers; a `residual` matrix writes the output of a `value` matrix to the residual stream.
     "projection": dataclasses.replace(_MATRIX, eight_bits=True, quantized=True),
     "value": dataclasses.replace(_MATRIX, eight_bits=True, quantized=True),
@@ -96,6 +103,9 @@ ROLES: dict[Role, Traits] = {
     "decay_bias": dataclasses.replace(_VECTOR, compute_dtype="float32"),
     "load_bias": Traits(weight_decay=False, storage_dtype="float32", compute_dtype="float32", trained=False),
     "quantization_scale": Traits(weight_decay=False, storage_dtype="float32", compute_dtype="float32", trained=False),
+    # The two factors of a change of low rank, and the norms of DoRA; few beside the frozen matrix, so they are float32.
+    "adapter": Traits(weight_decay=True, storage_dtype="float32", added=True),
+    "magnitude": dataclasses.replace(_VECTOR, storage_dtype="float32", added=True),
 }
 
 

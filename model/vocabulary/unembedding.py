@@ -22,18 +22,22 @@ class LogitTransform:
       factor: multiplies the products, after the bias is added.
       softcap: the bound on absolute logits, or None.
       dtype: the dtype of products and logits.
+      temperature: divides the logits, in float32; 1 for the model's own.
     """
 
     factor: float
     softcap: float | None
     dtype: str
+    temperature: float = 1.0
 
     def __call__(self, products: jax.Array, bias_V: jax.Array | None) -> jax.Array:
         """Returns the logits, (..., V)."""
         logits = products if bias_V is None else products + bias_V.astype(products.dtype)
         if self.factor != 1:
             logits = logits * self.factor
-        return logits if self.softcap is None else self.softcap * jnp.tanh(logits / self.softcap)
+        if self.softcap is not None:
+            logits = self.softcap * jnp.tanh(logits / self.softcap)
+        return logits if self.temperature == 1 else logits.astype(jnp.float32) / self.temperature
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -105,6 +105,7 @@ REFERENCES = {
         "equations, a token at a time",
         "model/vocabulary/test_multi_token.py::test_the_loss_is_that_of_the_equations",
     ),
+    "ScoreHead": ("sums written out", "model/vocabulary/test_score_head.py::test_scores_are_sums_written_out"),
     "Except": ("Python's slices", "model/test_layers.py::test_layers_are_chosen_as_python_slices"),
     "Dropout": ("its share and its mean", "model/test_dropout.py::test_drop_zeroes_its_share_and_keeps_the_mean"),
     "Standard": (

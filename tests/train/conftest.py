@@ -1,6 +1,7 @@
 """An experiment and a state of it, for tests of checkpoints; a config file."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -40,3 +41,42 @@ def config(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def preference_experiment(tiny_experiment, tmp_path_factory):
+    """A function that makes an experiment on 24 pairs; takes overrides as `tiny_experiment` does."""
+    from train.data.config import Bytes
+    from train.data.preferences.option import HeldOutPrompts, NoTemplate, Preferences
+    from train.objectives.preference import DPO
+
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    rows = [{"prompt": f"{i:02d}", "chosen": "abc"[: 1 + i % 3], "rejected": "xyz"[: 1 + i % 2]} for i in range(24)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = Preferences(
+        path=str(path),
+        tokenizer=Bytes(),
+        template=NoTemplate(),
+        validation=HeldOutPrompts(fraction=0.2),
+        batch_size=8,
+        sequence_length=8,
+        prefetch=2,
+    )
+
+    def make(**changes):
+        base = {"data": data, "objective": DPO(), "samples__prompts": (), "training__num_steps": 4}
+        base |= {"model__num_layers": 1, "model__width": 16, "model__ffn__width": 16}
+        every = {"schedule": "Constant(peak=1e-2)", "evaluation__every": 2, "checkpoints__every": 2}
+        return tiny_experiment(**base | every | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def dpo_run(preference_experiment, tmp_path_factory):
+    """The folder of a finished run of DPO."""
+    from train.loop import train
+
+    run = tmp_path_factory.mktemp("runs") / "dpo"
+    train(preference_experiment(), run, say=lambda line: None)
+    return run

@@ -1,6 +1,8 @@
 """Whether a checkpoint belongs to a model, and the names that it has for the arrays of the model's state."""
 
 import contextlib
+import hashlib
+import json
 from typing import Any
 
 import jax
@@ -10,10 +12,27 @@ from model.options.difference import differences
 from model.options.field_marks import exclude_paths, marked_fields
 from model.options.json import from_json, to_json
 from model.parameters.names import flatten
-from train.earlier import CHECKPOINT_FORMAT, current_config, extra_arrays, stored_names
+from train.checkpoints.carried import without_carried
+from train.checkpoints.faults import damaged_error
+from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, extra_arrays, stored_names
 from train.experiment import Experiment
 from train.files.paths import AnyPath
 from train.state import TrainState
+
+
+def digest(note: dict[str, Any]) -> str:
+    """The digest that a note has of its own content."""
+    return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()
+
+
+def checked_note(note: Any, checkpoint: AnyPath) -> dict[str, Any]:
+    """The note that was read from a checkpoint, without its digest. Raises UserError when it cannot be used."""
+    if not isinstance(note, dict) or note.pop("digest", None) != digest(note):
+        raise damaged_error(checkpoint, "its note is not what was written")
+    if note["format"] not in EARLIER_NAMES:
+        known = ", ".join(map(str, EARLIER_NAMES))
+        raise other_version(checkpoint, f"its format is {note['format']}; known here: {known}")
+    return note
 
 
 def names_in(note: dict[str, Any], state: TrainState, checkpoint: AnyPath) -> dict[str, str]:
@@ -28,7 +47,7 @@ def names_in(note: dict[str, Any], state: TrainState, checkpoint: AnyPath) -> di
       UserError: when the checkpoint lacks an array of the state, or has an array that the state lacks: then another
         version of this code wrote it.
     """
-    wanted, stored = flatten(state), set(note["checksums"])
+    wanted, stored = flatten(state), without_carried(note["checksums"])
     names = stored_names(note["format"], wanted, stored)
     unknown = stored - set(names.values()) - extra_arrays(note["format"], names, stored)
     if not jax.tree.leaves(state.opt_state):

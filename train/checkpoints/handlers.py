@@ -6,7 +6,7 @@ can write, and nothing stops it: nearly the whole checkpoint is in memory a seco
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,18 @@ import tensorstore
 MAX_THREADS = 4  # that compress; they make about 2 GB/s
 FILES = 128  # that may be written at the same time, as orbax has it
 NODE_BYTES = 100_000_000  # for the index of the database, as orbax has it
+
+# An array file has FILE_BYTES, or FILE_SHARE of all bytes if that is more. A chunk, which is compressed at a time, has
+# CHUNK_BYTES, for which a thread uses the same memory again (train/process/allocator.py), or CHUNK_SHARE.
+FILE_BYTES, FILE_SHARE, CHUNK_BYTES, CHUNK_SHARE = 8 << 20, 1 / 256, 1 << 20, 1 / (1 << 15)
+
+
+def chunked_save(arrays: Mapping[str, Any]) -> ocp.args.PyTreeSave:
+    """A save that holds little more than a file's arrays in memory at a time: it gathers them before it writes."""
+    total = sum(x.nbytes for x in arrays.values())
+    save_args = {name: ocp.SaveArgs(chunk_byte_size=max(CHUNK_BYTES, int(CHUNK_SHARE * total))) for name in arrays}
+    file_bytes = max(FILE_BYTES, int(FILE_SHARE * total))
+    return ocp.args.PyTreeSave(dict(arrays), save_args=save_args, ocdbt_target_data_file_size=file_bytes)
 
 
 def handler_registry(items: Sequence[str], compress: bool = True) -> Any:

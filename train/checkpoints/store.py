@@ -6,31 +6,32 @@ step, and a checksum of every array that depends neither on the mesh nor on the 
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import math
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from model.errors import UserError
 from model.options.json import to_json
 from model.parameters.names import flatten, unflatten
 from train.checkpoints.barrier import SaveBarrier, check_shares, first_cause
+from train.checkpoints.carried import CARRIED, abstract_carried, described, placed
 from train.checkpoints.checksums import checksums, groups_of
-from train.checkpoints.contents import check_same_model, names_in, other_version
+from train.checkpoints.contents import check_same_model, checked_note, digest, names_in
 from train.checkpoints.faults import DamagedError, UnreadableError, cause_message, damaged_error, diagnose
 from train.checkpoints.files import first_difference, record_digests, require_arrays, require_note
-from train.checkpoints.handlers import handler_registry
+from train.checkpoints.handlers import chunked_save, handler_registry
 from train.checkpoints.plain_path import PlainPath
 from train.checkpoints.retention import preservation_policy
 from train.checkpoints.slices import can_read, read_in_slices
 from train.checkpoints.uploads import complete_steps
-from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES
+from train.earlier import CHECKPOINT_FORMAT
 from train.experiment import Checkpoints, Experiment
 from train.files.files import NOTHING_CHANGED, move_replacing
 from train.files.paths import AnyPath, is_remote
@@ -38,9 +39,6 @@ from train.process import hosts
 from train.state import TrainState
 
 _TEMPORARY_SUFFIX = ".orbax-checkpoint-tmp"
-# An array file has FILE_BYTES, or FILE_SHARE of all bytes if that is more. A chunk, which is compressed at a time, has
-# CHUNK_BYTES, for which a thread uses the same memory again (train/process/allocator.py), or CHUNK_SHARE.
-FILE_BYTES, FILE_SHARE, CHUNK_BYTES, CHUNK_SHARE = 8 << 20, 1 / 256, 1 << 20, 1 / (1 << 15)
 READ_BYTES = 128 << 20  # bytes of the arrays that are read at a time; a larger array is read alone
 
 
@@ -57,6 +55,7 @@ class CheckpointStore:
       alone: for a store that one of several processes opens without the others; they all open any other store.
       replayed: steps whose last checkpoint before them is kept; the list may change, and is read at every save.
       failure: why the last save failed; None if it did not fail.
+      carried: the arrays that were saved with the state that `restore_latest` returned (train/checkpoints/carried.py).
 
     All processes save and restore together, each its shards. The writer checks and removes files, and reports.
     """
@@ -76,6 +75,7 @@ class CheckpointStore:
         """
         self.folder = self.run / "checkpoints"
         self.failure: str | None = None
+        self.carried: dict[str, np.ndarray] = {}
         group = None if self.alone else hosts.group()
         self._together, self._barrier = group is not None, None if group is None else SaveBarrier(group)
         if not self.read_only and hosts.is_writer():
@@ -191,7 +191,14 @@ class CheckpointStore:
         known = [step for step in self.steps() if step in self._losses]
         return min(known, key=self._losses.__getitem__, default=None)
 
-    def save(self, experiment: Experiment, state: TrainState, step: int, loss: float | None) -> None:
+    def save(
+        self,
+        experiment: Experiment,
+        state: TrainState,
+        step: int,
+        loss: float | None,
+        carried: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> None:
         """Starts a save in the background; the arrays may be donated as soon as this returns.
 
         A failed save, of this step or of the one before, is reported; earlier checkpoints stay unchanged. A save that
@@ -206,13 +213,14 @@ class CheckpointStore:
         if self._barrier is not None:
             self._barrier.begin()
         note = {"format": CHECKPOINT_FORMAT, "step": step, "loss": loss, "experiment": to_json(experiment)}
-        note |= {"checksums": checksums(state)}
-        self._saving_note = note | {"digest": _digest(note)}
-        arrays = {"params": flatten(state.params), "rest": flatten(dataclasses.replace(state, params={}))}
+        more = placed(carried)
+        note |= {"checksums": checksums(state) | checksums(more), CARRIED: described(more)}
+        self._saving_note = note | {"digest": digest(note)}
+        arrays = {"params": flatten(state.params), "rest": flatten(dataclasses.replace(state, params={})) | more}
         self._saving_shapes = {item: {name: x.shape for name, x in named.items()} for item, named in arrays.items()}
         arguments = ocp.args.Composite(
-            params=_chunked_save(arrays["params"]),
-            rest=_chunked_save(arrays["rest"]),
+            params=chunked_save(arrays["params"]),
+            rest=chunked_save(arrays["rest"]),
             note=ocp.args.JsonSave(self._saving_note),
         )
         self._saving = step
@@ -295,6 +303,7 @@ class CheckpointStore:
                 if self._together:
                     check_shares(self.folder / str(step))
                 state = self.restore(step, experiment, shardings, abstract)
+                self.carried = self._restore_carried(step)
             except DamagedError as error:
                 self.say(f"WARNING: {error}; trying the one before it")
                 damaged.append(step)
@@ -344,14 +353,16 @@ class CheckpointStore:
             raise damaged_error(self.folder / str(step), f"the checksum of {wrong[0]} is wrong{more}")
         return state
 
+    def _restore_carried(self, step: int) -> dict[str, np.ndarray]:
+        """The arrays that were saved with the state of a step. Raises as `restore` does."""
+        note = self._note(step)
+        arrays = self._read_arrays(step, "rest", abstract_carried(note))
+        if wrong := [name for name, value in checksums(arrays).items() if note["checksums"][name] != value]:
+            raise damaged_error(self.folder / str(step), f"the checksum of {wrong[0]} is wrong")
+        return {name.removeprefix(f"{CARRIED}."): np.asarray(x) for name, x in arrays.items()}
+
     def _note(self, step: int) -> dict[str, Any]:
-        note = self._read(step, note=ocp.args.JsonRestore())["note"]
-        if not isinstance(note, dict) or note.pop("digest", None) != _digest(note):
-            raise damaged_error(self.folder / str(step), "its note is not what was written")
-        if note["format"] not in EARLIER_NAMES:
-            known = ", ".join(map(str, EARLIER_NAMES))
-            raise other_version(self.folder / str(step), f"its format is {note['format']}; known here: {known}")
-        return note
+        return checked_note(self._read(step, note=ocp.args.JsonRestore())["note"], self.folder / str(step))
 
     def _read_arrays(self, step: int, item: str, abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
         """Reads the arrays of these shapes and formats onto their devices, few at a time: each briefly exists twice.
@@ -385,15 +396,3 @@ class CheckpointStore:
             if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
                 raise  # the commands say what to do about too little memory on a device
             raise diagnose(self.folder / str(step), error, self._plain_path.restore_paths) from error
-
-
-def _chunked_save(arrays: dict[str, Any]) -> ocp.args.PyTreeSave:
-    """A save that holds little more than a file's arrays in memory at a time: it gathers them before it writes."""
-    total = sum(x.nbytes for x in arrays.values())
-    save_args = {name: ocp.SaveArgs(chunk_byte_size=max(CHUNK_BYTES, int(CHUNK_SHARE * total))) for name in arrays}
-    file_bytes = max(FILE_BYTES, int(FILE_SHARE * total))
-    return ocp.args.PyTreeSave(arrays, save_args=save_args, ocdbt_target_data_file_size=file_bytes)
-
-
-def _digest(note: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()

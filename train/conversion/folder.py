@@ -308,8 +308,7 @@ def _no_folder(path: AnyPath) -> UserError:
         return UserError(f"{path} does not exist; give the folder into which the model was downloaded")
     if (path / "adapter_config.json").is_file():
         return UserError(
-            f"{path} holds an adapter (adapter_config.json), not a model; merge it into its model with peft's "
-            "merge_and_unload, and save that with save_pretrained"
+            f"{path} holds an adapter (adapter_config.json), not a model; give the run of its model too, with --base"
         )
     return UserError(f"{path} is no Hugging Face folder: it has no config.json; download that file too")
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-import shutil
 from typing import Any
 
 import jax
@@ -11,24 +10,17 @@ import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.options.tree import check
 from model.parameters.names import flatten, unflatten
 from model.parameters.quantized_weights import MatrixLayout, QuantizedWeights, applies_to, quantize
 from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params, specs
 from train import experiment as experiments
-from train.conversion.folder import new_folder
-from train.conversion.run_folder import write_description, write_parameters
-from train.data.shards.dataset import is_dataset
+from train.conversion.run_folder import derived_experiment, write_derived
 from train.experiment import Experiment
-from train.files.files import write_json
-from train.files.paths import AnyPath, absolute
-from train.files.remote import local_copy
-from train.optimizers.options import SGD
+from train.files.paths import AnyPath
 from train.parallel.mesh import Mesh
 from train.parallel.mesh_choice import model_shardings
 from train.parallel.table import Sharding
-from train.run.folder import copy_origin_of
 from train.run.loading import load_params
 from train.terminal.progress import Progress
 
@@ -128,19 +120,11 @@ def quantize_run(
         model = quantized_model(before.model, option)
     except UserError as error:
         raise UserError(f"{run}: {error}") from None
-    experiment = dataclasses.replace(before, model=model)
-    plain = dataclasses.replace(experiment, optimizer=SGD(momentum=0.0))  # without moments of embeddings and norms
-    if not any(True for _ in plain.optimizer.clashes(model.parametrization)):
-        experiment = plain
-    check(experiment)
-    with new_folder(target) as part:
-        write_description(experiment, part)
+    experiment = derived_experiment(before, model)  # without moments of embeddings and norms
+
+    def params() -> tuple[Any, int]:
         loaded = load_params(run, checkpoint, mesh=mesh)
-        params = quantize_params(loaded.params, before.model, option, loaded.mesh, loaded.table)
-        copy_origin_of(run, part)
-        if (run / "data.json").is_file():
-            shutil.copy(local_copy(run / "data.json"), part / "data.json")
-        elif is_dataset(run / "data"):
-            write_json(part / "data.json", {"dataset": str(absolute(run / "data"))})
-        write_parameters(experiment, params, part, loaded.step)
+        return quantize_params(loaded.params, before.model, option, loaded.mesh, loaded.table), loaded.step
+
+    write_derived(experiment, run, target, params)
     return experiment

@@ -2,19 +2,29 @@
 
 import dataclasses
 import pathlib
+import shutil
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from model.config import ModelConfig
 from model.errors import UserError
+from model.options.tree import check
 from train import experiment as experiments
 from train.checkpoints.files import synced_early
 from train.checkpoints.store import CheckpointStore
+from train.conversion.folder import new_folder
+from train.data.shards.dataset import is_dataset
 from train.experiment import Experiment
 from train.files.files import write_json
+from train.files.paths import AnyPath, absolute
+from train.files.remote import local_copy
+from train.optimizers.options import SGD
 from train.run import parameter_table as parameters
 from train.run.environment import record_session
+from train.run.folder import copy_origin_of
 from train.state import StateConfig, TrainState, init_state
 
 
@@ -43,3 +53,39 @@ def write_parameters(experiment: Experiment, params: dict[str, Any], into: pathl
         store.finish()
         if store.steps() != [step]:
             raise UserError("; ".join(failures) or f"the checkpoint could not be written to {into}")
+
+
+def derived_experiment(before: Experiment, model: ModelConfig) -> Experiment:
+    """The experiment of a run with other parameters than those of `before`, and no moments of any."""
+    experiment = dataclasses.replace(before, model=model)
+    plain = dataclasses.replace(experiment, optimizer=SGD(momentum=0.0))
+    return experiment if any(True for _ in plain.optimizer.clashes(model.parametrization)) else plain
+
+
+def write_derived(
+    experiment: Experiment,
+    run: AnyPath,
+    target: pathlib.Path,
+    params: Callable[[], tuple[Any, int]],
+    more: Callable[[pathlib.Path], None] = lambda part: None,
+) -> None:
+    """Writes a run folder with parameters that are made from those of another run.
+
+    Args:
+      experiment: the experiment of the new run.
+      run: the other run.
+      target: the new run folder, which must not exist.
+      params: returns the parameters and their step.
+      more: writes further files into the folder.
+    """
+    check(experiment)
+    with new_folder(target) as part:
+        write_description(experiment, part)
+        tree, step = params()
+        copy_origin_of(run, part)
+        more(part)
+        if (run / "data.json").is_file():
+            shutil.copy(local_copy(run / "data.json"), part / "data.json")
+        elif is_dataset(run / "data"):
+            write_json(part / "data.json", {"dataset": str(absolute(run / "data"))})
+        write_parameters(experiment, tree, part, step)

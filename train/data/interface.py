@@ -87,6 +87,11 @@ class DataOption(Batched, abc.ABC):
             """The number of batches made ahead."""
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """The batch fields that an objective can read, apart from segment_ids and positions."""
+        return "tokens", "targets", "weights"
+
+    @property
     def no_text(self) -> str | None:
         """The reason why the data are no running text that can be cut into windows; None where they are."""
         return None

@@ -56,6 +56,11 @@ class Batched:
     batch_size: int
     ramp: Ramp | None = None
 
+    @property
+    def texts_of_row(self) -> int:
+        """The sequences of T places that a row of a batch has."""
+        return 1
+
     def batch_size_at(self, n: int) -> int:
         """The sequences of batch n."""
         return self.batch_size if self.ramp is None else self.ramp.size(n, self.batch_size)

@@ -137,6 +137,8 @@ def problems_of_evaluations(
         first = seen.setdefault(option.name.lower(), i)  # some file systems ignore the case of letters
         if first != i:
             yield f"{i}.name", f"{option.name!r} is the name of evaluations.{first} too; give each its own"
+        if isinstance(option, NamedEvaluation) and data.texts_of_row > 1:
+            yield f"{i}", "a text is not measured beside preferences; measure it with launch.evaluate"
         if not isinstance(option, NamedEvaluation) or option.sequence_length is None:
             continue
         if option.sequence_length > context_length:

@@ -33,9 +33,8 @@ class ValidationHook(Hook):
         """Args: the session. Raises UserError when the split has no token to predict."""
         option = session.experiment.evaluation
         self.every, self._metrics, self._say = option.every, session.metrics, session.say
-        experiment, dataset, mesh = session.experiment, session.dataset, session.mesh
-        step = session.programs.compile_evaluation(experiment, mesh, dataset.tokenizer.end_of_document)
-        self.measure = SplitEvaluation(experiment, dataset, mesh, step=step, alive=session.alive)
+        make = getattr(session.experiment.objective, "validation", _of_tokens)
+        self.measure = make(session)
         lost = session.dataset.unrestored(VALIDATION)
         self._unrestored = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}
         words = session.dataset.unrestored_in_words(VALIDATION)
@@ -54,6 +53,13 @@ class ValidationHook(Hook):
         self._say(f"step {info.step}: validation loss {_in_words(values)}{self._note}")
         info.validation, info.best = values["loss"], values["loss"] < self._lowest
         self._lowest = min(self._lowest, values["loss"])
+
+
+def _of_tokens(session: Session) -> SplitEvaluation:
+    """The loss of every token of the validation split."""
+    experiment, dataset, mesh = session.experiment, session.dataset, session.mesh
+    step = session.programs.compile_evaluation(experiment, mesh, dataset.tokenizer.end_of_document)
+    return SplitEvaluation(experiment, dataset, mesh, step=step, alive=session.alive)
 
 
 class NamedEvaluationHook(Hook):

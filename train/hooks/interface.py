@@ -20,6 +20,7 @@ import dataclasses
 import numbers
 import pathlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -48,6 +49,7 @@ class Session:
       say: prints a line for the user.
       alive: tells the watchdog of progress; for a hook that works for longer than it allows.
       programs: makes the compiled programs of the run.
+      spent_on: `with session.spent_on("rollout"):` counts the time inside as that activity (train/run/time_spent.py).
     """
 
     experiment: Experiment
@@ -59,6 +61,7 @@ class Session:
     say: Say
     alive: Callable[[], None] = lambda: None
     programs: Programs = ALONE
+    spent_on: Callable[[str], AbstractContextManager[None]] = nullcontext
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -49,8 +49,14 @@ class Log:
         self._waiting: collections.deque[_Dispatched] = collections.deque()
         self.tokens = 0
 
-    def resumed(self, step: int, lines: list[dict[str, Any]]) -> None:
-        """Counts the targets of the steps so far: the total of the last line, plus those of the batches after it."""
+    def resumed(self, step: int, lines: list[dict[str, Any]], tokens: int | None = None) -> None:
+        """Counts the targets of the steps so far: the total of the last line, plus those of the batches after it.
+
+        `tokens` is the total where the batches alone do not tell it.
+        """
+        if tokens is not None:
+            self.tokens = tokens
+            return
         logged = [line for line in lines if line.get("kind") == "train" and "padding" in line]
         last, tokens = (logged[-1]["step"], logged[-1]["tokens"]) if logged else (0, 0)
         self.tokens = tokens + sum(map(self._batches.num_targets, range(last, step)))
@@ -125,7 +131,8 @@ class Log:
         assert self._progress is not None
         self._progress.update(step, loss=float(scalars["loss"]))
         if self._has_line(step):
-            padding = 1 - tokens / (self._data.batch_size_at(step - 1) * self._data.sequence_length)
+            rows = self._data.batch_size_at(step - 1) * self._data.texts_of_row
+            padding = 1 - tokens / (rows * self._data.sequence_length)
             self._session.metrics.train(step, scalars | {"tokens": self.tokens, "padding": padding})
         for hook in self._hooks:
             hook.fetched(step, scalars, self._has_line(step))

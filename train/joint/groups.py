@@ -35,10 +35,14 @@ def reason_alone(experiment: Experiment) -> str | None:
     """Why a run can train only in a program of its own; None if it can train jointly."""
     if experiment.data.ramp is not None:
         return "data.ramp changes the shapes of batches during the run"
+    if experiment.data.texts_of_row > 1:
+        return "data: two texts a row have a validation of their own"
     if experiment.sharding.moments == "host":
         return "sharding.moments='host' keeps the moments of one state in the host's memory"
     if num_stages(experiment.mesh, experiment.sharding) > 1:
         return "mesh.stage splits the layers over the stages of a pipeline"
+    if hasattr(experiment.objective, "preparation"):
+        return f"the objective {type(experiment.objective).__name__} completes its batches with the state of one run"
     if experiment.logging.wandb_project is not None:
         return "logging.wandb_project: a process has one Weights & Biases run"
     return None

@@ -27,6 +27,7 @@ from train.experiment import Experiment
 from train.files.paths import AnyPath
 from train.hooks.spikes import read_note
 from train.lab.by_layer import by_layer
+from train.objectives.interface import refuse_preparation
 from train.objectives.next_token import token_nll
 from train.parallel import feed
 from train.parallel.mesh import Mesh, make_mesh
@@ -203,6 +204,7 @@ class _Runner:
     """The compiled functions of a run, and its batches on the devices."""
 
     def __init__(self, experiment: Experiment, batches: TrainingBatches) -> None:
+        refuse_preparation(experiment.objective, "the replay of a step")
         self._experiment, self._batches, self._mesh = experiment, batches, make_mesh(experiment.mesh)
         self._layout = layout_of(self._mesh, experiment.sharding)
         self._rows = self._layout.placement(("batch", "sequence"))

@@ -46,7 +46,10 @@ class Frozen:
         for entry in self.parts:
             if entry not in specs:
                 yield "parts", f"nothing is called {entry!r}; parts are {', '.join(specs)}; {nearest(entry, specs)}"
-        if all(self.freezes(name.partition(".")[0], spec) for name, spec in known.items() if spec.traits.trained):
+        moves = (
+            name for name, spec in known.items() if spec.trained and not self.freezes(name.partition(".")[0], spec)
+        )
+        if (self.roles or self.parts) and not any(moves):
             yield ("parts" if self.parts else "roles"), "every parameter is frozen, so that there is nothing to train"
 
 

@@ -23,12 +23,31 @@ from train.run.loading import load_params
 from train.run.metrics import read_status
 
 
-def refuse_quantized(model: ModelConfig, where: str) -> None:
-    """Raises UserError for a model with quantised weights, which cannot be trained; `where` names its origin."""
-    if model.precision.weights is not None:
+def refuse_quantized(model: ModelConfig, where: str, trained: ModelConfig | None = None) -> None:
+    """Raises UserError for a model with quantised weights, which cannot be trained themselves, only beside adapters.
+
+    Args:
+      model: the model.
+      where: its origin, for the error.
+      trained: the model that is trained from it; None for the model itself.
+    """
+    weights, trained = model.precision.weights, trained or model
+    if weights is not None and trained.adapters is None:
         raise UserError(
-            f"{where}: its weights are quantised (model.precision.weights, {model.precision.weights.text}), for "
-            "inference alone; train the run that they were made from, or set model.precision.weights=None"
+            f"{where}: its weights are quantised (model.precision.weights, {weights.text}), for inference alone; train "
+            "the run that they were made from, set model.precision.weights=None, or train adapters beside them: "
+            "model.adapters=LoRA()"
+        )
+    if weights is not None and weights.activations != "compute":
+        raise UserError(
+            f"{where}: its activations are rounded to {weights.activations}, which has no gradient; set "
+            "model.precision.weights.activations='compute'"
+        )
+    if weights != trained.precision.weights:
+        here, there = (weights and weights.text, trained.precision.weights and trained.precision.weights.text)
+        raise UserError(
+            f"{where}: its weights are stored as {here}, and those of this run as {there}; give both the same format "
+            "(launch.convert --quantize writes a run with another one)"
         )
 
 

@@ -6,7 +6,10 @@ data/              the tokens of its text, unless the text was a dataset already
 data.json          where the dataset is
 evaluations/       the tokens of further texts that the run is evaluated on
 origin/            the files beside published weights, if the run was read from them or started from such a run
+adapter/           the same of an adapter in peft's format
 parameters.json    name, role, shape, axes, placement and count of every parameter, and what updates it
+reference.json     of a preference objective: the reference, and where its log-probabilities are
+reference/         these, if the data are in a store
 metrics.jsonl      losses and the other computed numbers
 statistics.jsonl   the statistics of layers and roles, if the experiment asks for them
 throughput.jsonl   times
@@ -44,7 +47,7 @@ from train.files.files import LockedError, lock
 from train.files.paths import AnyPath
 from train.files.remote import local_copy
 
-ORIGIN = "origin"
+ORIGIN, ADAPTER = "origin", "adapter"
 RESULTS = "perplexity"
 
 
@@ -83,9 +86,10 @@ def claim(run: pathlib.Path, experiment: Experiment) -> None:
 
 
 def copy_origin_of(source: AnyPath, run: pathlib.Path) -> None:
-    """Copies RUN/origin, the record of published weights, if the source has it, so that the run can be converted."""
-    if (source / ORIGIN).is_dir():
-        shutil.copytree(local_copy(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)
+    """Copies the records of published weights and of an adapter that the source has, so that the run is converted."""
+    for name in (ORIGIN, ADAPTER):
+        if (source / name).is_dir():
+            shutil.copytree(local_copy(source / name), run / name, dirs_exist_ok=True)
 
 
 def has_begun(run: pathlib.Path) -> bool:

@@ -137,7 +137,7 @@ def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
     active = f", {counts.active:,} used by a token" if counts.inactive else ""
     frozen = sum(row.count for row in rows if row.moved_by == "nothing")
     still = f", {frozen:,} frozen" if frozen else ""
-    length = experiment.data.sequence_length
+    length, texts = experiment.data.sequence_length, experiment.data.texts_of_row
     flops = training_flops_per_token(experiment.model, length, StateConfig.of(experiment).specs)
     memory = bytes_per_device(experiment, mesh)
     mesh_text = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1 or name == "data")
@@ -145,7 +145,7 @@ def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
         "",
         f"parameters           {counts.total:,} ({counts.without_embedding:,} without embeddings{active}{still})",
         f"FLOPs per token      {flops:,.0f} in training at length {length}",
-        f"tokens per step      {experiment.data.batch_size * length:,}, padding included",
+        f"tokens per step      {experiment.data.batch_size * texts * length:,}, padding included",
         f"mesh                 {mesh_text} ({mesh.size} device{'s' if mesh.size > 1 else ''})",
         "memory per device    "
         + ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in memory.items())

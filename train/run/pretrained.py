@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from model.added_parts import add_parts, added_parts, without_parts
 from model.config import model_differences
 from model.errors import UserError
 from model.parameters.names import flatten, unflatten
@@ -14,11 +15,13 @@ from train.checkpoints.store import CheckpointStore
 from train.experiment import Branch, Experiment
 from train.files.paths import AnyPath, literal_path
 from train.files.remote import convert_read_errors
+from train.parallel.mesh import make_mesh
+from train.parallel.mesh_choice import model_shardings
 from train.process import hosts
 from train.run.checks import refuse_quantized
 from train.run.folder import copy_origin_of
 from train.run.loading import load_params, local_checkpoints
-from train.state import StateConfig, TrainState, abstract_state, init_sharded
+from train.state import StateConfig, TrainState, abstract_state, init_sharded, keys_of
 
 
 def check_start(experiment: Experiment) -> None:
@@ -47,7 +50,7 @@ def _check_branch(experiment: Experiment, branch: Branch) -> AnyPath:
     """The folder of the trunk. Raises UserError when it is no run, or its states have other arrays."""
     source = literal_path(branch.run)
     trunk = experiments.load(source)
-    refuse_quantized(trunk.model, f"training.branch_from.run={source}")
+    refuse_quantized(trunk.model, f"training.branch_from.run={source}", experiment.model)
     changed = model_differences(trunk.model, experiment.model)
     own, other = (abstract_state(StateConfig.of(one)) for one in (experiment, trunk))
     kinds = [type(one.optimizer).__name__ for one in (trunk, experiment)]
@@ -85,11 +88,14 @@ def _state_of_trunk(experiment: Experiment, branch: Branch, shardings: TrainStat
 
 
 def check_init_from(experiment: Experiment) -> AnyPath:
-    """The run that `training.init_from` names. Raises UserError when it is not a run, or has another model."""
+    """The run that `training.init_from` names. Raises UserError when it is not a run, or has another model.
+
+    Its model may lack parts of this run's, whose fields are marked as such (model/added_parts.py).
+    """
     source = literal_path(experiment.training.init_from or "")
     model = experiments.load(source).model
-    refuse_quantized(model, f"training.init_from={source}")
-    if changed := model_differences(model, experiment.model):
+    refuse_quantized(model, f"training.init_from={source}", experiment.model)
+    if changed := model_differences(model, experiment.model, *added_parts(model, experiment.model)):
         listed = "\n  ".join(changed)
         raise UserError(
             f"training.init_from={source} has another model (its value -> this run's):\n  {listed}\n"
@@ -101,15 +107,22 @@ def check_init_from(experiment: Experiment) -> AnyPath:
 def initial_params(experiment: Experiment) -> Any:
     """The parameters that `training.init_from` names, in the run's own format and placement; None if it is None.
 
-    They are read straight onto these devices, and converted to the format one by one. Raises UserError when there is no
-    such run, or when it has another model.
+    They are read straight onto these devices, and converted to the format one by one. Those of parts that the other
+    model lacks are drawn from the seed. Raises UserError when there is no such run, or when it has another model.
     """
     if experiment.training.init_from is None:
         return None
-    source = check_init_from(experiment)
-    arrays = flatten(load_params(source, mesh=experiment.mesh, sharding=experiment.sharding).params)
-    shapes = abstract_params(experiment.model)
+    source, config = check_init_from(experiment), experiment.model
+    loaded = load_params(source, mesh=experiment.mesh, sharding=experiment.sharding)
+    arrays, added = flatten(loaded.params), added_parts(loaded.experiment.model, config)
+    del loaded
+    shapes = abstract_params(without_parts(config, added))
     for name, like in flatten(shapes).items():
         # Always a copy, which the first step may take over; the array that was read is freed.
         arrays[name] = arrays[name].astype(like.dtype, copy=True)
-    return unflatten(shapes, arrays)
+    params = unflatten(shapes, arrays)
+    if not added:
+        return params
+    places = model_shardings(config, make_mesh(experiment.mesh), experiment.sharding)
+    complete = jax.jit(add_parts, static_argnums=0, out_shardings=places, donate_argnums=1)
+    return complete(config, params, keys_of(experiment.training.seed)[0])

@@ -27,10 +27,18 @@ ACTIVITIES = {
     "dispatch": "starting steps while the devices wait",
     "first_step": "first step, with its compilation",
     "preparing": "reading text, restoring or drawing the state",
+    "rollout": "rollouts",
+    "reward": "rewards",
+    "reference": "log-probabilities of a reference or a teacher",
+    "preparation": "completing batches, apart from that",
     "evaluation": "evaluations",
     "saving": "checkpoints",
     "other": "samples, statistics and other hooks",
 }
+
+# The parts of the preparation of batches, which lines of earlier versions lack; with the steps they give the result.
+OF_PREPARATION = ("rollout", "reward", "reference", "preparation")
+OF_STEPS = ("steps", *OF_PREPARATION)
 
 
 class TimeSpent:
@@ -42,6 +50,7 @@ class TimeSpent:
         self._session, self._began = session, began
         self._spent = dict.fromkeys(ACTIVITIES, 0.0)
         self._first = 0
+        self._inside = 0.0  # spent on activities within the one that is under way
 
     def begin_steps(self, step: int) -> None:
         """Ends the preparation of the session, which continues from `step`."""
@@ -50,10 +59,12 @@ class TimeSpent:
 
     @contextlib.contextmanager
     def on(self, activity: str) -> Iterator[None]:
-        """The time inside is spent on an activity."""
-        began = time.monotonic()
+        """The time inside is spent on an activity, apart from that on another one within it."""
+        began, before, self._inside = time.monotonic(), self._inside, 0.0
         yield
-        self._spent[activity] += time.monotonic() - began
+        seconds = time.monotonic() - began
+        self._spent[activity] += seconds - self._inside
+        self._inside = before + seconds
 
     def write(self, step: int, *, waiting: float, dispatch: float, first_step: float) -> None:
         """Writes a line after a step, with the totals that the clock keeps: in seconds."""
@@ -78,7 +89,7 @@ class Goodput:
     """The time of a run from its first start to its last line, in seconds.
 
     Attributes:
-      activities: by name, over all sessions; "steps" leaves out the steps that were done again.
+      activities: by name, over all sessions; those of steps leave out the steps that were done again.
       repeated: steps that a session did after the checkpoint from which the next one continued.
       stopped: between the last line of a session and the start of the next one.
     """
@@ -95,14 +106,15 @@ class Goodput:
     @property
     def share(self) -> float:
         """The share of the time in which steps were computed that are part of the result."""
-        return self.activities["steps"] / self.total if self.total else 0.0
+        return sum(self.activities[name] for name in OF_STEPS) / self.total if self.total else 0.0
 
 
 def read_time_spent(run_folder: PathLike) -> list[dict[str, Any]]:
     """The last line of every session, in order; empty if there is none. Raises UserError for a damaged line."""
     lines = read_lines(literal_path(run_folder) / FILE)
-    known = {"session", "first", "time", "seconds", *ACTIVITIES}
-    return list({line["session"]: line for line in lines if known <= line.keys()}.values())
+    known = {"session", "first", "time", "seconds", *ACTIVITIES} - {*OF_PREPARATION}
+    none = dict.fromkeys(OF_PREPARATION, 0.0)
+    return list({line["session"]: none | line for line in lines if known <= line.keys()}.values())
 
 
 def goodput(sessions: Sequence[dict[str, Any]]) -> Goodput | None:
@@ -114,7 +126,9 @@ def goodput(sessions: Sequence[dict[str, Any]]) -> Goodput | None:
     for session, following in itertools.pairwise(sessions):
         done, again = session["step"] - session["first"], session["step"] - following["first"]
         if done > 0 and again > 0:
-            repeated += session["steps"] * min(1.0, again / done)
+            for name in OF_STEPS:
+                lost = session[name] * min(1.0, again / done)
+                activities[name] -= lost
+                repeated += lost
         stopped += max(0.0, following["time"] - following["seconds"] - session["time"])
-    activities["steps"] -= repeated
     return Goodput(activities=activities, repeated=repeated, stopped=stopped)

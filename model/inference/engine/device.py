@@ -164,6 +164,9 @@ class Device:
             bias = np.zeros((size, self._vocab_size), np.float32)
             for i, request in enumerate(requests):
                 bias[i, list(request.logit_bias)] = list(request.logit_bias.values())
+        scale = np.ones(size, np.float32)
+        for i, request in enumerate(requests):
+            scale[i] = request.sampling.temperature if request.scaled_logprobs else 1.0
         rules = rules_of_rows(samplings)
         if (rules["repetition_penalty"] != NEUTRAL["repetition_penalty"]).any():
             marks = [[mark for mark in (request.begin, request.end) if mark is not None] for request in requests]
@@ -171,7 +174,7 @@ class Device:
         wanted = [request.num_logprobs for request in requests]
         wants_logprob = np.array(any(each is not None for each in wanted))
         wants_likeliest = np.array(any(wanted))
-        return Choices(rules, seed, prompt, sample, bias, seen, wants_logprob, wants_likeliest)
+        return Choices(rules, seed, prompt, sample, bias, scale, seen, wants_logprob, wants_likeliest)
 
     # ------------------------------------------------------------------------------------------------------ programs
 

@@ -47,6 +47,7 @@ class Choices:
       seed_B, prompt_B, sample_B: the seed, the hash of the prompt and the number of the sample (uint32), which with the
         position make the key of a draw.
       bias_BV: numbers to add to logits; all zeros if no row has any.
+      scale_B: the temperature of log-probabilities, 1 for those of the model alone.
       seen_BV: True for tokens that the text already has, for the repetition penalty.
       wants_logprob, wants_likeliest: whether any row asks for log-probabilities, and for those of the likeliest tokens.
     """
@@ -56,6 +57,7 @@ class Choices:
     prompt_B: Any
     sample_B: Any
     bias_BV: Any
+    scale_B: Any
     seen_BV: Any
     wants_logprob: Any
     wants_likeliest: Any
@@ -115,7 +117,10 @@ def decode(
         jnp.any(choices.bias_BV != 0), lambda: logits_BV + choices.bias_BV, lambda: logits_BV
     )  # fmt: skip
     token_B = sample_token(choices.rules, biased_BV, key_B, choices.seen_BV)
-    scores = _scores(logits_BV, token_B, num_likeliest, choices.wants_logprob, choices.wants_likeliest)
+    scaled_BV = jax.lax.cond(
+        jnp.any(choices.scale_B != 1), lambda: logits_BV / choices.scale_B[:, None], lambda: logits_BV
+    )  # fmt: skip
+    scores = _scores(scaled_BV, token_B, num_likeliest, choices.wants_logprob, choices.wants_likeliest)
     return state, layout.constrain(token_B, (None,)), scores
 
 

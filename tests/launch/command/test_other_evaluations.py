@@ -11,6 +11,8 @@ def answers(call, tiny_run, tmp_path_factory):
     page = tmp_path_factory.mktemp("pages") / "probes.html"
     asked, given = page.with_name("asked.jsonl"), page.with_name("given.jsonl")
     asked.write_text('{"prompt": "a", "answer": "b"}\n{"prompt": "c", "answer": "d"}\n')
+    pairs = page.with_name("pairs.jsonl")
+    pairs.write_text("".join(f'{{"prompt": "a", "chosen": "{x}", "rejected": "no"}}\n' for x in ("yes", "so")))
     run = f"--run={tiny_run}"
     questions = (run, f"--questions={asked}", "--answer_tokens=2")
     calls = {
@@ -25,6 +27,13 @@ def answers(call, tiny_run, tmp_path_factory):
         "questions and probes": (*questions, "--probes=induction"),
         "answers": (run, "--answers=a.jsonl"),
         "page of questions": (*questions, f"--html={page}"),
+        "win rate": (*questions, f"--win_rate={tiny_run}"),
+        "no judge": (*questions, f"--win_rate={tiny_run}", f"--judge={tiny_run}"),
+        "judge": (*questions, f"--judge={tiny_run}"),
+        "reference": (run, f"--reference={tiny_run}"),
+        "preferences": (run, f"--preferences={pairs}", f"--reference={tiny_run}"),
+        "likelihood": (run, f"--preferences={pairs}", "--json"),
+        "page of preferences": (run, f"--preferences={pairs}", f"--html={page}"),
         "no package": (run, "--harness=arc_easy"),
     }
     return dict(zip(calls, call("launch.evaluate", calls.values()), strict=True)) | {"page": page, "given": given}
@@ -49,6 +58,24 @@ def test_questions_are_answered_and_the_answers_kept(answers):
     assert set(rows[0]) == {"row", "prompt", "answer", "given", "strict", "lenient"}
 
 
+def test_two_runs_are_compared_by_their_answers(answers):
+    found = answers["win rate"]
+    assert found.status == 0, found.err
+    assert "2 prompts, judged by right answers" in found.out
+    assert "wins 0, ties 2, losses 0" in found.out
+    assert "win rate    50.0%" in found.out
+
+
+def test_pairs_are_ordered(answers):
+    """A model that is its own reference has no implicit reward; without a reference it has likelihoods."""
+    same = answers["preferences"]
+    assert same.status == 0, same.err
+    assert same.out.startswith("2 pairs, ordered by implicit reward\naccuracy  50.0%")
+    found = json.loads(answers["likelihood"].out)
+    assert (found["measure"], found["pairs"]) == ("log-probability", 2)
+    assert found["margin_low"] <= found["margin"] <= found["margin_high"]
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -57,6 +84,10 @@ def test_questions_are_answered_and_the_answers_kept(answers):
         ("text", "--text has no effect beside --probes"),
         ("sequences", "--sequences has no effect without --probes"),
         ("folder", "--harness_folder has no effect without --harness"),
+        ("no judge", "is no reward model: it has no score head"),
+        ("judge", "--judge has no effect without --win_rate"),
+        ("reference", "--reference has no effect without --preferences"),
+        ("page of preferences", "--html has no page of --preferences"),
         ("questions and probes", "--probes and --questions are 2 evaluations; give one at a time"),
         ("answers", "--answers has no effect without --questions"),
         ("page of questions", "--html has no page of --questions"),

@@ -29,6 +29,8 @@ CASES = {
     "ModelConfig.unembedding": ([], "unembedding=Untied", "parameters"),
     "ModelConfig.final_logit_softcap": ([], "final_logit_softcap=2.0", "output"),
     "ModelConfig.multi_token": ([], "multi_token=MultiToken", "parameters"),
+    "ModelConfig.score_head": ([], "score_head=ScoreHead", "parameters"),
+    "ScoreHead.outputs": (["score_head=ScoreHead"], "score_head.outputs=3", "parameters"),
     "ModelConfig.dropout": ([], "dropout=Dropout(residual=0.3)", "output"),
     "ModelConfig.initialization": ([], "initialization=FanIn", "initial"),
     "ModelConfig.parametrization": ([], "parametrization=MuP(base_width=8)", "output"),

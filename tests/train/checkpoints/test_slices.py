@@ -17,7 +17,7 @@ import pytest
 import train.checkpoints.store
 from model.parameters.names import flatten
 from tests.train.states import abstract_state_of, assert_same_bits, at_step, open_store, shardings_on
-from train.checkpoints import slices
+from train.checkpoints import handlers, slices
 from train.checkpoints.faults import DamagedError
 from train.checkpoints.slices import boxes, read_in_slices
 from train.checkpoints.store import CheckpointStore
@@ -28,7 +28,7 @@ from train.experiment import Checkpoints
 def saved(experiment, first, tmp_path_factory):
     run = tmp_path_factory.mktemp("saved")
     with pytest.MonkeyPatch.context() as patch, open_store(run) as store:
-        patch.setattr(train.checkpoints.store, "CHUNK_BYTES", 512)
+        patch.setattr(handlers, "CHUNK_BYTES", 512)
         store.save(experiment, at_step(first, 10), 10, loss=None)
     return run
 

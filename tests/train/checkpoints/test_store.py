@@ -15,6 +15,7 @@ import train.checkpoints.store
 from model.errors import UserError
 from model.parameters.names import flatten, unflatten
 from tests.train.states import abstract_state_of, assert_same_bits, at_step, open_store, restore_latest, shardings_on
+from train.checkpoints import handlers
 from train.checkpoints.checksums import checksums
 from train.checkpoints.store import CheckpointStore
 from train.experiment import Checkpoints
@@ -68,8 +69,9 @@ def test_a_state_without_its_optimizer_comes_back(experiment, first, two):
 
 def test_arrays_of_many_pieces_in_many_files_come_back(experiment, first, tmp_path, monkeypatch):
     """Pieces are needed because arrays that are being written or read are in memory twice."""
-    for name, size in (("FILE_BYTES", 4096), ("CHUNK_BYTES", 512), ("READ_BYTES", 2048)):
-        monkeypatch.setattr(train.checkpoints.store, name, size)
+    monkeypatch.setattr(handlers, "FILE_BYTES", 4096)
+    monkeypatch.setattr(handlers, "CHUNK_BYTES", 512)
+    monkeypatch.setattr(train.checkpoints.store, "READ_BYTES", 2048)
     reads, read = [], CheckpointStore._read
     monkeypatch.setattr(
         CheckpointStore, "_read", lambda self, step, **items: reads.append(items) or read(self, step, **items)
@@ -79,7 +81,7 @@ def test_arrays_of_many_pieces_in_many_files_come_back(experiment, first, tmp_pa
     written = json.loads((tmp_path / "small/checkpoints/10/params/array_metadatas/process_0").read_text())
     pieces = [4 * np.prod(each["array_metadata"]["chunk_shape"]) for each in written["array_metadatas"]]
     assert max(pieces) <= 512
-    saved = train.checkpoints.store._chunked_save(flatten(first.params))
+    saved = handlers.chunked_save(flatten(first.params))
     assert saved.ocdbt_target_data_file_size == 4096
     reads.clear()
     assert_same_bits(restore_latest(tmp_path / "small", experiment), at_step(first, 10))

@@ -15,9 +15,9 @@ def made(tiny_experiment):
     def make(**changes):
         done = []
         metrics = types.SimpleNamespace(flush=lambda: done.append("flush"))
-        store = types.SimpleNamespace(save=lambda experiment, state, step, loss: done.append((state, step, loss)))
+        store = types.SimpleNamespace(save=lambda experiment, *saved: done.append(saved))
         session = types.SimpleNamespace(experiment=tiny_experiment(**changes), metrics=metrics)
-        return SavesHook(session, store, 3), done
+        return SavesHook(session, store, 3, lambda: "carried"), done
 
     return make
 
@@ -39,5 +39,5 @@ def test_metrics_are_on_the_disk_before_the_save_begins(made):
     hook, done = made()
     assert hook.saved == 3
     hook(step_info(5, validation=1.25))
-    assert done == ["flush", ("state 5", 5, 1.25)]
+    assert done == ["flush", ("state 5", 5, 1.25, "carried")]
     assert hook.saved == 5

@@ -34,6 +34,7 @@ from model.transformer import abstract_params, specs
 from model.vocabulary.embedding import Untied
 from model.vocabulary.multi_token import MultiToken
 from model.vocabulary.per_layer import PerLayerEmbedding
+from model.vocabulary.score_head import ScoreHead
 from train.optimizers.options import AdamW, decay_mask, muon_dimensions
 
 HALF = Precision(parameters="bfloat16", compute="bfloat16")
@@ -100,6 +101,7 @@ def between_layers():
         residual=HyperConnections(streams=3),
         layer_scale=0.1,
         stream_scale=1.0,
+        score_head=ScoreHead(),
         **SIZES,
     )
 
@@ -291,6 +293,7 @@ blocks.residual.ffn_write_scale             dynamic_mixing decayed
 blocks.stream_scale                     gain
 embedding.table                             embedding decayed
 final_norm.scale                            scale
+score_head.weight                           score decayed used
 """
 
 EXPERTS = """

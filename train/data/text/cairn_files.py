@@ -20,6 +20,7 @@ RUN_FILES = (
         "data.json",
         "environment.json",
         "parameters.json",
+        "reference.json",
         "status.json",
         "time_spent.jsonl",
         "wandb.json",
@@ -33,6 +34,7 @@ RUN_FOLDERS = (
     "evaluations",
     "checkpoints",
     "tensorboard",
+    "adapter",
     "origin",
     "damaged",
     "wandb",
@@ -40,6 +42,7 @@ RUN_FOLDERS = (
     "profile",
     "spikes",
     "perplexity",
+    "reference",
 )
 # The marks that train.report writes into a page and into a picture.
 REPORT_MARK = re.compile(rb"<title>[^<{]*: Cairn report</title>")

@@ -66,7 +66,7 @@ def decision_accuracy(
         raise UserError(f"the variant {broken!r} has a value that is not finite; expected finite values")
     agree = _agreements(before, after)
     share, effective = _share(agree), _independent_pairs(agree)
-    low, high = _wilson(share, effective, level)
+    low, high = wilson(share, effective, level)
     count = len(names)
     return DecisionAccuracy(
         share=share, low=low, high=high, level=level, pairs=count * (count - 1) // 2, variants=count
@@ -95,7 +95,7 @@ def _independent_pairs(agree: np.ndarray) -> float:
     return float(np.clip(share * (1 - share) / variance if variance else pairs, count / 2, pairs))
 
 
-def _wilson(share: float, n: float, level: float) -> tuple[float, float]:
+def wilson(share: float, n: float, level: float) -> tuple[float, float]:
     """Wilson's interval of a share of n."""
     z = float(special.ndtri((1 + level) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)

@@ -40,12 +40,14 @@ def _compile(experiment: Experiment, cluster: Cluster, folder: pathlib.Path) -> 
     import jax.numpy as jnp
     from jax import ShapeDtypeStruct
 
+    from train.objectives.interface import refuse_preparation
     from train.parallel import feed
     from train.parallel.mesh import make_mesh
     from train.run.checks import check_mesh
     from train.state import StateConfig, abstract_state
     from train.step import compile_train_step
 
+    refuse_preparation(experiment.objective, "the plan of a mesh")
     mesh = make_mesh(experiment.mesh, devices(cluster))
     check_mesh(experiment, mesh)
     dtypes = {"weights": jnp.float32}

@@ -1,0 +1,71 @@
+"""The process that runs a reward: an answer to judge on each line of its input, the reward on each of its output."""
+
+import importlib.util
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from train.alignment.answers import judge
+
+RewardFunction = Callable[[str, str, Mapping[str, Any]], float]
+
+
+def _exact(prompt: str, answer: str, fields: Mapping[str, Any]) -> float:
+    return float(judge(answer, str(fields["answer"])).strict)
+
+
+def _lenient(prompt: str, answer: str, fields: Mapping[str, Any]) -> float:
+    return float(judge(answer, str(fields["answer"])).lenient)
+
+
+def _regex(prompt: str, answer: str, fields: Mapping[str, Any]) -> float:
+    return float(re.search(str(fields["answer"]), answer) is not None)
+
+
+NAMED: dict[str, RewardFunction] = {"exact": _exact, "lenient": _lenient, "regex": _regex}
+
+
+def find(function: str) -> RewardFunction:
+    """The function of a name, or of FILE.py:FUNCTION."""
+    if function in NAMED:
+        return NAMED[function]
+    file, _, name = function.rpartition(":")
+    spec = importlib.util.spec_from_file_location("reward_functions", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    found: RewardFunction = getattr(module, name)
+    return found
+
+
+def main(function: str) -> None:
+    """Answers until the input ends. What the function prints goes to standard error."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(message: dict[str, Any]) -> None:
+        out.write(json.dumps(message) + "\n")
+        out.flush()
+
+    try:
+        reward = find(function)
+    except Exception as error:
+        answer({"error": f"raised {type(error).__name__}: {error}"})
+        return
+    answer({"ready": True})
+    for line in sys.stdin:
+        given = json.loads(line)
+        try:
+            value = float(reward(given["prompt"], given["answer"], given["fields"]))
+            answer({"reward": value})
+        except Exception as error:
+            answer({"error": f"raised {type(error).__name__}: {error}"})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

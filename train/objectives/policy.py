@@ -1,0 +1,187 @@
+"""GRPO: a policy gradient with advantages within groups, a clipped ratio, and the distance to a reference.
+
+For a token o_t of rollout i, with the policy p at the temperature of sampling, before any filter of tokens:
+  ratio_t = p(o_t) / p_old(o_t)
+  k3_t    = q - log q - 1 with q = p_reference(o_t) / p(o_t)
+  loss_t  = -min(ratio_t A_i, clip(ratio_t, 1 - clip, 1 + clip_high) A_i) + kl k3_t
+(Shao et al. 2024, "DeepSeekMath", equations 3 and 4.) Their mean over tokens is one of
+  sequence   of each rollout's tokens, then of rollouts      GRPO
+  token      of all tokens                                   Yu et al. 2025, "DAPO", equation 8
+  constant   a sum, over rollouts times the most tokens      Liu et al. 2025, Dr. GRPO
+
+At the first update of a rollout p_old is p: the ratio is exactly 1, by construction. The sampler and this forward pass
+are different programs; `logprob_difference` is the largest difference of their log-probabilities at each rollout.
+With top_k, top_p or min_p the draws come from a part of the policy; the ratio is that of the whole policy, so that it
+is 1 at the first update too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from model.config import ModelConfig
+from model.layout import Layout
+from model.transformer import stream, unembedding
+from model.vocabulary.cross_entropy import nll
+from train.alignment.advantages import Baseline
+from train.alignment.rewards import Reward
+from train.objectives.interface import Batch, Preparation, Sums
+from train.objectives.next_token import with_model_losses
+
+if TYPE_CHECKING:
+    from train.hooks.interface import Session
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """How answers are drawn.
+
+    Attributes:
+      max_tokens: the most tokens of an answer.
+      temperature, top_k, top_p, min_p: see `Sampling`.
+      rows: the answers that are drawn at once.
+      truncated: an answer that reaches a limit counts as any other ("count"), or not at all ("mask").
+      minibatches: the updates into which the rollouts of so many batches are split, so that a later one is off-policy.
+      epochs: how often the rollouts are used.
+    """
+
+    max_tokens: int = 64
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    rows: int = 16
+    truncated: Literal["count", "mask"] = "count"
+    minibatches: int = 1
+    epochs: int = 1
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        for name in ("max_tokens", "rows", "minibatches", "epochs"):
+            if getattr(self, name) < 1:
+                yield name, f"must be at least 1, got {getattr(self, name)}"
+        if self.temperature <= 0:
+            yield "temperature", f"must be above 0: a greedy policy draws nothing; got {self.temperature}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GRPO:
+    """See the module.
+
+    Attributes:
+      reward: the reward of an answer.
+      rollouts: how answers are drawn.
+      baseline: the advantages (train/alignment/advantages.py): GRPO, Dr. GRPO or RLOO.
+      mean: the mean over tokens.
+      clip, clip_high: the bounds of the ratio; clip_high None for the same as clip (DAPO: 0.2 and 0.28).
+      kl: the coefficient of the distance to the reference, the parameters of training.init_from; 0 for none.
+      filter_equal: whether groups with equal rewards are left out of the mean (DAPO's filter, without drawing others).
+      overlong: the tokens before the limit over which a reward falls by up to 1 (DAPO, equation 13); 0 for none.
+    """
+
+    reward: Reward = Reward()
+    rollouts: Rollouts = Rollouts()
+    baseline: Baseline = "group"
+    mean: Literal["sequence", "token", "constant"] = "sequence"
+    clip: float = 0.2
+    clip_high: float | None = None
+    kl: float = 0.0
+    filter_equal: bool = False
+    overlong: int = 0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        if not 0 < self.clip < 1:
+            yield "clip", f"must be between 0 and 1, got {self.clip}"
+        if self.clip_high is not None and self.clip_high <= 0:
+            yield "clip_high", f"must be above 0, or None, got {self.clip_high}"
+        if self.kl < 0:
+            yield "kl", f"must be 0 or more, got {self.kl}"
+        if not 0 <= self.overlong <= self.rollouts.max_tokens:
+            yield "overlong", f"must be from 0 to rollouts.max_tokens={self.rollouts.max_tokens}, got {self.overlong}"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """See `Objective`: the prompts; the preparation adds the rest."""
+        return ("tokens",)
+
+    def preparation(self, session: Session) -> Preparation:
+        """The rollouts, their rewards and their log-probabilities. Raises UserError for data without prompts."""
+        from train.alignment.rollouts import RolloutPreparation
+
+        return RolloutPreparation(self, session)
+
+    def tokens(self, batch: Batch) -> jax.Array:
+        """The number of drawn tokens."""
+        return jnp.sum(batch["drawn"] > 0, dtype=jnp.int32)
+
+    def weight(self, batch: Batch) -> jax.Array:
+        """The divisor of the mean over tokens."""
+        if self.mean == "token":
+            return jnp.sum(batch["weights"])
+        rows = jnp.sum(jnp.any(batch["weights"] > 0, axis=1), dtype=jnp.float32)
+        return rows if self.mean == "sequence" else rows * self.rollouts.max_tokens
+
+    def loss(
+        self,
+        model: ModelConfig,
+        params: Any,
+        batch: Batch,
+        *,
+        dropout_key: jax.Array | None,
+        layout: Layout,
+        taps: tuple[str, ...] = (),
+    ) -> tuple[jax.Array, Sums]:
+        """See `Objective`."""
+        output = stream(
+            model,
+            params,
+            batch["tokens"],
+            positions_BT=batch.get("positions"),
+            segment_ids_BT=batch.get("segment_ids"),
+            consecutive_positions=True,
+            dropout_key=dropout_key,
+            weights_BT=batch["weights"],
+            targets_BT=batch["targets"],
+            layout=layout,
+        )
+        head = at_temperature(unembedding(model, params), self.rollouts.temperature)
+        logprob_BT = -nll(output.stream_BTD, head, batch["targets"], layout)[0]
+        weights_BT = batch["weights"]
+        if self.mean == "sequence":
+            weights_BT = weights_BT / jnp.maximum(jnp.sum(weights_BT, axis=1, keepdims=True), 1)
+        terms = self.terms(logprob_BT, batch)
+        sums = {name: jnp.sum(jnp.where(weights_BT > 0, x, 0) * weights_BT) for name, x in terms.items()}
+        loss = sums.pop("loss")
+        reported = {name: jax.lax.stop_gradient(x) for name, x in sums.items()}
+        minimised = with_model_losses(loss, output.losses)
+        return minimised, Sums(jax.lax.stop_gradient(loss), reported | output.losses, output.measurements, {})
+
+    def terms(self, logprob_BT: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """The loss of each token, and numbers to report, each (B, T), from the log-probabilities of the policy.
+
+        Args:
+          logprob_BT: log p of the targets.
+          batch: `old`, log p_old; `first` (B, 1), 1 where p_old is p; `advantages` (B, 1); `reference` if kl is not 0.
+        """
+        old_BT = jnp.where(batch["first"] > 0, jax.lax.stop_gradient(logprob_BT), batch["old"])
+        ratio_BT, high = jnp.exp(logprob_BT - old_BT), self.clip if self.clip_high is None else self.clip_high
+        plain_BT = ratio_BT * batch["advantages"]
+        clipped_BT = jnp.clip(ratio_BT, 1 - self.clip, 1 + high) * batch["advantages"]
+        loss_BT = -jnp.minimum(plain_BT, clipped_BT)
+        found = {"ratio": ratio_BT, "clip_share": (clipped_BT < plain_BT).astype(jnp.float32)}
+        if self.kl:
+            log_q_BT = batch["reference"] - logprob_BT
+            found["kl"] = jnp.exp(log_q_BT) - log_q_BT - 1
+            loss_BT = loss_BT + self.kl * found["kl"]
+        return found | {"loss": loss_BT}
+
+
+def at_temperature(head: Any, temperature: float) -> Any:
+    """The map to logits that are divided by a temperature."""
+    return dataclasses.replace(head, transform=dataclasses.replace(head.transform, temperature=temperature))
