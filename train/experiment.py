@@ -22,6 +22,7 @@ from train.evaluation.named_evaluations import NamedEvaluation, ProbeEvaluation,
 from train.files.files import read_json, write_json
 from train.files.paths import IS_PATH, AnyPath, expand_paths
 from train.files.remote import convert_read_errors
+from train.objectives.distillation import Distillation
 from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen, mark_frozen
 from train.optimizers.guard import Guard
@@ -196,7 +197,7 @@ class Experiment:
     model: ModelConfig
     data: Data | Generated | Conversations
     training: Training
-    objective: NextToken = NextToken()
+    objective: NextToken | Distillation = NextToken()
     optimizer: AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW
     schedule: Constant | Cosine | Linear | InverseSquareRoot | WarmupStableDecay
     mesh: Mesh = dataclasses.field(default=Mesh(), metadata=EXECUTION_ONLY)

@@ -105,6 +105,14 @@ REFERENCES = {
         "equations, a token at a time",
         "model/vocabulary/test_multi_token.py::test_the_loss_is_that_of_the_equations",
     ),
+    "LoRA": (
+        "whole matrices in float64",
+        "model/parameters/test_adapters.py::test_products_are_those_of_the_whole_matrices",
+    ),
+    "DoRA": (
+        "whole matrices in float64",
+        "model/parameters/test_adapters.py::test_products_are_those_of_the_whole_matrices",
+    ),
     "Except": ("Python's slices", "model/test_layers.py::test_layers_are_chosen_as_python_slices"),
     "Dropout": ("its share and its mean", "model/test_dropout.py::test_drop_zeroes_its_share_and_keeps_the_mean"),
     "Standard": (
