@@ -9,8 +9,8 @@
 Exactness. On a CPU the tokens and log-probabilities of a request are the same bits whatever other requests run beside
 it, however its prompt is cut into parts, whichever of its pages were found in the cache, and however often it gave way
 and was read again (programs.py and model/kernels/xla/pages.py say how; tests/model/inference/engine/test_exactness.py
-tries random schedules). They are the tokens of `generate`, up to rounding. On accelerators sums may depend on the
-number of rows of a program.
+tries random schedules). Guesses at the next tokens (speculation.py) change none of them. They are the tokens of
+`generate`, up to rounding. On accelerators sums may depend on the number of rows of a program.
 
 One thread calls an engine; it has no threads, reads no clock and writes no text.
 """
@@ -30,11 +30,14 @@ from model.errors import UserError
 from model.inference.engine import programs
 from model.inference.engine.device import Device
 from model.inference.engine.device_state import CachePlan, plan_cache
+from model.inference.engine.draft import DraftModel, DraftProposer
+from model.inference.engine.ngram import NGramProposer
 from model.inference.engine.options import Capacity, EngineOptions, EngineStatistics
 from model.inference.engine.page_pool import PagePool
 from model.inference.engine.programs import Scores
 from model.inference.engine.scheduler import Scheduler, Span
 from model.inference.engine.sequence import Sequence as Text
+from model.inference.engine.speculation import Draft, NGram, Proposer, accepted, check_rolls_back
 from model.inference.generate import PreparedParams, prepare_params
 from model.inference.prompts import check_ids, check_length
 from model.inference.request import EndedBy, Request, TokenScore, Update
@@ -60,6 +63,7 @@ class Engine:
         options: EngineOptions = DEFAULT_OPTIONS,
         *,
         layout: Layout = ONE_DEVICE,
+        draft: DraftModel | None = None,
     ) -> None:
         """Prepares the parameters and makes the cache.
 
@@ -68,9 +72,10 @@ class Engine:
           params: its parameters, or the result of `prepare_params`.
           options: the sizes of the engine.
           layout: the layout of activations over devices.
+          draft: the model that guesses, with `Draft` as the option of speculation.
 
         Raises:
-          UserError: for invalid options.
+          UserError: for invalid options, and for a model whose cache cannot give back a wrong guess.
         """
         check(options, "engine")
         self.options, self._config, self._layout = options, config, layout
@@ -84,12 +89,15 @@ class Engine:
             options.rows, options.tokens_per_step, options.page_size, pools, list(self._plan.reaches), shares=shares
         )
         self._num_likeliest = max(1, min(options.max_logprobs, config.vocab_size))
+        self._proposer = self._make_proposer(draft)
+        guesses = 0 if options.speculation is None else options.speculation.tokens
         self._device = Device(
             programs.serving_config(config),
             layout,
             self._plan,
             prepare_params(config, params, layout).params,
             rows=options.rows,
+            decoded=options.rows * (1 + guesses),
             tokens_per_step=options.tokens_per_step,
             num_likeliest=self._num_likeliest,
         )
@@ -97,6 +105,26 @@ class Engine:
         self._cancelled: list[Text] = []
         self._num_submitted = 0
         self._statistics = EngineStatistics(pages=sum(pool.num_pages for pool in pools))
+
+    def _make_proposer(self, draft: DraftModel | None) -> Proposer | None:
+        """Returns the part that guesses tokens, by the option of speculation."""
+        speculation = self.options.speculation
+        if isinstance(speculation, Draft) != (draft is not None):
+            raise UserError(
+                "engine.speculation: Draft() needs a draft model, and none is given"
+                if draft is None
+                else f"a draft model is given, and engine.speculation={speculation} does not use it; set it to Draft()"
+            )
+        if speculation is None:
+            return None
+        check_rolls_back(self._config, "the model")
+        if isinstance(speculation, NGram):
+            return NGramProposer(speculation)
+        assert draft is not None
+        proposer = DraftProposer(draft, self._config, self.options, self.capacity.longest_text, self._layout)
+        total = self.capacity.cache_bytes + proposer.cache_bytes
+        self.capacity = dataclasses.replace(self.capacity, cache_bytes=total)
+        return proposer
 
     # ------------------------------------------------------------------------------------------------------ requests
 
@@ -155,7 +183,7 @@ class Engine:
     def cancel(self, request_id: int) -> None:
         """Ends a request; its last update comes with the next step. Without effect if it is unknown or has ended."""
         if (text := self._texts.pop(request_id, None)) is not None:
-            self._scheduler.remove(text)
+            self._forget(text)
             text.ended_by = "cancelled"
             self._cancelled.append(text)
 
@@ -180,8 +208,14 @@ class Engine:
 
         It also tries them on a few tokens (`is_exact`). `progress` is called with the programs done, and of all.
         """
-        if self._device.is_exact is None:
-            self._device.compile(progress or (lambda done, count: None))
+        if self._device.is_exact is not None:
+            return
+        parts = [self._device] if self._proposer is None else [self._device, self._proposer]
+        total = sum(part.num_programs for part in parts)
+        done = 0
+        for part in parts:
+            part.compile(lambda now, _, before=done: progress(before + now, total) if progress else None)
+            done += part.num_programs
 
     @property
     def is_exact(self) -> bool | None:
@@ -199,6 +233,7 @@ class Engine:
             return updates
         self._statistics.steps += 1
         self._read(plan.reading)
+        self._propose(plan.decoding, self.options.tokens_per_step - sum(span.count for span in plan.reading))
         return updates + self._decode(plan.decoding)
 
     def _read(self, spans: list[Span]) -> None:
@@ -216,24 +251,60 @@ class Engine:
             self._statistics.prompt_tokens += span.count
             self._scheduler.was_read(span.sequence, span.count)
 
+    def _propose(self, texts: list[Text], budget: int) -> None:
+        """Guesses the next tokens of texts, as many as the budget of the step leaves and the free pages hold."""
+        if self._proposer is None:
+            return
+        left, counts = budget - len(texts), []
+        for text in texts:
+            counts.append(min(self._most_guesses(text), left))
+            left -= counts[-1]
+        for text, guesses in zip(texts, self._proposer.propose(texts, counts), strict=True):
+            text.proposed = guesses[: self._scheduler.lengthen(text, len(guesses))]
+
+    def _most_guesses(self, text: Text) -> int:
+        """Returns how many tokens may be guessed: fewer than its budget, and none after its positions change."""
+        assert self.options.speculation is not None
+        most = max(0, min(self.options.speculation.tokens, text.budget - text.num_new - 1))
+        lengths = range(len(text.tokens) + 1, len(text.tokens) + most + 1)
+        changes = (i for i, n in enumerate(lengths) if any(position.changes_at(n) for position in self._positions))
+        return next(changes, most)
+
     def _decode(self, texts: list[Text]) -> list[Update]:
-        """Reads the last token of every text; returns an update for each."""
-        updates = []
-        for text, (token, scores) in zip(texts, self._device.decode(texts), strict=True):
-            self._scheduler.was_read(text, 1)
-            score = _token_score(token, scores, (), text.request.num_logprobs)
-            text.add(score)
-            prompt = None
-            if text.request.num_prompt_logprobs is not None and not text.scores_sent:
-                prompt, text.scores_sent = tuple(text.scores), True
-            updates.append(Update(text.request_id, (score,), prompt, text.ended_by))
+        """Reads the last token of every text, and the guesses after it; returns an update for each."""
+        spans = [Span(text, len(text.tokens) - 1 + i, 1) for text in texts for i in range(1 + len(text.proposed))]
+        chosen = iter(self._device.decode(spans))
+        return [self._took(text, [next(chosen) for _ in range(1 + len(text.proposed))]) for text in texts]
+
+    def _took(self, text: Text, chosen: list[tuple[int, Scores]]) -> Update:
+        """Adds the tokens that were chosen after the last one and after each right guess; returns the update."""
+        right = accepted(text.proposed, [token for token, _ in chosen])
+        self._statistics.text_steps += 1
+        self._statistics.proposed_tokens += len(text.proposed)
+        text.proposed, new = [], []
+        for token, scores in chosen[: right + 1]:
+            new.append(_token_score(token, scores, (), text.request.num_logprobs))
+            text.add(new[-1])
             if text.ended_by is not None:
-                self._scheduler.remove(text)
-                del self._texts[text.request_id]
-            elif any(position.changes_at(len(text.tokens)) for position in self._positions):
-                self._scheduler.give_way(text)  # its keys are those of a shorter text
-        self._statistics.new_tokens += len(texts)
-        return updates
+                break
+        self._statistics.accepted_tokens += min(right, len(new))
+        self._scheduler.was_read(text, len(new))
+        self._statistics.new_tokens += len(new)
+        prompt = None
+        if text.request.num_prompt_logprobs is not None and not text.scores_sent:
+            prompt, text.scores_sent = tuple(text.scores), True
+        if text.ended_by is not None:
+            self._forget(text)
+            del self._texts[text.request_id]
+        elif any(position.changes_at(len(text.tokens)) for position in self._positions):
+            self._scheduler.give_way(text)  # its keys are those of a shorter text
+        return Update(text.request_id, tuple(new), prompt, text.ended_by)
+
+    def _forget(self, text: Text) -> None:
+        """Lets go of a text that ended."""
+        self._scheduler.remove(text)
+        if self._proposer is not None:
+            self._proposer.forget(text)
 
 
 def _token_score(token: Any, scores: Scores, at: tuple[int, ...], count: int | None) -> TokenScore:

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Iterator
 
+from model.inference.engine.speculation import Speculation
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineOptions:
@@ -16,6 +18,7 @@ class EngineOptions:
         or as many as half of the device's memory holds.
       prefix_cache: whether texts that begin alike share pages, also those of texts that ended.
       max_logprobs: the most likeliest tokens that a request may ask for with each token.
+      speculation: how the next tokens are guessed, to read several of a text in one step; None for no guesses.
     """
 
     rows: int = 16
@@ -24,6 +27,7 @@ class EngineOptions:
     cache_tokens: int | None = None
     prefix_cache: bool = True
     max_logprobs: int = 20
+    speculation: Speculation | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -72,6 +76,8 @@ class EngineStatistics:
       steps: the steps that read tokens.
       prompt_tokens, new_tokens: the tokens read for prompts (those read again too), and generated.
       prefix_tokens: the tokens of prompts that were found in the cache in place of being read.
+      text_steps: the steps of all texts that brought a new token, or several.
+      proposed_tokens, accepted_tokens: the guesses of speculation, and those that were right.
       preemptions: how often a request lost its pages and was read again.
       evictions: the pages of ended texts that made room.
       pages, pages_in_use: of all pools.
@@ -82,9 +88,22 @@ class EngineStatistics:
     prompt_tokens: int = 0
     new_tokens: int = 0
     prefix_tokens: int = 0
+    text_steps: int = 0
+    proposed_tokens: int = 0
+    accepted_tokens: int = 0
     preemptions: int = 0
     evictions: int = 0
     pages: int = 0
     pages_in_use: int = 0
     waiting: int = 0
     running: int = 0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """The share of guesses that were right; 0 without guesses."""
+        return self.accepted_tokens / max(self.proposed_tokens, 1)
+
+    @property
+    def tokens_per_text_step(self) -> float:
+        """The new tokens of a text in one step; 1 without speculation."""
+        return self.new_tokens / max(self.text_steps, 1)

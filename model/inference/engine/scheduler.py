@@ -19,11 +19,16 @@ from model.inference.engine.sequence import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Tokens of a prompt to read in one step."""
+    """Tokens of a text to read in one step, known or proposed."""
 
     sequence: Sequence
     first: int
     count: int
+
+    @property
+    def tokens(self) -> list[int]:
+        """Its ids."""
+        return self.sequence.known_or_proposed(self.first, self.first + self.count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +122,14 @@ class Scheduler:
             [each for each in decoding if each.row is not None],
             [span for span in reading if span.sequence.row is not None],
         )
+
+    def lengthen(self, sequence: Sequence, count: int) -> int:
+        """Gives pages to guesses after a running text, as far as any are left; returns those that have a place."""
+        for pool, pages in zip(self.pools, sequence.pages, strict=True):
+            while len(pages) * self.page_size < len(sequence.tokens) + count and pool.available:
+                pages.append(pool.take())
+            count = min(count, len(pages) * self.page_size - len(sequence.tokens))
+        return count
 
     def was_read(self, sequence: Sequence, count: int) -> None:
         """Counts tokens that the cache now holds, lets others find full pages, and drops those before windows."""
