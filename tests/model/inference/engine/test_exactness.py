@@ -45,6 +45,7 @@ def drawn_requests(draw):
         sample_index=draw(st.integers(0, 2)),
         num_logprobs=3,
         num_prompt_logprobs=draw(st.sampled_from([None, None, 2])),
+        first_prompt_logprob=draw(st.sampled_from([1, 1, max(1, length - 3)])),
         priority=draw(st.integers(0, 2)),
         logit_bias=draw(st.sampled_from([{}, {}, {5: 2.0, 7: -float("inf")}])),
         end=draw(st.sampled_from([None, 11])),
