@@ -207,7 +207,7 @@ class Engine:
         """
         if self._device.is_exact is not None:
             return
-        parts = [self._device] if self._proposer is None else [self._device, self._proposer]
+        parts: list[Device | Proposer] = [self._device] if self._proposer is None else [self._device, self._proposer]
         total = sum(part.num_programs for part in parts)
         done = 0
         for part in parts:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Literal
 
 from model.inference.engine.speculation import Speculation
 
@@ -16,6 +17,8 @@ class EngineOptions:
       page_size: the tokens of a page of the cache.
       cache_tokens: the tokens that the cache holds, of all texts together; None for `rows` texts of the context length,
         or as many as half of the device's memory holds.
+      cache_dtype: a smaller format of keys and values in pages, with a scale for each token and head; None for that of
+        the model's products. Recurrent states keep theirs.
       prefix_cache: whether texts that begin alike share pages, also those of texts that ended.
       max_logprobs: the most likeliest tokens that a request may ask for with each token.
       speculation: how the next tokens are guessed, to read several of a text in one step; None for no guesses.
@@ -26,6 +29,7 @@ class EngineOptions:
     tokens_per_step: int = 128
     page_size: int = 16
     cache_tokens: int | None = None
+    cache_dtype: Literal["int8", "float8_e4m3fn"] | None = None
     prefix_cache: bool = True
     max_logprobs: int = 20
     speculation: Speculation | None = None

@@ -1,11 +1,14 @@
 """The size of an engine's cache is known before any array is made, and fits the memory."""
 
+import dataclasses
+
 import jax
 import pytest
 
 from model.inference.engine import capacity as module
 from model.inference.engine.capacity import capacity_of, plan_of, shares_pages
 from model.inference.engine.options import EngineOptions
+from model.parameters.precision import Precision
 from tests.model.inference.engine.serving import DENSE, MODELS
 
 
@@ -42,3 +45,16 @@ def test_texts_share_pages_where_a_page_depends_on_its_tokens_alone():
         "GRU",
         "positions of lengths",
     ]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+def test_a_smaller_format_holds_more(dtype):
+    small, whole = (plan_of(DENSE, EngineOptions(rows=2, cache_dtype=each)) for each in (dtype, None))
+    # Two layers of keys and values of two heads: four bytes and a scale in place of four float32.
+    assert capacity_of(small).bytes_per_token == 2 * 2 * 2 * (4 + 4)
+    assert capacity_of(whole).bytes_per_token == 2 * 2 * 2 * 4 * 4
+    assert small.shapes()["0"]["k"].dtype == dtype
+    assert small.shapes()["0"]["v_scale"].shape == (*small.shapes()["0"]["v"].shape[:3], 1)
+    wide = dataclasses.replace(DENSE, width=256, precision=Precision(compute="bfloat16"))  # heads of 64
+    small, whole = (capacity_of(plan_of(wide, EngineOptions(cache_dtype=each))) for each in (dtype, None))
+    assert whole.bytes_per_token / small.bytes_per_token == 128 / 68
