@@ -152,7 +152,11 @@ def _limits() -> "Limits":
 def _engine_options() -> "EngineOptions":
     from model.inference.engine.options import EngineOptions
 
-    named = {"rows": ROWS, "tokens_per_step": TOKENS_PER_STEP, "cache_tokens": CACHE_TOKENS}
+    named: dict[str, flags.FlagHolder[Any]] = {
+        "rows": ROWS,
+        "tokens_per_step": TOKENS_PER_STEP,
+        "cache_tokens": CACHE_TOKENS,
+    }
     given = EngineOptions(**{field: flag.value for field, flag in named.items()})
     return engine_flags.engine_options(ENGINE, given, {field: flag.name for field, flag in named.items()})
 

@@ -209,10 +209,15 @@ class Engine:
             return
         parts: list[Device | Proposer] = [self._device] if self._proposer is None else [self._device, self._proposer]
         total = sum(part.num_programs for part in parts)
-        done = 0
+        before = 0
+
+        def show(done: int, _: int) -> None:
+            if progress is not None:
+                progress(before + done, total)
+
         for part in parts:
-            part.compile(lambda now, _, before=done: progress(before + now, total) if progress else None)
-            done += part.num_programs
+            part.compile(show)
+            before += part.num_programs
 
     @property
     def is_exact(self) -> bool | None:

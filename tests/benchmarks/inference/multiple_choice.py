@@ -1,6 +1,6 @@
 """Seconds to score a task of multiple choice: contexts read once by the inference engine, and batches, in turn.
 
-    python -m tests.benchmarks.multiple_choice --run=runs/quickstart [--rounds=5] [--questions=16] [--answers=4]
+    python -m tests.benchmarks.inference.multiple_choice --run=runs/quickstart [--rounds=5] [--questions=16] [--answers=4]
 
 Questions are random ids of --length tokens, after --examples tokens that all of them share, with --answers answers of 1
 to 8 tokens each. Both ways score all of them once before the first round. Prints the median seconds of each, wall and

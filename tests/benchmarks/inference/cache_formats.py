@@ -1,6 +1,6 @@
 """The loss that smaller formats of the cache cost: nats a token of held-out text, scored by the inference engine.
 
-    python -m tests.benchmarks.cache_formats --run=runs/quickstart [--windows=24] [--length=256]
+    python -m tests.benchmarks.inference.cache_formats --run=runs/quickstart [--windows=24] [--length=256]
 
 Every window of the run's validation tokens is a request, read through pages: each token sees keys and values as the
 cache holds them. Prints the mean loss, its difference from that of the whole format with a standard error over windows,
