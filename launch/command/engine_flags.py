@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from train.run.loading import LoadedRun
 
 
+flags.disclaim_key_flags()  # the flags belong to the command that calls `define_engine`
+
+
 class EngineFlags(NamedTuple):
     """The flags; see `define_engine`."""
 
