@@ -4,7 +4,7 @@ r"""Generates texts with a trained model.
     python -m launch.generate --run=runs/quickstart --prompts_file=prompts.txt --num_samples=4 --json
     python -m launch.generate --run=runs/llama-70b --prompt='Once' --mesh=fsdp=4,tensor=2
     python -m launch.generate --run=runs/llama-1b --prompts_file=prompts.jsonl --output=texts.jsonl
-    python -m launch.generate --run=runs/llama-1b --chat
+    python -m launch.generate --run=runs/llama-8b --chat --draft=runs/llama-1b
 
 A single text is written to the terminal while it is drawn, several texts when all are finished. A text ends at the end
 of its document, before a stop string, after --max_tokens, when the model's context is full, or when a signal ends the
@@ -13,7 +13,8 @@ text. The checkpoint's parameters are read and checked, its optimizer state is n
 
 With --output the engine draws the texts: each begins when another ends, --batch_size at a time. The file has a line of
 JSON for each, in the order of the prompts, and the same command continues one that was killed. With --chat a prompt is
-a message, which the tokenizer's chat template wraps; without a prompt, each line that is typed is one.
+a message, which the tokenizer's chat template wraps; without a prompt, each line that is typed is one. --draft and
+--set=engine.speculation='NGram()' guess tokens and change no text; the last line says how many guesses were right.
 """
 
 import sys
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch.command import cli, streams
+from launch.command import cli, engine_flags, streams
 from model.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Decides every draw.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Texts for each prompt.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Texts that are drawn at the same time.")
 MESH = cli.define_mesh()
+ENGINE = engine_flags.define_engine()
 OUTPUT = cli.define_path(
     "output", None, "A .jsonl file for the texts: a line for each, in order; a killed command continues it."
 )
@@ -86,6 +88,8 @@ def main(argv: list[str]) -> int:
     given = _prompts()
     if CHAT.value or OUTPUT.value is not None:
         return _on_engine(given, sampling)
+    if engine_flags.is_given(ENGINE):
+        raise UserError("--set and --draft are for the engine, which draws with --output or --chat; give one of them")
     if CHAT_TEMPLATE.value is not None:
         raise UserError("--chat_template has no effect without --chat; give both, or leave it out")
     given = given or [_no_prompt()]
@@ -183,6 +187,12 @@ def _on_engine(given: "list[Prompt]", sampling: "Sampling") -> int:
     from train.generation.results_file import output_path
 
     output = None if OUTPUT.value is None else output_path(OUTPUT.value)
+    from model.inference.engine.options import EngineOptions
+
+    rows = BATCH_SIZE.value
+    options = engine_flags.engine_options(
+        ENGINE, EngineOptions(rows=rows, tokens_per_step=max(128, 2 * rows)), {"rows": BATCH_SIZE.name}
+    )
     cli.prepare_jax()
     from launch.command.engine_texts import EngineTexts
     from train.run.loading import load_run
@@ -192,7 +202,8 @@ def _on_engine(given: "list[Prompt]", sampling: "Sampling") -> int:
         run,
         sampling,
         stop_strings=tuple(STOP.value),
-        rows=BATCH_SIZE.value,
+        engine=options,
+        draft=engine_flags.draft_of(ENGINE, run),
         chat=CHAT.value,
         chat_template=CHAT_TEMPLATE.value,
     )

@@ -2,6 +2,8 @@ r"""Serves a model over HTTP, in the interface of OpenAI, and a page to chat in.
 
     python -m launch.serve --run=runs/llama-1b
     python -m launch.serve --run=runs/llama-1b --host=0.0.0.0 --port=8000 --api_key=SECRET
+    python -m launch.serve --run=runs/llama-1b --set=engine.speculation='NGram(tokens=4)'
+    python -m launch.serve --run=runs/llama-8b --draft=runs/llama-1b
 
 /v1/completions, /v1/chat/completions, /v1/models, /tokenize, /detokenize, /health, /metrics (Prometheus), and the page
 at /. A model read from a Hugging Face folder brings its chat template. The server is for this machine alone unless
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch.command import cli
+from launch.command import cli, engine_flags
 from model.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ REQUEST_TIMEOUT = flags.DEFINE_float("request_timeout", 600.0, "Seconds that an 
 DRAIN_TIMEOUT = flags.DEFINE_float("drain_timeout", 30.0, "Seconds that running requests have after SIGTERM.")
 MAX_BODY = flags.DEFINE_integer("max_body", 8 << 20, "The most bytes of a request's body.")
 MESH = cli.define_mesh()
+ENGINE = engine_flags.define_engine()
 
 
 def main(argv: list[str]) -> int:
@@ -66,7 +69,8 @@ def main(argv: list[str]) -> int:
     with listen(HOST.value, PORT.value) as listener:  # before the model is read: a port may be taken
         run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
         served = served_of(run, name=MODEL_NAME.value, chat_template=CHAT_TEMPLATE.value, created=int(time.time()))
-        engine = Engine(run.experiment.model, run.params, options, layout=run.layout)
+        draft = engine_flags.draft_of(ENGINE, run)
+        engine = Engine(run.experiment.model, run.params, options, layout=run.layout, draft=draft)
         capacity = engine.capacity
         print(
             f"the cache holds {capacity.tokens:,} tokens in {capacity.cache_bytes / 1e6:,.1f} MB; a text may have "
@@ -147,12 +151,14 @@ def _limits() -> "Limits":
 
 def _engine_options() -> "EngineOptions":
     from model.inference.engine.options import EngineOptions
-    from model.options.tree import find_problems
 
-    options = EngineOptions(rows=ROWS.value, tokens_per_step=TOKENS_PER_STEP.value, cache_tokens=CACHE_TOKENS.value)
-    for problem in find_problems(options):
-        raise UserError(f"--{problem}")
-    return options
+    named: dict[str, flags.FlagHolder[Any]] = {
+        "rows": ROWS,
+        "tokens_per_step": TOKENS_PER_STEP,
+        "cache_tokens": CACHE_TOKENS,
+    }
+    given = EngineOptions(**{field: flag.value for field, flag in named.items()})
+    return engine_flags.engine_options(ENGINE, given, {field: flag.name for field, flag in named.items()})
 
 
 if __name__ == "__main__":

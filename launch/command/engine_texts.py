@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from launch.command import streams
 from model.errors import UserError
+from model.inference.engine.draft import DraftModel
 from model.inference.engine.engine import Engine
 from model.inference.engine.options import EngineOptions
 from model.inference.generate import occurrence_indices
@@ -33,7 +34,8 @@ class EngineTexts:
         sampling: Sampling,
         *,
         stop_strings: tuple[str, ...],
-        rows: int,
+        engine: EngineOptions,
+        draft: DraftModel | None = None,
         chat: bool,
         chat_template: str | None,
     ) -> None:
@@ -43,18 +45,19 @@ class EngineTexts:
           run: the model.
           sampling: the rules that choose tokens, and how many.
           stop_strings: strings that end a text.
-          rows: the texts that are drawn at the same time.
+          engine: the options of the engine.
+          draft: the model that guesses tokens, or None.
           chat: whether prompts are messages.
           chat_template: a file with a chat template; None for the run's own.
         """
-        self._run, self._sampling, self._stops, self._rows = run, sampling, stop_strings, rows
+        self._run, self._sampling, self._stops, self._rows = run, sampling, stop_strings, engine.rows
         self._chat = chat_prompts(run.folder, run.tokenizer, chat_template) if chat else None
         if chat and self._chat is None:
             raise UserError(NO_TEMPLATE)
         # A published model marks the end of its turn with a token of its own.
         self._ends = stop_tokens(run.folder, run.tokenizer) if chat else ()
-        options = EngineOptions(rows=rows, tokens_per_step=max(128, 2 * rows))
-        self._engine = TextEngine(Engine(run.experiment.model, run.params, options, layout=run.layout), run.tokenizer)
+        made = Engine(run.experiment.model, run.params, engine, layout=run.layout, draft=draft)
+        self._engine = TextEngine(made, run.tokenizer)
         self._settings = {
             "step": run.step,
             "sampling": to_json(sampling),
@@ -83,7 +86,7 @@ class EngineTexts:
                 tokens += text.tokens
                 rate = tokens / max(time.monotonic() - began, 1e-9)
                 progress.update(index + 1, tokens_per_second=rate)
-        _report(texts, time.monotonic() - began)
+        self._report(texts, time.monotonic() - began)
 
     def converse(self, messages: Sequence[str] | None) -> None:
         """Answers messages one after the other, as one conversation; None for those that are typed."""
@@ -102,7 +105,7 @@ class EngineTexts:
             answer = self._answer(self._request(row, 0))
             texts.append(answer)
             past = [*asked, {"role": "assistant", "content": answer.text}]
-        _report(texts, time.monotonic() - began)
+        self._report(texts, time.monotonic() - began)
 
     def _answer(self, request: TextRequest) -> Continuation:
         """Prints a text while it is drawn."""
@@ -130,6 +133,13 @@ class EngineTexts:
             )
         return tuple(ids)
 
+    def _report(self, texts: Sequence[Continuation], seconds: float) -> None:
+        line, counts = f"{describe_speed(texts, seconds)}; compilation included", self._engine.statistics
+        if counts.proposed_tokens:
+            line += f"; {counts.acceptance_rate:.0%} of {counts.proposed_tokens:,} guesses right"
+            line += f", {counts.tokens_per_text_step:.2f} tokens of a text a step"
+        print(line, file=sys.stderr)
+
     def _request(self, ids: tuple[int, ...], sample_index: int) -> TextRequest:
         tokenizer = self._run.tokenizer
         request = Request(
@@ -141,10 +151,6 @@ class EngineTexts:
             sample_index=sample_index,
         )
         return TextRequest(request=request, stop_strings=self._stops)
-
-
-def _report(texts: Sequence[Continuation], seconds: float) -> None:
-    print(f"{describe_speed(texts, seconds)}; compilation included", file=sys.stderr)
 
 
 def _typed() -> Iterator[str]:

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from flax import struct
 
 from model.attention.cache import AttentionCache, CacheView
-from model.kernels.paged_array import PagedArray
+from model.kernels.paged_array import PagedArray, quantized
 from model.kernels.visibility import Coordinates
 from model.layout import Layout
+
+SCALE = "_scale"  # ends the name of the scales of an array
 
 
 @struct.dataclass
@@ -17,7 +19,8 @@ class PagedCache(AttentionCache):
     """The pages of one layer, and those of each row.
 
     Attributes:
-      arrays: by name, each (P, K, page size, H).
+      arrays: by name, each (P, K, page size, H). An array NAME beside one NAME_scale, whose width is 1, has a smaller
+        format, and the other has its scales.
       table_BJ: the pages of each row, as in `PagedArray`; rows may share pages that they do not write.
     """
 
@@ -33,8 +36,15 @@ class PagedCache(AttentionCache):
         page_BT = jnp.take_along_axis(self.table_BJ, jnp.minimum(positions_BT // size, count - 1), axis=1)
         page_BT = jnp.where(positions_BT < length_B[:, None], page_BT, num_pages)
         write = lambda x, x_BTKH: x.at[page_BT, :, positions_BT % size].set(x_BTKH.astype(x.dtype), mode="drop")  # noqa: E731
-        arrays = {name: write(x, new[name]) for name, x in self.arrays.items()}
-        view = {name: PagedArray(x, self.table_BJ) for name, x in arrays.items()}
+        arrays, view = dict(self.arrays), {}
+        for name, x_BTKH in new.items():
+            scales, scale_name = None, name + SCALE
+            if scale_name in arrays:
+                x_BTKH, scale_BTK1 = quantized(new[name], arrays[name].dtype)
+                arrays[scale_name] = scales = write(arrays[scale_name], scale_BTK1)
+            arrays[name] = write(arrays[name], x_BTKH)
+            dtype = None if scales is None else str(new[name].dtype)
+            view[name] = PagedArray(arrays[name], self.table_BJ, scales, dtype)
         return dataclasses.replace(self, arrays=arrays), CacheView(view, Coordinates(count * size))
 
     def sharded(self, layout: Layout) -> "PagedCache":

@@ -27,8 +27,12 @@ class Request:
       num_logprobs: the number of likeliest tokens whose log-probabilities are given with each new token; 0 gives that
         of the token alone, None gives none. They are those of the model, before temperature, filters and bias.
       scaled_logprobs: whether those of new tokens are at the temperature of `sampling`, still before filters and bias:
-        the policy that reinforcement learning improves (train/objectives/grpo.py).
+        the policy that reinforcement learning improves (train/objectives/policy.py).
       num_prompt_logprobs: the same for the tokens of the prompt after its first, never scaled.
+      first_prompt_logprob: the place of the first of these tokens; the prompt before it is read without logits, or
+        found in the cache. 1 is the first place that has a score.
+      only_scores: whether the text ends with the scores of its prompt, without a new token; the last token of such a
+        prompt is not read, and may be one more than the context holds.
       logit_bias: numbers added to the logits of some tokens before any filter, by id.
       priority: requests with a lower number are served first; equal ones in order of arrival.
     """
@@ -42,6 +46,8 @@ class Request:
     num_logprobs: int | None = None
     scaled_logprobs: bool = False
     num_prompt_logprobs: int | None = None
+    first_prompt_logprob: int = 1
+    only_scores: bool = False
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
     priority: int = 0
 
@@ -56,6 +62,10 @@ class Request:
                 yield name, f"must be 0 or more, or None for none, got {number}"
         if self.scaled_logprobs and self.sampling.temperature == 0:
             yield "scaled_logprobs", "there are none at temperature=0, which draws nothing"
+        if self.first_prompt_logprob < 1:
+            yield "first_prompt_logprob", f"must be at least 1, got {self.first_prompt_logprob}"
+        if self.only_scores and (self.num_prompt_logprobs is None or self.first_prompt_logprob >= len(self.prompt)):
+            yield "only_scores", "asks for no score; give num_prompt_logprobs, and a token from first_prompt_logprob on"
         for token, bias in self.logit_bias.items():
             if not -float("inf") <= bias < float("inf"):
                 yield "logit_bias", f"must be a number, or -inf to forbid the token, got {bias} for id {token}"

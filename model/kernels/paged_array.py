@@ -4,6 +4,7 @@ Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving 
 """
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 
@@ -15,10 +16,14 @@ class PagedArray:
       pages: the pool, (P, K, page size, H).
       table_BJ: the pages of each row in the order of positions (int32): page j has the positions from j * page size on.
         An entry whose positions no query sees may be the number of any page.
+      scales: of pages in a smaller format, the factor of each position and head, (P, K, page size, 1); None for none.
+      dtype_of_products: with scales, the dtype of `block`.
     """
 
     pages: jax.Array
     table_BJ: jax.Array
+    scales: jax.Array | None = None
+    dtype_of_products: str | None = struct.field(pytree_node=False, default=None)
 
     @property
     def page_size(self) -> int:
@@ -35,10 +40,26 @@ class PagedArray:
     @property
     def dtype(self) -> jax.typing.DTypeLike:
         """The dtype of keys or values."""
-        return self.pages.dtype
+        return self.pages.dtype if self.dtype_of_products is None else jnp.dtype(self.dtype_of_products)
 
     def block(self, first: jax.Array | int, count: int) -> jax.Array:
         """Returns `count` pages of every row, from page number `first` on, as (B, K, count * page size, H)."""
         page_BJ = jax.lax.dynamic_slice_in_dim(self.table_BJ, first, count, axis=1)
-        block_BKJSH = self.pages[page_BJ].swapaxes(1, 2)
+        block_BJKSH = self.pages[page_BJ]
+        if self.scales is not None:
+            block_BJKSH = (block_BJKSH.astype(jnp.float32) * self.scales[page_BJ]).astype(self.dtype)
+        block_BKJSH = block_BJKSH.swapaxes(1, 2)
         return block_BKJSH.reshape(*block_BKJSH.shape[:2], -1, block_BKJSH.shape[-1])
+
+
+def quantized(x_BTKH: jax.Array, dtype: jax.typing.DTypeLike) -> tuple[jax.Array, jax.Array]:
+    """Returns keys or values in a smaller format, and the scale of each token and head, float32 (B, T, K, 1).
+
+    The largest of a head's numbers gets the largest number of the format; integers are rounded to the nearest.
+    """
+    is_float = jnp.issubdtype(dtype, jnp.floating)
+    largest = float(jnp.finfo(dtype).max if is_float else jnp.iinfo(dtype).max)
+    x_BTKH = x_BTKH.astype(jnp.float32)
+    scale_BTK1 = jnp.max(jnp.abs(x_BTKH), axis=-1, keepdims=True) / largest
+    scaled_BTKH = jnp.clip(x_BTKH / jnp.where(scale_BTK1 == 0, 1, scale_BTK1), -largest, largest)
+    return (scaled_BTKH if is_float else jnp.round(scaled_BTKH)).astype(dtype), scale_BTK1

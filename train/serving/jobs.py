@@ -109,6 +109,7 @@ def make_job(
                 sample_index=before * samples + sample,
                 num_logprobs=num_logprobs,
                 num_prompt_logprobs=num_logprobs if echo is not None else None,
+                only_scores=max_tokens == 0 and num_logprobs is not None and len(ids) > 1,
                 logit_bias=bias,
                 priority=priority,
             )

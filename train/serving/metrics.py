@@ -7,6 +7,7 @@ from typing import Any
 import prometheus_client
 from prometheus_client.core import GaugeMetricFamily
 
+_RATIOS = ("acceptance_rate", "tokens_per_text_step")  # of the engine's counts
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -44,8 +45,8 @@ class Metrics:
         yield GaugeMetricFamily("cairn_unfinished_texts", "Texts that run or wait.", self._unfinished())
         statistics = self._statistics()
         names = [field.name for field in dataclasses.fields(statistics)] if dataclasses.is_dataclass(statistics) else []
-        for name in names:
-            value = getattr(statistics, name)
+        for name in (*names, *_RATIOS):
+            value = getattr(statistics, name, None)
             if isinstance(value, int | float):
                 yield GaugeMetricFamily(f"cairn_engine_{name}", f"{name} of the engine.", value)
 

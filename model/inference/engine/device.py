@@ -49,6 +49,7 @@ class Device:
         params: Params,
         *,
         rows: int,
+        decoded: int,
         tokens_per_step: int,
         num_likeliest: int,
     ) -> None:
@@ -60,11 +61,12 @@ class Device:
           plan: the arrays.
           params: the parameters, prepared for this layout.
           rows, tokens_per_step: see `EngineOptions`.
+          decoded: the most tokens that a step decodes: one of each row, and guesses at the next ones; 0 for none.
           num_likeliest: how many of the likeliest tokens programs return.
         """
         self._config, self._layout, self._plan, self.params = config, layout, plan, params
         self._rows, self._num_likeliest, self._vocab_size = rows, num_likeliest, config.vocab_size
-        self._decode_sizes = programs.decode_sizes(rows)
+        self._decode_sizes = programs.decode_sizes(decoded) if decoded else []
         self._decode_width = programs.decode_width(config)
         self._read_sizes = programs.read_sizes(config, tokens_per_step)
         self._programs: dict[tuple[str, int, int], Callable[..., Any]] = {}
@@ -85,7 +87,7 @@ class Device:
 
     def score(self, spans: Sequence[Span]) -> list[ScoredPart]:
         """Reads parts of texts whose next tokens are known; returns the scores of these, in order."""
-        scored: list[ScoredPart] = []
+        pending: list[tuple[list[Span], Scores]] = []
         for parts in self._in_rows(spans):
             next_BT = np.zeros(self._read_sizes[0], np.int32)
             for i, part in enumerate(parts):
@@ -93,17 +95,24 @@ class Device:
             wants_likeliest = np.array(any(part.sequence.request.num_prompt_logprobs for part in parts))
             inputs = self._inputs(self._read_sizes[0], parts), next_BT, wants_likeliest
             result = self._program("score", *self._read_sizes[0])(self.params, self._state, *inputs)
-            self._state, scores = result[0], jax.tree.map(np.asarray, result[1])
+            self._state = result[0]
+            pending.append((parts, result[1]))
+        scored: list[ScoredPart] = []
+        for parts, on_device in pending:  # fetched when all programs are under way
+            scores = jax.tree.map(np.asarray, on_device)
             scored += [ScoredPart(part, scores, row) for row, part in enumerate(parts)]
         return scored
 
-    def decode(self, texts: Sequence[Text]) -> list[tuple[int, Scores]]:
-        """Reads the last token of every text; returns the next token of each, and the scores of that place."""
+    def decode(self, spans: Sequence[Span]) -> list[tuple[int, Scores]]:
+        """Reads a token of each span, and chooses the token after it; returns this and the scores of that place.
+
+        Several may be of one text, in order: each is a row of a program, and sees the rows before it.
+        """
         chosen: list[tuple[int, Scores]] = []
-        for first in range(0, len(texts), self._decode_sizes[-1]):
-            some = texts[first : first + self._decode_sizes[-1]]
+        for first in range(0, len(spans), self._decode_sizes[-1]) if spans else ():
+            some = spans[first : first + self._decode_sizes[-1]]
             size = next(size for size in self._decode_sizes if size >= len(some))
-            rows = self._inputs((size, self._decode_width), [Span(text, len(text.tokens) - 1, 1) for text in some])
+            rows = self._inputs((size, self._decode_width), some)
             result = self._program("decode", size, self._decode_width)(
                 self.params, self._state, rows, self._choices(size, some)
             )
@@ -112,6 +121,13 @@ class Device:
                 (int(token), jax.tree.map(lambda x, i=i: x[i], scores)) for i, token in enumerate(tokens[: len(some)])
             ]
         return chosen
+
+    def unscored(self, span: Span) -> int:
+        """Returns how many of a span's first tokens to read without logits: whole rows before the first score."""
+        place, width = span.sequence.next_score, self._read_sizes[0][1]
+        if place is None or place > span.first + span.count:
+            return span.count
+        return (place - 1 - span.first) // width * width
 
     def _in_rows(self, spans: Sequence[Span]) -> list[list[Span]]:
         """Cuts parts of texts to the size of a program's rows; returns those of each call, in order of each text."""
@@ -143,21 +159,22 @@ class Device:
         tables = tuple(np.zeros((size, self._plan.pages_of_text), np.int32) for _ in self._plan.reaches)
         for i, part in enumerate(parts):
             text = part.sequence
-            tokens[i, : part.count] = text.tokens[part.first : part.first + part.count]
-            first[i], count[i], text_length[i] = part.first, part.count, len(text.tokens)
+            tokens[i, : part.count] = part.tokens
+            first[i], count[i] = part.first, part.count
+            text_length[i] = max(len(text.tokens), part.first + part.count)
             state[i] = self._rows if text.row is None else text.row
             for table, pages in zip(tables, text.pages, strict=True):
                 table[i, : len(pages)] = [0 if page == NO_PAGE else page for page in pages]
         return Rows(tokens, first, count, text_length, state, tables)
 
-    def _choices(self, size: int, texts: Sequence[Text]) -> Choices:
-        """Returns how the next tokens are chosen; rows without a text are greedy."""
-        requests = [text.request for text in texts]
+    def _choices(self, size: int, spans: Sequence[Span]) -> Choices:
+        """Returns how the tokens after spans of one token are chosen; rows without a span are greedy."""
+        requests = [span.sequence.request for span in spans]
         samplings = [request.sampling for request in requests]
-        samplings += [Sampling(temperature=0)] * (size - len(texts))
+        samplings += [Sampling(temperature=0)] * (size - len(spans))
         seed, prompt, sample = np.zeros((3, size), np.uint32)
-        for i, text in enumerate(texts):
-            seed[i], prompt[i], sample[i] = text.request.sampling.seed, text.prompt_hash, text.request.sample_index
+        for i, (span, request) in enumerate(zip(spans, requests, strict=True)):
+            seed[i], prompt[i], sample[i] = request.sampling.seed, span.sequence.prompt_hash, request.sample_index
         bias: Any = self._no_bias[size]
         seen: Any = self._not_seen[size]
         if any(request.logit_bias for request in requests):
@@ -170,7 +187,8 @@ class Device:
         rules = rules_of_rows(samplings)
         if (rules["repetition_penalty"] != NEUTRAL["repetition_penalty"]).any():
             marks = [[mark for mark in (request.begin, request.end) if mark is not None] for request in requests]
-            seen = seen_tokens([text.tokens for text in texts], marks, self._vocab_size, rows=size)
+            texts = [span.sequence.known_or_proposed(0, span.first + 1) for span in spans]
+            seen = seen_tokens(texts, marks, self._vocab_size, rows=size)
         wanted = [request.num_logprobs for request in requests]
         wants_logprob = np.array(any(each is not None for each in wanted))
         wants_likeliest = np.array(any(wanted))
@@ -178,15 +196,23 @@ class Device:
 
     # ------------------------------------------------------------------------------------------------------ programs
 
+    @property
+    def num_programs(self) -> int:
+        """The programs of which `compile` tells."""
+        return len(self._decode_sizes) + 2
+
     def compile(self, progress: Callable[[int, int], None]) -> None:
         """Compiles all programs, and tries whether they give the same results for the same tokens.
 
         On a CPU it takes the largest programs that do. `progress` is called with the programs done, and of all.
         """
-        sizes, total = list(self._decode_sizes), len(self._decode_sizes) + 2
+        sizes, total = list(self._decode_sizes), self.num_programs
         count = min(PROBE, self._plan.longest_text)
         chooses, all_agree = self._layout.platform == "cpu", True
-        whole, first = self._probe_decode(sizes[0], count), self._probe_decode(sizes[0], 1)
+        if sizes:
+            whole, first = self._probe_decode(sizes[0], count), self._probe_decode(sizes[0], 1)
+        else:
+            whole = self._probe_read(count)[0]
         for done, size in enumerate(sizes):
             agrees = _equal(first, self._probe_decode(size, 1))
             all_agree &= agrees
@@ -222,7 +248,7 @@ class Device:
         scores = []
         for token in tokens:
             text.tokens.append(token)
-            scores.append(self.decode([text])[0][1])
+            scores.append(self.decode([Span(text, len(text.tokens) - 1, 1)])[0][1])
         self._decode_sizes = sizes
         return self._results(text, scores)
 
@@ -251,13 +277,13 @@ class Device:
         """Returns a compiled program, and compiles it if that was not done yet."""
         key = (name, rows, tokens)
         if key not in self._programs:
-            text = self._probe_text(1)
-            inputs: tuple[Any, ...] = (self.params, self._state, self._inputs((rows, tokens), [Span(text, 0, 1)]))
+            span = Span(self._probe_text(1), 0, 1)
+            inputs: tuple[Any, ...] = (self.params, self._state, self._inputs((rows, tokens), [span]))
             options: tuple[Any, ...] = (self._config, self._layout, self._plan)
             if name == "score":
                 inputs += np.zeros((rows, tokens), np.int32), np.array(False)
             elif name == "decode":
-                inputs += (self._choices(rows, [text]),)
+                inputs += (self._choices(rows, [span]),)
             options += () if name == "read" else (self._num_likeliest,)
             function = getattr(programs, name)
             self._programs[key] = programs.compiled(function, *options, *inputs, platform=self._layout.platform)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from model.attention.cache import AttentionCache
-from model.attention.paged_cache import PagedCache
+from model.attention.paged_cache import SCALE, PagedCache
 from model.config import ModelConfig
 from model.inference.engine.options import EngineOptions
 from model.inference.engine.scheduler import pages_of_window
@@ -182,8 +182,10 @@ def plan_cache(config: ModelConfig, options: EngineOptions, cache_tokens: int) -
         reach = None if reach is None or reach >= config.context_length else reach
         if reach not in reaches:
             reaches.append(reach)
-        shapes = tuple((n, x.shape[1], x.shape[3], str(x.dtype)) for n, x in cache.arrays.items())
-        layers.append((name, PagedLayer(reaches.index(reach), cache.heads, shapes)))
+        stored = options.cache_dtype
+        shapes = [(n, x.shape[1], x.shape[3], stored or str(x.dtype)) for n, x in cache.arrays.items()]
+        shapes += [(n + SCALE, heads, 1, "float32") for n, heads, *_ in shapes if stored is not None]
+        layers.append((name, PagedLayer(reaches.index(reach), cache.heads, tuple(shapes))))
     pages, size = -(-cache_tokens // options.page_size), options.page_size
     longest = min(config.context_length, pages * size) if None in reaches else config.context_length
 

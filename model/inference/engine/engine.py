@@ -9,38 +9,35 @@
 Exactness. On a CPU the tokens and log-probabilities of a request are the same bits whatever other requests run beside
 it, however its prompt is cut into parts, whichever of its pages were found in the cache, and however often it gave way
 and was read again (programs.py and model/kernels/xla/pages.py say how; tests/model/inference/engine/test_exactness.py
-tries random schedules). They are the tokens of `generate`, up to rounding. On accelerators sums may depend on the
-number of rows of a program.
+tries random schedules). Guesses at the next tokens (speculation.py) change none of them. They are the tokens of
+`generate`, up to rounding. On accelerators sums may depend on the number of rows of a program.
 
 One thread calls an engine; it has no threads, reads no clock and writes no text.
 """
 
 import dataclasses
-import functools
-import math
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
-
-import jax
-import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.errors import UserError
 from model.inference.engine import programs
+from model.inference.engine.capacity import capacity_of, plan_of, shares_pages
 from model.inference.engine.device import Device
-from model.inference.engine.device_state import CachePlan, plan_cache
-from model.inference.engine.options import Capacity, EngineOptions, EngineStatistics
+from model.inference.engine.draft import DraftModel, DraftProposer
+from model.inference.engine.ngram import NGramProposer
+from model.inference.engine.options import EngineOptions, EngineStatistics
 from model.inference.engine.page_pool import PagePool
 from model.inference.engine.programs import Scores
 from model.inference.engine.scheduler import Scheduler, Span
 from model.inference.engine.sequence import Sequence as Text
+from model.inference.engine.speculation import Draft, NGram, Proposer, accepted, check_rolls_back
 from model.inference.generate import PreparedParams, prepare_params
 from model.inference.prompts import check_ids, check_length
 from model.inference.request import EndedBy, Request, TokenScore, Update
 from model.layout import ONE_DEVICE, Layout
 from model.options.tree import check
-from model.transformer import Params, abstract_params
+from model.transformer import Params
 
 DEFAULT_OPTIONS = EngineOptions()
 
@@ -60,6 +57,7 @@ class Engine:
         options: EngineOptions = DEFAULT_OPTIONS,
         *,
         layout: Layout = ONE_DEVICE,
+        draft: DraftModel | None = None,
     ) -> None:
         """Prepares the parameters and makes the cache.
 
@@ -68,9 +66,10 @@ class Engine:
           params: its parameters, or the result of `prepare_params`.
           options: the sizes of the engine.
           layout: the layout of activations over devices.
+          draft: the model that guesses, with `Draft` as the option of speculation.
 
         Raises:
-          UserError: for invalid options.
+          UserError: for invalid options, and for a model whose cache cannot give back a wrong guess.
         """
         check(options, "engine")
         self.options, self._config, self._layout = options, config, layout
@@ -79,17 +78,20 @@ class Engine:
         self.capacity = capacity_of(self._plan)
         self._positions = {layer.position for layer in config.layers if layer.position.reads_lengths}
         pools = [PagePool(count) for count in self._plan.num_pages]
-        shares = options.prefix_cache and bool(pools) and not self._plan.has_states and not self._positions
+        shares = options.prefix_cache and bool(pools) and shares_pages(config)
         self._scheduler = Scheduler(
             options.rows, options.tokens_per_step, options.page_size, pools, list(self._plan.reaches), shares=shares
         )
         self._num_likeliest = max(1, min(options.max_logprobs, config.vocab_size))
+        self._proposer = self._make_proposer(draft)
+        guesses = 0 if options.speculation is None else options.speculation.tokens
         self._device = Device(
             programs.serving_config(config),
             layout,
             self._plan,
             prepare_params(config, params, layout).params,
             rows=options.rows,
+            decoded=0 if options.only_scores else options.rows * (1 + guesses),
             tokens_per_step=options.tokens_per_step,
             num_likeliest=self._num_likeliest,
         )
@@ -97,6 +99,26 @@ class Engine:
         self._cancelled: list[Text] = []
         self._num_submitted = 0
         self._statistics = EngineStatistics(pages=sum(pool.num_pages for pool in pools))
+
+    def _make_proposer(self, draft: DraftModel | None) -> Proposer | None:
+        """Returns the part that guesses tokens, by the option of speculation."""
+        speculation = self.options.speculation
+        if isinstance(speculation, Draft) != (draft is not None):
+            raise UserError(
+                "engine.speculation: Draft() needs a draft model, and none is given"
+                if draft is None
+                else f"a draft model is given, and engine.speculation={speculation} does not use it; set it to Draft()"
+            )
+        if speculation is None:
+            return None
+        check_rolls_back(self._config, "the model")
+        if isinstance(speculation, NGram):
+            return NGramProposer(speculation)
+        assert draft is not None
+        proposer = DraftProposer(draft, self._config, self.options, self.capacity.longest_text, self._layout)
+        total = self.capacity.cache_bytes + proposer.cache_bytes
+        self.capacity = dataclasses.replace(self.capacity, cache_bytes=total)
+        return proposer
 
     # ------------------------------------------------------------------------------------------------------ requests
 
@@ -137,8 +159,11 @@ class Engine:
                     f"request.{name}: this engine gives at most {self._num_likeliest} likeliest tokens, got "
                     f"{getattr(request, name)}; ask for fewer, or raise engine.max_logprobs"
                 )
-        check_length("the prompt", prompt, self._context)
-        budget = min(new, self._context - len(prompt) + 1)  # the last token needs no place in the cache
+        if self.options.only_scores and not request.only_scores:
+            raise UserError("request.only_scores: this engine chooses no token; set it, or engine.only_scores=False")
+        check_length("the prompt", prompt[1:] if request.only_scores else prompt, self._context)
+        room = self._context - len(prompt) + 1  # the last token needs no place in the cache
+        budget = 0 if request.only_scores else min(new, room)
         if (needed := len(prompt) + budget - 1) > self.capacity.longest_text:
             raise UserError(
                 f"the prompt of {len(prompt)} tokens with {budget} new ones needs {needed} places in the cache, and "
@@ -146,7 +171,7 @@ class Engine:
             )
         number, self._num_submitted = self._num_submitted, self._num_submitted + 1
         pages: list[list[int]] = [[] for _ in self._plan.reaches]
-        reason: EndedBy = "max_tokens" if budget == new else "context"
+        reason: EndedBy = "max_tokens" if request.only_scores or budget == new else "context"
         text = Text(number, request, budget, reason, list(prompt), pages)
         self._texts[number] = text
         self._scheduler.add(text)
@@ -155,7 +180,7 @@ class Engine:
     def cancel(self, request_id: int) -> None:
         """Ends a request; its last update comes with the next step. Without effect if it is unknown or has ended."""
         if (text := self._texts.pop(request_id, None)) is not None:
-            self._scheduler.remove(text)
+            self._forget(text)
             text.ended_by = "cancelled"
             self._cancelled.append(text)
 
@@ -180,8 +205,19 @@ class Engine:
 
         It also tries them on a few tokens (`is_exact`). `progress` is called with the programs done, and of all.
         """
-        if self._device.is_exact is None:
-            self._device.compile(progress or (lambda done, count: None))
+        if self._device.is_exact is not None:
+            return
+        parts: list[Device | Proposer] = [self._device] if self._proposer is None else [self._device, self._proposer]
+        total = sum(part.num_programs for part in parts)
+        before = 0
+
+        def show(done: int, _: int) -> None:
+            if progress is not None:
+                progress(before + done, total)
+
+        for part in parts:
+            part.compile(show)
+            before += part.num_programs
 
     @property
     def is_exact(self) -> bool | None:
@@ -198,42 +234,90 @@ class Engine:
             assert not self._texts, "requests wait and none can run"
             return updates
         self._statistics.steps += 1
-        self._read(plan.reading)
+        updates += self._read(plan.reading)
+        self._propose(plan.decoding, self.options.tokens_per_step - sum(span.count for span in plan.reading))
         return updates + self._decode(plan.decoding)
 
-    def _read(self, spans: list[Span]) -> None:
-        """Reads parts of prompts, and keeps the scores that are asked for."""
-        scored = [span for span in spans if span.sequence.needs_scores]
-        self._device.read([span for span in spans if not span.sequence.needs_scores])
+    def _read(self, spans: list[Span]) -> list[Update]:
+        """Reads parts of prompts, and keeps the scores that are asked for; returns updates of texts that end so."""
+        counts = [self._device.unscored(span) for span in spans]
+        both = list(zip(spans, counts, strict=True))
+        self._device.read([Span(span.sequence, span.first, count) for span, count in both if count])
+        scored = [Span(s.sequence, s.first + count, s.count - count) for s, count in both if count < s.count]
         for part in self._device.score(scored):
             text, first = part.span.sequence, part.span.first
-            for place in range(len(text.scores) - first, part.span.count):  # those before were known already
-                token = text.tokens[first + place + 1]
-                text.scores.append(
-                    _token_score(token, part.scores, (part.row, place), text.request.num_prompt_logprobs)
-                )
+            while (place := text.next_score) is not None and place <= first + part.span.count:
+                at = part.row, place - 1 - first
+                text.scores.append(_token_score(text.tokens[place], part.scores, at, text.request.num_prompt_logprobs))
         for span in spans:
             self._statistics.prompt_tokens += span.count
             self._scheduler.was_read(span.sequence, span.count)
+        ended = [text for span in spans if (text := span.sequence).request.only_scores and text.next_score is None]
+        for text in ended:
+            text.ended_by = text.budget_ends_by
+            self._forget(text)
+            del self._texts[text.request_id]
+        return [Update(text.request_id, (), tuple(text.scores), text.ended_by) for text in ended]
+
+    def _propose(self, texts: list[Text], budget: int) -> None:
+        """Guesses the next tokens of texts, as many as the budget of the step leaves and the free pages hold.
+
+        Texts that are yet to be read are shown too: a draft reads them in the meantime.
+        """
+        if self._proposer is None:
+            return
+        left, counts = budget - len(texts), []
+        for text in texts:
+            counts.append(min(self._most_guesses(text), left))
+            left -= counts[-1]
+        others = [text for text in self._scheduler.running if text not in texts]
+        proposed = self._proposer.propose(texts + others, counts + [0] * len(others))
+        for text, guesses in zip(texts, proposed[: len(texts)], strict=True):
+            text.proposed = guesses[: self._scheduler.lengthen(text, len(guesses))]
+
+    def _most_guesses(self, text: Text) -> int:
+        """Returns how many tokens may be guessed: fewer than its budget, and none after its positions change."""
+        assert self.options.speculation is not None
+        most = max(0, min(self.options.speculation.tokens, text.budget - text.num_new - 1))
+        lengths = range(len(text.tokens) + 1, len(text.tokens) + most + 1)
+        changes = (i for i, n in enumerate(lengths) if any(position.changes_at(n) for position in self._positions))
+        return next(changes, most)
 
     def _decode(self, texts: list[Text]) -> list[Update]:
-        """Reads the last token of every text; returns an update for each."""
-        updates = []
-        for text, (token, scores) in zip(texts, self._device.decode(texts), strict=True):
-            self._scheduler.was_read(text, 1)
-            score = _token_score(token, scores, (), text.request.num_logprobs)
-            text.add(score)
-            prompt = None
-            if text.request.num_prompt_logprobs is not None and not text.scores_sent:
-                prompt, text.scores_sent = tuple(text.scores), True
-            updates.append(Update(text.request_id, (score,), prompt, text.ended_by))
+        """Reads the last token of every text, and the guesses after it; returns an update for each."""
+        spans = [Span(text, len(text.tokens) - 1 + i, 1) for text in texts for i in range(1 + len(text.proposed))]
+        chosen = iter(self._device.decode(spans))
+        return [self._took(text, [next(chosen) for _ in range(1 + len(text.proposed))]) for text in texts]
+
+    def _took(self, text: Text, chosen: list[tuple[int, Scores]]) -> Update:
+        """Adds the tokens that were chosen after the last one and after each right guess; returns the update."""
+        right = accepted(text.proposed, [token for token, _ in chosen])
+        self._statistics.text_steps += 1
+        self._statistics.proposed_tokens += len(text.proposed)
+        text.proposed, new = [], []
+        for token, scores in chosen[: right + 1]:
+            new.append(_token_score(token, scores, (), text.request.num_logprobs))
+            text.add(new[-1])
             if text.ended_by is not None:
-                self._scheduler.remove(text)
-                del self._texts[text.request_id]
-            elif any(position.changes_at(len(text.tokens)) for position in self._positions):
-                self._scheduler.give_way(text)  # its keys are those of a shorter text
-        self._statistics.new_tokens += len(texts)
-        return updates
+                break
+        self._statistics.accepted_tokens += min(right, len(new))
+        self._scheduler.was_read(text, len(new))
+        self._statistics.new_tokens += len(new)
+        prompt = None
+        if text.request.num_prompt_logprobs is not None and not text.scores_sent:
+            prompt, text.scores_sent = tuple(text.scores), True
+        if text.ended_by is not None:
+            self._forget(text)
+            del self._texts[text.request_id]
+        elif any(position.changes_at(len(text.tokens)) for position in self._positions):
+            self._scheduler.give_way(text)  # its keys are those of a shorter text
+        return Update(text.request_id, tuple(new), prompt, text.ended_by)
+
+    def _forget(self, text: Text) -> None:
+        """Lets go of a text that ended."""
+        self._scheduler.remove(text)
+        if self._proposer is not None:
+            self._proposer.forget(text)
 
 
 def _token_score(token: Any, scores: Scores, at: tuple[int, ...], count: int | None) -> TokenScore:
@@ -243,43 +327,3 @@ def _token_score(token: Any, scores: Scores, at: tuple[int, ...], count: int | N
     ids, values = scores.likeliest[at][:count], scores.likeliest_logprob[at][:count]
     likeliest = tuple(zip(ids.tolist(), values.tolist(), strict=True))
     return TokenScore(int(token), float(scores.logprob[at]), likeliest)
-
-
-def plan_of(config: ModelConfig, options: EngineOptions) -> CachePlan:
-    """Returns the arrays of an engine; makes none."""
-    if options.cache_tokens is not None:
-        return plan_cache(config, options, options.cache_tokens)
-    wanted = options.rows * config.context_length
-    plan = plan_cache(config, options, wanted)
-    room = _device_memory() // 2 - sum(
-        math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(abstract_params(config))
-    )
-    capacity = capacity_of(plan)
-    if capacity.cache_bytes <= room or not capacity.bytes_per_token:
-        return plan
-    fewer = (room - options.rows * capacity.bytes_per_row) // capacity.bytes_per_token
-    return plan_cache(config, options, max(options.page_size, min(wanted, fewer)))
-
-
-def capacity_of(plan: CachePlan) -> Capacity:
-    """Returns the size of the arrays of a plan."""
-    groups = list(enumerate(zip(plan.reaches, plan.num_pages, strict=True)))
-    whole = [group for group, (reach, _) in groups if reach is None]
-    row_bytes = plan.bytes_of(None)
-    window_bytes = sum(plan.bytes_of(group) * pages for group, (reach, pages) in groups if reach is not None)
-    page_bytes = sum(plan.bytes_of(group) for group in whole)
-    tokens = plan.num_pages[whole[0]] * plan.page_size if whole else plan.rows * plan.longest_text
-    return Capacity(
-        tokens=tokens,
-        longest_text=plan.longest_text,
-        cache_bytes=sum(plan.bytes_of(group) * pages for group, (_, pages) in groups) + plan.rows * row_bytes,
-        bytes_per_token=page_bytes // plan.page_size,
-        bytes_per_row=row_bytes + window_bytes // plan.rows,
-    )
-
-
-@functools.cache
-def _device_memory() -> int:
-    """Returns the bytes of a device's memory, or of this machine's where devices do not say."""
-    stats: Mapping[str, int] = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -2,6 +2,9 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Literal
+
+from model.inference.engine.speculation import Speculation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -14,16 +17,23 @@ class EngineOptions:
       page_size: the tokens of a page of the cache.
       cache_tokens: the tokens that the cache holds, of all texts together; None for `rows` texts of the context length,
         or as many as half of the device's memory holds.
+      cache_dtype: a smaller format of keys and values in pages, with a scale for each token and head; None for that of
+        the model's products. Recurrent states keep theirs.
       prefix_cache: whether texts that begin alike share pages, also those of texts that ended.
       max_logprobs: the most likeliest tokens that a request may ask for with each token.
+      speculation: how the next tokens are guessed, to read several of a text in one step; None for no guesses.
+      only_scores: whether all requests ask for scores of their prompts alone; then no program that decodes is compiled.
     """
 
     rows: int = 16
     tokens_per_step: int = 128
     page_size: int = 16
     cache_tokens: int | None = None
+    cache_dtype: Literal["int8", "float8_e4m3fn"] | None = None
     prefix_cache: bool = True
     max_logprobs: int = 20
+    speculation: Speculation | None = None
+    only_scores: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -41,6 +51,8 @@ class EngineOptions:
                 "cache_tokens",
                 f"must be at least the {self.page_size} tokens of a page, or None; got {self.cache_tokens}",
             )
+        if self.only_scores and self.speculation is not None:
+            yield "speculation", "guesses new tokens, and with only_scores there are none; set one of them"
         if self.max_logprobs < 0:
             yield "max_logprobs", f"must be 0 or more, got {self.max_logprobs}"
 
@@ -72,6 +84,8 @@ class EngineStatistics:
       steps: the steps that read tokens.
       prompt_tokens, new_tokens: the tokens read for prompts (those read again too), and generated.
       prefix_tokens: the tokens of prompts that were found in the cache in place of being read.
+      text_steps: the steps of all texts that brought a new token, or several.
+      proposed_tokens, accepted_tokens: the guesses of speculation, and those that were right.
       preemptions: how often a request lost its pages and was read again.
       evictions: the pages of ended texts that made room.
       pages, pages_in_use: of all pools.
@@ -82,9 +96,22 @@ class EngineStatistics:
     prompt_tokens: int = 0
     new_tokens: int = 0
     prefix_tokens: int = 0
+    text_steps: int = 0
+    proposed_tokens: int = 0
+    accepted_tokens: int = 0
     preemptions: int = 0
     evictions: int = 0
     pages: int = 0
     pages_in_use: int = 0
     waiting: int = 0
     running: int = 0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """The share of guesses that were right; 0 without guesses."""
+        return self.accepted_tokens / max(self.proposed_tokens, 1)
+
+    @property
+    def tokens_per_text_step(self) -> float:
+        """The new tokens of a text in one step; 1 without speculation."""
+        return self.new_tokens / max(self.text_steps, 1)

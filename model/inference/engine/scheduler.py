@@ -19,11 +19,16 @@ from model.inference.engine.sequence import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Tokens of a prompt to read in one step."""
+    """Tokens of a text to read in one step, known or proposed."""
 
     sequence: Sequence
     first: int
     count: int
+
+    @property
+    def tokens(self) -> list[int]:
+        """Its ids."""
+        return self.sequence.known_or_proposed(self.first, self.first + self.count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +123,14 @@ class Scheduler:
             [span for span in reading if span.sequence.row is not None],
         )
 
+    def lengthen(self, sequence: Sequence, count: int) -> int:
+        """Gives pages to guesses after a running text, as far as any are left; returns those that have a place."""
+        for pool, pages in zip(self.pools, sequence.pages, strict=True):
+            while len(pages) * self.page_size < len(sequence.tokens) + count and pool.available:
+                pages.append(pool.take())
+            count = min(count, len(pages) * self.page_size - len(sequence.tokens))
+        return count
+
     def was_read(self, sequence: Sequence, count: int) -> None:
         """Counts tokens that the cache now holds, lets others find full pages, and drops those before windows."""
         sequence.num_read += count
@@ -198,9 +211,12 @@ class Scheduler:
 
     def _share(self, sequence: Sequence) -> bytes | None:
         """Takes the known pages of the next tokens; returns the digest of the next page if it is yet to be read."""
-        if not self.shares or sequence.num_to_read == 0 or sequence.num_read % self.page_size or sequence.needs_scores:
+        if not self.shares or sequence.num_to_read == 0 or sequence.num_read % self.page_size:
             return None
-        full = (len(sequence.tokens) - 1) // self.page_size
+        most = len(sequence.tokens) - 1
+        if sequence.next_score is not None:  # the token before it is read, for its logits
+            most = min(most, sequence.next_score - 1)
+        full = most // self.page_size
         first = end = sequence.num_read // self.page_size
         windows = [group for group, (_, reach) in enumerate(self._groups) if reach is not None]
         for last in range(first, full):

@@ -22,7 +22,8 @@ class Sequence:
       pages: of every group of layers, the pages of the tokens read; NO_PAGE before a window.
       digests: of the full pages of `tokens`, as far as they were needed.
       num_published: the pages that others can find.
-      scores: of the prompt's tokens after its first, as far as they are known.
+      proposed: guesses at the tokens after `tokens`, which the next step reads with them.
+      scores: of the prompt's tokens, as far as they are asked for and known.
       ended_by: the reason why it ended.
     """
 
@@ -36,6 +37,7 @@ class Sequence:
     row: int | None = None
     digests: list[bytes] = dataclasses.field(default_factory=list)
     num_published: int = 0
+    proposed: list[int] = dataclasses.field(default_factory=list)
     scores: list[TokenScore] = dataclasses.field(default_factory=list)
     scores_sent: bool = False
     ended_by: EndedBy | None = None
@@ -60,10 +62,19 @@ class Sequence:
         return len(self.tokens) - 1 - self.num_read
 
     @property
-    def needs_scores(self) -> bool:
-        """Whether the next token to read is followed by one whose score is asked for and not known."""
-        wanted = self.request.num_prompt_logprobs is not None
-        return wanted and len(self.scores) < len(self.request.prompt) - 1
+    def next_score(self) -> int | None:
+        """The place of the next token whose score is asked for and not known; None if there is none."""
+        if self.request.num_prompt_logprobs is None:
+            return None
+        place = self.request.first_prompt_logprob + len(self.scores)
+        return place if place < len(self.request.prompt) else None
+
+    def known_or_proposed(self, first: int, end: int) -> list[int]:
+        """Returns some of the tokens; the proposed ones follow the known."""
+        length = len(self.tokens)
+        if end <= length:
+            return self.tokens[first:end]
+        return self.tokens[first:] + self.proposed[max(0, first - length) : end - length]
 
     def digest(self, index: int, page_size: int) -> bytes:
         """Returns the digest of the page with this index, whose tokens are known."""

@@ -3,12 +3,15 @@
 import dataclasses
 import io
 import json
+import re
 
 import jax
 import pytest
 
 from launch.command.engine_texts import EngineTexts
 from model.errors import UserError
+from model.inference.engine.options import EngineOptions
+from model.inference.engine.speculation import NGram
 from model.inference.sampling import Sampling
 from train.generation.prompts import Prompt
 from train.generation.texts import generate_texts
@@ -34,7 +37,8 @@ def template(tmp_path_factory):
 @pytest.fixture(scope="module")
 def texts(run, template):
     """One engine for all, with the programs that it has compiled; it takes prompts as messages when asked to."""
-    return EngineTexts(run, SAMPLING, stop_strings=(), rows=2, chat=True, chat_template=template)
+    engine = EngineOptions(rows=2, tokens_per_step=128, speculation=NGram(shortest=1))
+    return EngineTexts(run, SAMPLING, stop_strings=(), engine=engine, chat=True, chat_template=template)
 
 
 @pytest.fixture
@@ -58,6 +62,7 @@ def test_a_file_has_the_texts_of_static_batches_and_continues(plain, run, tmp_pa
     assert "generate  6/6" in printed
     assert "6 texts, " in printed
     assert "; time to first token " in printed
+    assert re.search(r"; \d+% of \d+ guesses right, [12]\.\d\d tokens of a text a step\n$", printed)
     # Killed amid the fourth line.
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]) + b'{"prompt": "the')
     plain.write(PROMPTS, 2, path)
@@ -109,7 +114,7 @@ def test_messages_into_a_file(texts, tmp_path, monkeypatch):
 
 def test_a_chat_needs_a_template(run):
     with pytest.raises(UserError, match="this run has no chat template"):
-        EngineTexts(run, SAMPLING, stop_strings=(), rows=2, chat=True, chat_template=None)
+        EngineTexts(run, SAMPLING, stop_strings=(), engine=EngineOptions(rows=2), chat=True, chat_template=None)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,16 @@
 """A cache of pages holds what a contiguous one holds; padding is not written."""
 
+import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
+import pytest
 
+from model import kernels
 from model.attention.cache import make_cache
 from model.attention.paged_cache import PagedCache
+from model.kernels.scoring import Scoring
+from model.kernels.visibility import Coordinates, Visibility
 from model.layout import ONE_DEVICE
 
 PAGE, WIDTH = 4, 3
@@ -36,3 +42,46 @@ def test_padding_is_not_written():
     cache, _ = cache.extend(ones, positions, jnp.array([5, 0]))
     written = np.asarray(cache.arrays["k"])[:, 0, :, 0]
     np.testing.assert_array_equal(written, [[1, 0, 0, 0], [0, 0, 0, 1]])
+
+
+def rounded(x, dtype):
+    """Numbers in a smaller format and back, by a scale for the last axis, in NumPy."""
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    largest = 127 if dtype == "int8" else 448
+    scale = np.abs(x).max(axis=-1, keepdims=True) / np.float32(largest)
+    scaled = x / np.where(scale == 0, 1, scale)
+    return (np.round(scaled) if dtype == "int8" else scaled).astype(kind).astype(np.float32) * scale
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("int8", 0.5 / 127), ("float8_e4m3fn", 1 / 16)])
+def test_attention_to_a_smaller_format_is_that_to_rounded_keys_and_values(dtype, error):
+    rng = np.random.default_rng(1)
+    q, k, v = (rng.normal(size=(2, 6, heads, 4)).astype(np.float32) for heads in (4, 2, 2))
+    k[0, 2] = 0
+    pages = {
+        name: jnp.zeros((6, 2, PAGE, width), kind)
+        for name, width, kind in [
+            ("k", 4, dtype),
+            ("v", 4, dtype),
+            ("k_scale", 1, "float32"),
+            ("v_scale", 1, "float32"),
+        ]
+    }
+    cache = PagedCache(pages, "kv_heads", jnp.array([[5, 0], [2, 4]], jnp.int32))
+    positions = np.tile(np.arange(6, dtype=np.int32), (2, 1))
+    cache, view = cache.extend({"k": k, "v": v}, positions, jnp.array([6, 6]))
+    assert cache.arrays["k"].dtype == dtype
+    assert view.arrays["k"].dtype == np.float32
+    held = {name: np.asarray(view.arrays[name].block(0, 2)).swapaxes(1, 2)[:, :6] for name in "kv"}
+    for name, x in (("k", k), ("v", v)):
+        np.testing.assert_allclose(held[name], rounded(x, dtype), rtol=1e-6)
+        largest = np.abs(x).max(axis=-1, keepdims=True)
+        assert 0 < np.abs(held[name] - x).max() <= 1.01 * error * largest.max()
+    seen = Visibility(Coordinates(6, index=positions), Coordinates(6))
+    scoring = Scoring(0.5, None, "float32")
+    found = kernels.attend(q, view.arrays["k"], view.arrays["v"], seen.with_keys(view.keys), scoring)
+    causal = np.tril(np.ones((6, 6), bool))
+    k, v = (np.repeat(held[name], 2, axis=2) for name in "kv")
+    scores = np.where(causal, 0.5 * np.einsum("btnh,bsnh->bnts", q, k), -np.inf)
+    expected = np.einsum("bnts,bsnh->btnh", np.asarray(jax.nn.softmax(scores)), v)
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -11,6 +11,7 @@ from model.errors import UserError
 from model.inference.generate import generate, prepare_params
 from train.evaluation.harness.marks import marks_of
 from train.evaluation.harness.requests import Continuation, Generation, cut
+from train.evaluation.harness.shared_prefixes import PrefixScorer
 from train.evaluation.perplexity import default_batch_size
 from train.evaluation.token_scores import compile_token_scores
 from train.generation.texts import TextStream
@@ -37,6 +38,7 @@ class HarnessModel:
     def __init__(self, run: LoadedRun) -> None:
         """Args: the run. Raises UserError when its tokenizer has no mark that could come before a text."""
         self._run, self._tokenizer = run, run.tokenizer
+        self._prefixes = PrefixScorer(run.experiment.model, run.params, run.layout)
         self.max_length, self.marks = run.experiment.model.context_length, marks_of(run)
 
     def encode(self, text: str, add_begin: bool | None = None) -> list[int]:
@@ -55,17 +57,29 @@ class HarnessModel:
     def score(self, requests: Sequence[Continuation], advance: Advance = _ignore) -> list[tuple[float, bool]]:
         """The log-likelihood of each continuation in nats, and whether greedy decoding would give it.
 
-        Contexts that are too long lose their beginning. Requests are batched by length: rows are as long as the next
-        power of two, so that few programs are compiled. `advance` is told of every scored request. Raises UserError for
-        a continuation that is longer than the model's context.
+        Contexts that are too long lose their beginning. The inference engine reads contexts that begin alike once,
+        where this takes less time. Other requests are batched by length: rows are as long as the next power of two, so
+        that few programs are compiled. `advance` is told of every scored request. Raises UserError for a continuation
+        that is longer than the model's context.
         """
-        by_length: dict[int, list[int]] = {}
-        for number, request in enumerate(requests):
+        for request in requests:
             if len(request.continuation) > self.max_length:
                 raise UserError(
                     f"a continuation has {len(request.continuation)} tokens, more than the model's context of "
                     f"{self.max_length}; take a task with shorter ones"
                 )
+        texts = [self._ids(request) for request in requests]
+        if self._prefixes.pays(texts, sum(map(self._row_length, requests))):
+            return self._prefixes.score(texts, [len(request.continuation) for request in requests], advance)
+        return self._score_batches(requests, advance)
+
+    def _ids(self, request: Continuation) -> list[int]:
+        """The ids of a request, of which the last is not read; a context that is too long loses its beginning."""
+        return [*request.context, *request.continuation][-(self.max_length + 1) :]
+
+    def _score_batches(self, requests: Sequence[Continuation], advance: Advance) -> list[tuple[float, bool]]:
+        by_length: dict[int, list[int]] = {}
+        for number, request in enumerate(requests):
             by_length.setdefault(self._row_length(request), []).append(number)
         found: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         for length in sorted(by_length, reverse=True):  # the largest batches come first: memory fails early or not
@@ -93,8 +107,8 @@ class HarnessModel:
         batch = {name: np.zeros((size, length), np.int32) for name in ("tokens", "targets", "segment_ids")}
         batch["positions"] = np.broadcast_to(np.arange(length, dtype=np.int32), (size, length))
         stops = []
-        for row, (context, continuation) in enumerate(requests):
-            ids = [*context, *continuation][-(self.max_length + 1) :]
+        for row, request in enumerate(requests):
+            ids = self._ids(request)
             stop = len(ids) - 1
             batch["tokens"][row, :stop], batch["targets"][row, :stop] = ids[:-1], ids[1:]
             batch["segment_ids"][row, :stop] = 1

@@ -52,11 +52,11 @@ MODELS = {
 }
 
 
-def engine_of(name, **options):
+def engine_of(name, draft=None, **options):
     """An engine of a model whose cache is a little larger than the longest text, and the model's parameters."""
     defaults = dict(rows=4, tokens_per_step=9, page_size=4, cache_tokens=44, max_logprobs=3)
     params = draw(MODELS[name])
-    return Engine(MODELS[name], params, EngineOptions(**defaults | options)), params
+    return Engine(MODELS[name], params, EngineOptions(**defaults | options), draft=draft), params
 
 
 @dataclasses.dataclass

@@ -1,5 +1,6 @@
 """The engine's interface: updates, requests that it refuses, capacity, no compilation while serving, new parameters."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,11 +8,10 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from model.inference.engine.engine import capacity_of, plan_of
-from model.inference.engine.options import EngineOptions
+from model.inference.engine.speculation import NGram
 from model.inference.request import Request
 from model.inference.sampling import Sampling
-from tests.model.inference.engine.serving import DENSE, MODELS, engine_of, serve
+from tests.model.inference.engine.serving import engine_of, serve
 
 GREEDY = Sampling(temperature=0, max_tokens=4)
 
@@ -80,6 +80,13 @@ def test_a_cancelled_request_ends_with_the_next_step():
             "request.num_logprobs: this engine gives at most 3 likeliest tokens, got 9",
         ),
         (dict(prompt=(1,), sampling=Sampling(max_tokens=0)), "sampling.max_tokens"),
+        (dict(prompt=(1,), first_prompt_logprob=0), "request.first_prompt_logprob: must be at least 1, got 0"),
+        (dict(prompt=(1,), only_scores=True, num_prompt_logprobs=0), "request.only_scores: asks for no score"),
+        (dict(prompt=(1, 2), only_scores=True), "request.only_scores: asks for no score"),
+        (
+            dict(prompt=(1,) * 42, only_scores=True, num_prompt_logprobs=0),
+            "the prompt has 41 tokens, more than the context of 40",
+        ),
         (dict(prompt=(1,), sampling=Sampling(temperature=0, top_k=2)), "sampling.top_k"),
     ],
 )
@@ -132,29 +139,37 @@ def test_new_parameters_forget_the_pages_of_the_old():
         made.replace_params(params)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_capacity_is_known_before_arrays_are_made(name):
-    options = EngineOptions(rows=3, page_size=4, tokens_per_step=5)
-    plan = plan_of(MODELS[name], options)
-    capacity, shapes = capacity_of(plan), jax.tree.leaves(plan.shapes())
-    assert capacity.cache_bytes == sum(x.size * x.dtype.itemsize for x in shapes)
-    assert capacity.longest_text == DENSE.context_length
-    assert capacity.tokens == 3 * DENSE.context_length
-    if name == "dense":  # two layers of keys and values, two heads of 4 float32
-        assert capacity.bytes_per_token == 2 * 2 * 2 * 4 * 4
-        assert capacity.bytes_per_row == 0
-    if name == "state space":
-        assert capacity.bytes_per_token == 0
-        assert capacity.bytes_per_row * 3 == capacity.cache_bytes
-    if name == "window":  # one of the two layers keeps as many pages as a window and a step need
-        assert capacity.bytes_per_token == 2 * 2 * 4 * 4
-        assert 0 < capacity.bytes_per_row < 40 * capacity.bytes_per_token
+def test_scores_from_a_place_on_are_those_of_the_whole_and_leave_the_pages_before_it_to_others():
+    made = engine()
+    prompt = tuple(range(3, 33))
+    whole = serve(made, [Request(prompt=prompt, sampling=GREEDY, num_prompt_logprobs=2)])[0]
+    before = made.statistics
+    part = Request(prompt=prompt, sampling=GREEDY, num_prompt_logprobs=2, first_prompt_logprob=27)
+    answer = serve(made, [part])[0]
+    assert answer.prompt == whole.prompt[26:]
+    assert answer.tokens == whole.tokens
+    # The six full pages before the token at 26, whose logits are those of the first score.
+    assert made.statistics.prefix_tokens - before.prefix_tokens == 24
+    before = made.statistics
+    alone = serve(made, [dataclasses.replace(part, only_scores=True)])[0]
+    assert (alone.prompt, alone.tokens, alone.ended_by) == (answer.prompt, [], "max_tokens")
+    assert made.statistics.prompt_tokens - before.prompt_tokens == 29 - 24
+    assert made.statistics.new_tokens == before.new_tokens
 
 
-def test_the_cache_takes_what_memory_there_is(monkeypatch):
-    from model.inference.engine import engine as module
-
-    monkeypatch.setattr(module, "_device_memory", lambda: 2 * 40_000)
-    plan = plan_of(DENSE, EngineOptions(rows=16, page_size=4))
-    assert 4 <= capacity_of(plan).tokens < 16 * 40
-    assert capacity_of(plan).cache_bytes <= 40_000
+def test_an_engine_of_scores_compiles_no_decoding_and_takes_a_token_more_than_the_context():
+    made, _ = engine_of("dense", rows=2, tokens_per_step=5, only_scores=True)
+    done = []
+    made.compile(lambda number, total: done.append((number, total)))
+    assert done[-1] == (2, 2)
+    assert made.is_exact
+    ids = tuple(range(41))
+    ask = Request(prompt=ids, num_prompt_logprobs=0, first_prompt_logprob=38, only_scores=True)
+    last = serve(made, [ask])[0].prompt
+    assert [score.token for score in last] == [38, 39, 40]
+    other = serve(engine(), [Request(prompt=ids[:40], sampling=GREEDY, num_prompt_logprobs=0)])[0]
+    assert last[:2] == other.prompt[37:]
+    with pytest.raises(UserError, match="request.only_scores: this engine chooses no token"):
+        made.submit(Request(prompt=(1,)))
+    with pytest.raises(UserError, match="engine.speculation: guesses new tokens, and with only_scores there are none"):
+        engine_of("dense", only_scores=True, speculation=NGram())

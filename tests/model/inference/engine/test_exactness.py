@@ -5,6 +5,8 @@ Alone, a request finds an empty cache; the schedules give it neighbours, pages o
 
 import functools
 
+import jax
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from model.inference.engine.programs import serving_config
 from model.inference.generate import generate
 from model.inference.request import Request
 from model.inference.sampling import Sampling
+from model.transformer import forward
 from tests.model.inference.engine.serving import DENSE, MODELS, engine_of, serve
 from tests.tiers import SWEEP, representatives
 
@@ -45,6 +48,7 @@ def drawn_requests(draw):
         sample_index=draw(st.integers(0, 2)),
         num_logprobs=3,
         num_prompt_logprobs=draw(st.sampled_from([None, None, 2])),
+        first_prompt_logprob=draw(st.sampled_from([1, 1, max(1, length - 3)])),
         priority=draw(st.integers(0, 2)),
         logit_bias=draw(st.sampled_from([{}, {}, {5: 2.0, 7: -float("inf")}])),
         end=draw(st.sampled_from([None, 11])),
@@ -61,14 +65,14 @@ def schedules(draw):
 
 
 @functools.cache
-def served(name):
+def served(name, cache_dtype=None):
     """An engine, its parameters, and the answers that requests got alone."""
     rows = 4 if name == "dense" else 2
-    return *engine_of(name, rows=rows, tokens_per_step=2 * rows + 1), {}
+    return *engine_of(name, rows=rows, tokens_per_step=2 * rows + 1, cache_dtype=cache_dtype), {}
 
 
-def check(name, schedule):
-    engine, params, alone = served(name)
+def check(name, schedule, cache_dtype=None):
+    engine, params, alone = served(name, cache_dtype)
     requests, delays, cancels = schedule
     for request in requests:
         if (key := repr(request)) not in alone:
@@ -105,6 +109,21 @@ def test_many_schedules(name, schedule):
     check(name, schedule)
 
 
+@few(4)
+@given(schedule=schedules())
+def test_a_cache_in_a_smaller_format_is_as_exact(schedule):
+    check("keys of an earlier layer", schedule, "int8")
+
+
+@SWEEP
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+@pytest.mark.parametrize("name", ["dense", "window", "latent", "delta"])
+@few(40)
+@given(schedule=schedules())
+def test_many_schedules_in_smaller_formats(name, dtype, schedule):
+    check(name, schedule, dtype)
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_the_programs_are_exact_and_agree_with_generate(name):
     engine, params, _ = served(name)
@@ -115,6 +134,17 @@ def test_the_programs_are_exact_and_agree_with_generate(name):
     config = serving_config(MODELS[name]) if name == "experts" else MODELS[name]
     expected = generate(config, params, prompts, sampling)
     assert [answer.tokens for answer in serve(engine, requests)] == expected
+    assert engine.is_exact
+
+
+def test_a_smaller_format_rounds_a_little():
+    engine, params, _ = served("keys of an earlier layer", "int8")
+    tokens = tuple(HEADS[0][:30])
+    request = Request(prompt=tokens, sampling=Sampling(max_tokens=1), num_prompt_logprobs=0)
+    found = [score.logprob for score in serve(engine, [request])[0].prompt]
+    logits = forward(MODELS["keys of an earlier layer"], params, np.array([tokens])).logits_BTV[0]
+    expected = jax.nn.log_softmax(logits)[np.arange(29), np.array(tokens[1:])]
+    assert 0 < np.abs(np.array(found) - np.asarray(expected)).max() < 0.2
     assert engine.is_exact
 
 

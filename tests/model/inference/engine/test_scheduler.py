@@ -11,8 +11,9 @@ def scheduler_of(pages=8, rows=2, budget=6, reaches=(None,), shares=True):
     return Scheduler(rows, budget, 2, [PagePool(pages) for _ in reaches], list(reaches), shares=shares)
 
 
-def add(scheduler, number, length, priority=0, head=0):
-    request = Request(prompt=tuple(range(head, head + length)), sampling=Sampling(max_tokens=20), priority=priority)
+def add(scheduler, number, length, priority=0, head=0, **fields):
+    prompt = tuple(range(head, head + length))
+    request = Request(prompt=prompt, sampling=Sampling(max_tokens=20), priority=priority, **fields)
     text = Sequence(number, request, 20, "max_tokens", list(request.prompt), [[] for _ in scheduler.pools])
     scheduler.add(text)
     return text
@@ -92,6 +93,28 @@ def test_a_text_that_is_known_as_a_whole_decodes_at_once():
     scheduler.remove(first)
     add(scheduler, 1, 7)
     assert step(scheduler) == ([1], [])
+
+
+def test_a_text_shares_the_pages_before_its_first_score():
+    scheduler = scheduler_of(pages=20, rows=3, budget=20)
+    first = add(scheduler, 0, 9)
+    step(scheduler)
+    scheduler.remove(first)
+    for number, place in enumerate((5, 6, 7), start=1):  # the token before it is read
+        add(scheduler, number, 9, num_prompt_logprobs=0, first_prompt_logprob=place)
+    assert step(scheduler) == ([], [(1, 4, 4), (2, 4, 4), (3, 6, 2)])
+    assert scheduler.prefix_tokens == 4 + 4 + 6
+
+
+def test_guesses_take_the_pages_that_are_free_and_no_others():
+    scheduler = scheduler_of(pages=4, shares=False)
+    texts = [add(scheduler, 0, 3), add(scheduler, 1, 2, head=50)]
+    step(scheduler)
+    assert scheduler.lengthen(texts[0], 1) == 1
+    assert scheduler.lengthen(texts[0], 4) == 3  # in three pages; the fourth is that of the other text
+    assert scheduler.pools[0].available == 0
+    assert scheduler.lengthen(texts[1], 3) == 0
+    assert scheduler.preemptions == 0
 
 
 def test_pages_before_a_window_are_dropped_and_found_again():

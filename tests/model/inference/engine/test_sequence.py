@@ -33,10 +33,19 @@ def test_the_budget_ends_a_text():
 def test_the_last_token_is_read_by_the_step_that_chooses_the_next():
     text = sequence_of(num_prompt_logprobs=0)
     assert text.num_to_read == 2
-    assert text.needs_scores
+    assert text.next_score == 1
     text.scores = [TokenScore(2), TokenScore(3)]
-    assert not text.needs_scores
-    assert not sequence_of().needs_scores
+    assert text.next_score is None
+    assert sequence_of().next_score is None
+    assert sequence_of(num_prompt_logprobs=0, first_prompt_logprob=2).next_score == 2
+    assert sequence_of(num_prompt_logprobs=0, first_prompt_logprob=3).next_score is None
+
+
+def test_proposed_tokens_follow_the_known():
+    text = sequence_of()
+    text.proposed = [4, 5]
+    parts = [text.known_or_proposed(first, end) for first, end in ((0, 2), (2, 4), (3, 5), (4, 5))]
+    assert parts == [[1, 2], [3, 4], [4, 5], [5]]
 
 
 def test_draws_depend_on_the_prompt_as_in_generate():
