@@ -5,6 +5,7 @@
     python -m launch.evaluate --run=runs/llama-70b --mesh=fsdp=4,tensor=2
     python -m launch.evaluate --run=runs/quickstart --probes=induction,needle,recall --html=probes.html
     python -m launch.evaluate --run=runs/quickstart --harness=arc_easy,lambada_openai --num_fewshot=0
+    python -m launch.evaluate --run=runs/sft --questions=data/instructions/prompts.test.jsonl
     python -m launch.evaluate --run=models/Qwen3-0.6B --text=domains.jsonl --details --html=page.html
     python -m launch.evaluate --run=runs/a --against=runs/b --text=book.txt --text=domains.jsonl
     python -m launch.evaluate --run=models/gpt2 --text=wikitext.jsonl --stream --window=1024 --stride=512
@@ -29,6 +30,9 @@ large for a number (a perplexity above 1.8e308) is "not finite", and null in JSO
 Models with different tokenizers are compared per byte and per character alone. --details adds accuracy, entropy,
 calibration and the loss against the number of tokens before. --lengths measures windows shorter and longer than those
 of the training. With --resume (or --results=FILE) a killed evaluation continues and prints the same numbers.
+
+--questions puts the prompts of a .jsonl file to the model, which answers greedily by its chat template, and compares
+the answers with the right ones: exactly (strict), and whether they end so (lenient). --answers=FILE keeps the texts.
 
 --probes asks tasks without data (train/evaluation/probes/), beside the losses of known strategies. --harness runs tasks
 of lm_eval (pip install -e '.[harness]'); its tasks read their data from the Hugging Face hub or, in --harness_folder,
@@ -93,7 +97,7 @@ def main(argv: list[str]) -> int:
     if OTHER.asked():
         for flag in (TEXT, *OF_TEXTS):
             if flag.present:
-                raise UserError(f"--{flag.name} has no effect beside --probes and --harness; leave it out")
+                raise UserError(f"--{flag.name} has no effect beside --probes, --harness and --questions; leave it out")
         cli.prepare_jax()
         return OTHER.run(RUN.value, CHECKPOINT.value, cli.mesh_from_flag(MESH), HTML.value, JSON.value)
     cli.prepare_jax()

@@ -2,6 +2,7 @@
 
     python -m launch.train --config=configs/quickstart.py --run=runs/quickstart
     python -m launch.train --config=configs/quickstart.py --run=runs/eight --mesh=fsdp=8
+    python -m launch.train --config=configs/alignment/conversations.py --init_from=runs/llama-1b --run=runs/chat
     srun python -m launch.train --config=configs/quickstart.py --run=runs/many
 
 Several processes, such as one a host, train one run in a folder that all of them see. Under srun, mpirun, on Cloud TPU
@@ -32,6 +33,9 @@ from train.process.watchdog import STALL_SECONDS
 
 CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
+INIT_FROM = cli.define_path(
+    "init_from", None, "A run: the config's model becomes its model, and training starts from its parameters."
+)
 MESH = cli.define_mesh()
 HOSTS = cli.define_hosts()
 RUN = cli.define_path("run", None, "The run folder; runs/NAME after the config's name when not given.")
@@ -69,7 +73,7 @@ def main(argv: list[str]) -> int:
     if CONFIG.value is None:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
     cli.prepare_jax(several=HOSTS, xla_flags=True)
-    experiment = cli.experiment_from(CONFIG.value, SET.value, cli.mesh_from_flag(MESH))
+    experiment = cli.experiment_from(CONFIG.value, SET.value, cli.mesh_from_flag(MESH), INIT_FROM.value)
     if PRINT_CONFIG.value:
         return _print_config(experiment) if is_writer() else 0
     from train.files.paths import literal_path

@@ -18,17 +18,18 @@ from model.options.assignments import override
 from model.options.json import from_json, to_json
 from model.options.tree import check
 from model.options.words import nearest
+from train import experiment as experiments
 from train.earlier import MOVED, MOVED_MODULES, RENAMED_CLASSES, RENAMED_VALUES
 from train.experiment import Experiment
-from train.files.paths import expand_paths
+from train.files.paths import expand_paths, literal_path
 
 
-def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
+def from_file(path: str, overrides: Sequence[str] = (), init_from: str | None = None) -> Experiment:
     """Returns the checked experiment that a config file defines, with `--set` overrides applied in order.
 
-    A config file is Python and assigns `experiment = Experiment(...)`; of a file that assigns an ablation it is the
-    base. Raises UserError for a missing file, for a file that defines no experiment, and for every problem of the
-    options.
+    With `init_from`, a run folder, the model is that run's and training starts from its parameters. A config file is
+    Python and assigns `experiment = Experiment(...)`; of a file that assigns an ablation it is the base. Raises
+    UserError for a missing file, for a file that defines no experiment, and for every problem of the options.
     """
     assigned = assignments_of(path)
     experiment = assigned.get("experiment")
@@ -36,6 +37,10 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
         experiment = getattr(assigned["ablation"], "base", None)
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
+    if init_from is not None:
+        model = experiments.load(literal_path(init_from)).model
+        training = dataclasses.replace(experiment.training, init_from=init_from)
+        experiment = dataclasses.replace(experiment, model=model, training=training)
     return with_overrides(experiment, overrides)
 
 

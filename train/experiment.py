@@ -19,7 +19,7 @@ from train.data.conversations.option import Conversations
 from train.data.generated import Generated
 from train.data.prompts import Prompts
 from train.earlier import current_config
-from train.evaluation.named_evaluations import NamedEvaluation, ProbeEvaluation, changed_texts, problems_of_evaluations
+from train.evaluation.named_evaluations import AnyEvaluation, changed_texts, problems_of_evaluations
 from train.files.files import read_json, write_json
 from train.files.paths import IS_PATH, AnyPath, expand_paths
 from train.files.remote import convert_read_errors
@@ -82,6 +82,11 @@ class Training:
     frozen: Frozen = Frozen()
     init_from: str | None = dataclasses.field(default=None, metadata=IS_PATH)
     branch_from: Branch | None = None
+
+    @property
+    def starts_from(self) -> str | None:
+        """The run whose parameters are the initial ones; None where they are drawn."""
+        return self.init_from if self.branch_from is None else self.branch_from.run
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -204,7 +209,7 @@ class Experiment:
     mesh: Mesh = dataclasses.field(default=Mesh(), metadata=EXECUTION_ONLY)
     sharding: Sharding = dataclasses.field(default=Sharding(), metadata=EXECUTION_ONLY)
     evaluation: Evaluation = Evaluation()
-    evaluations: tuple[NamedEvaluation | ProbeEvaluation, ...] = dataclasses.field(default=(), metadata=EXECUTION_ONLY)
+    evaluations: tuple[AnyEvaluation, ...] = dataclasses.field(default=(), metadata=EXECUTION_ONLY)
     statistics: Statistics | None = dataclasses.field(default=None, metadata=EXECUTION_ONLY)
     spikes: Spikes | None = dataclasses.field(default=Spikes(), metadata=EXECUTION_ONLY)
     samples: Samples = dataclasses.field(default=Samples(), metadata=EXECUTION_ONLY)

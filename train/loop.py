@@ -158,7 +158,7 @@ def _begin(
 def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
     """The checked dataset of a run. Tokenizes it and the further texts to evaluate if they are not tokenized yet."""
     fits = functools.partial(check_vocabulary, experiment)
-    data = experiment.data.starting_from(experiment.training.init_from)
+    data = experiment.data.starting_from(experiment.training.starts_from)
     dataset = open_dataset(prepare(data, run / "data", TerminalReporter(), check=fits))
     check_vocabulary(experiment, dataset.tokenizer, dataset.folder)
     check_prompts(experiment.model, dataset.tokenizer, experiment.samples.prompts)

@@ -185,11 +185,11 @@ def mesh_from_flag(flag: flags.FlagHolder[Any]) -> "Mesh | None":
     return None if flag.value is None else parse_mesh(flag.value)
 
 
-def experiment_from(config: str, changes: list[str], mesh: "Mesh | None") -> "Experiment":
-    """The checked experiment of --config, with --set and --mesh. Raises UserError."""
+def experiment_from(config: str, changes: list[str], mesh: "Mesh | None", init_from: str | None = None) -> "Experiment":
+    """The checked experiment of --config, with --init_from, --set and --mesh. Raises UserError."""
     from train.config_file import from_file
 
-    return from_file(config, changes if mesh is None else [*changes, f"mesh={mesh}"])
+    return from_file(config, changes if mesh is None else [*changes, f"mesh={mesh}"], init_from)
 
 
 def published_in_bfloat16(name: str) -> "ModelConfig":

@@ -1,4 +1,4 @@
-"""The flags of `launch.evaluate` for other evaluations than that of text: probes, and tasks of lm_eval."""
+"""The flags of `launch.evaluate` for other evaluations than that of text: probes, tasks of lm_eval, questions."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ flags.disclaim_key_flags()  # the command that calls `define` is to list these f
 
 
 class OtherFlags(NamedTuple):
-    """The flags of probes and of lm_eval."""
+    """The flags of probes, of lm_eval and of questions."""
 
     probes: flags.FlagHolder[Any]
     sequences: flags.FlagHolder[Any]
@@ -21,14 +21,21 @@ class OtherFlags(NamedTuple):
     harness_folder: flags.FlagHolder[Any]
     harness_limit: flags.FlagHolder[Any]
     num_fewshot: flags.FlagHolder[Any]
+    questions: flags.FlagHolder[Any]
+    answers: flags.FlagHolder[Any]
+    answer_tokens: flags.FlagHolder[Any]
 
     def asked(self) -> bool:
         """Whether one of these evaluations is asked for. Raises UserError for flags without effect."""
-        if self.probes.value is not None and self.harness.value:
-            raise UserError("--probes and --harness are two evaluations; give one at a time")
+        asked = {"probes": self.probes.value is not None, "harness": bool(self.harness.value)}
+        asked["questions"] = self.questions.value is not None
+        if sum(asked.values()) > 1:
+            named = " and ".join(f"--{name}" for name, given in asked.items() if given)
+            raise UserError(f"{named} are {sum(asked.values())} evaluations; give one at a time")
         needs = {
-            "probes": (self.probes.value is not None, (self.sequences, self.probe_seed)),
-            "harness": (bool(self.harness.value), (self.harness_folder, self.harness_limit, self.num_fewshot)),
+            "probes": (asked["probes"], (self.sequences, self.probe_seed)),
+            "harness": (asked["harness"], (self.harness_folder, self.harness_limit, self.num_fewshot)),
+            "questions": (asked["questions"], (self.answers, self.answer_tokens)),
         }
         for name, (given, others) in needs.items():
             for flag in others:
@@ -45,6 +52,8 @@ class OtherFlags(NamedTuple):
         from train.conversion.loading import load_model
 
         loaded = load_model(run, checkpoint, mesh=mesh)
+        if self.questions.value is not None:
+            return self._questions(loaded, html, as_json)
         return self._tasks(loaded, html, as_json) if self.harness.value else self._probes(loaded, html, as_json)
 
     def _probes(self, loaded: Any, html: str | None, as_json: bool) -> int:
@@ -57,6 +66,17 @@ class OtherFlags(NamedTuple):
         if html is not None:
             write_page(results, local_path(html, "a page"))
         print(streams.as_json(results.as_json()) if as_json else table(results))
+        return 0
+
+    def _questions(self, loaded: Any, html: str | None, as_json: bool) -> int:
+        from train.alignment.answering import answers_of_run, table, write_answers
+
+        if html is not None:
+            raise UserError("--html has no page of --questions; take --json, or --answers=FILE.jsonl for the texts")
+        questions, answers = answers_of_run(loaded, self.questions.value, max_tokens=self.answer_tokens.value)
+        if self.answers.value is not None:
+            write_answers(questions, answers, local_path(self.answers.value, "a file of answers"))
+        print(streams.as_json(answers.numbers()) if as_json else table(answers))
         return 0
 
     def _tasks(self, loaded: Any, html: str | None, as_json: bool) -> int:
@@ -89,4 +109,11 @@ def define() -> OtherFlags:
         cli.define_path("harness_folder", None, "With --harness: a folder with further task files."),
         flags.DEFINE_integer("harness_limit", None, "With --harness: documents of each task.", lower_bound=1),
         flags.DEFINE_integer("num_fewshot", None, "With --harness: examples before each document.", lower_bound=0),
+        cli.define_path(
+            "questions",
+            None,
+            "Questions instead of text: a .jsonl file with a prompt and its answer in each row.",
+        ),
+        cli.define_path("answers", None, "With --questions: writes the model's answers and their judgements here."),
+        flags.DEFINE_integer("answer_tokens", 64, "With --questions: the longest answer.", lower_bound=1),
     )

@@ -80,10 +80,20 @@ def test_info_counts_and_verifies(run, call):
     assert out.splitlines()[-1] == "verified: 2 shards match their checksums"
 
 
+def test_instructions_are_written(tmp_path, call):
+    counts = "--counts=Counts(texts=1, conversations=2, preferences=1, prompts=1, tests=1)"
+    path = f"--path={tmp_path / 'new'}"
+    (answer,) = call(MODULE, [("instructions", path, counts, "--grammar=Instructions(tasks=('sort',))")])
+    assert answer.status == 0, answer.err
+    assert len(answer.out.splitlines()) == 8
+    rows = (tmp_path / "new" / "conversations.train.jsonl").read_text().splitlines()
+    assert [json.loads(row)["messages"][0]["content"].split()[0] for row in rows] == ["sort", "sort"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected one of show, info, got nothing"),
+        ([], "expected one of show, info, instructions, got nothing"),
         (["shw"], "got shw"),
         (["show", "--run=RUN"], "--run and --step are needed"),
         (["show", "--run=RUN", "--step=0"], "steps count from 1"),
@@ -95,6 +105,10 @@ def test_info_counts_and_verifies(run, call):
         (["show", "--run=RUN", "--step=1", "--rows=4"], "expected numbers from 0 to 3"),
         (["show", "--run=RUN/data", "--step=1"], "it has no config.json"),
         (["info"], "--path is missing"),
+        (["instructions"], "--path is missing"),
+        (["instructions", "--path=RUN", "--step=3"], "--step has no effect with instructions"),
+        (["show", "--run=RUN", "--step=1", "--counts=Counts()"], "--counts has no effect with show"),
+        (["instructions", "--path=RUN/x", "--grammar=Instructions(length=20)"], "length: must be from 3 to 8, got 20"),
         (["info", "--path=RUN"], "is not a finished dataset"),
     ],
 )

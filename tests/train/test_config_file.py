@@ -9,7 +9,7 @@ from model.options.assignments import override
 from tests.train.config_files import CONFIG, refusal
 from train.config_file import all_option_classes, from_file
 from train.earlier import MOVED_MODULES
-from train.experiment import Experiment
+from train.experiment import Experiment, save
 
 
 def test_a_config_file_is_python_that_assigns_experiment(config):
@@ -29,6 +29,18 @@ def test_overrides_apply_in_order(config):
     assert experiment.model.num_layers == 5
     assert (experiment.optimizer.b1, experiment.optimizer.b2) == (0.8, 0.5)
     assert experiment.data.path == "a/b.txt"
+
+
+def test_the_model_of_a_run_and_its_parameters(config, tmp_path, tiny_experiment):
+    run = tmp_path / "run"
+    run.mkdir()
+    save(tiny_experiment(), run)
+    fits = ["data.sequence_length=16", "samples.length=8", "data.tokenizer=Bytes()", "training.num_steps=30"]
+    experiment = from_file(config(), fits, init_from=str(run))
+    assert experiment.model == tiny_experiment().model != from_file(config()).model
+    assert (experiment.training.init_from, experiment.training.num_steps) == (str(run), 30)
+    with pytest.raises(UserError, match="is no run folder"):
+        from_file(config(), init_from=str(tmp_path / "none"))
 
 
 def test_no_such_file_names_the_nearest(config, tmp_path):

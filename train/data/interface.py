@@ -78,6 +78,14 @@ class DataOption(Batched, abc.ABC):
         def cross_document_attention(self) -> bool:
             """Whether all tokens of a row see each other."""
 
+        @property
+        def seed(self) -> int:
+            """The seed of the order."""
+
+        @property
+        def prefetch(self) -> int:
+            """The number of batches made ahead."""
+
     @property
     def no_text(self) -> str | None:
         """The reason why the data are no running text that can be cut into windows; None where they are."""

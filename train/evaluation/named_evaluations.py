@@ -1,4 +1,4 @@
-"""Further texts and probes to evaluate during training, each with a name."""
+"""Further texts, probes and questions to evaluate during training, each with a name."""
 
 import dataclasses
 import pathlib
@@ -86,7 +86,36 @@ class ProbeEvaluation:
                 yield name, f"must be at least 1, got {getattr(self, name)}"
 
 
-AnyEvaluation = NamedEvaluation | ProbeEvaluation
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnswerEvaluation:
+    """The share of prompts that the model answers rightly during the run, strictly and leniently. It decides nothing.
+
+    The model answers greedily, by the run's chat template, or the plain one (train/alignment/answering.py).
+
+    Attributes:
+      name: the name of its lines in metrics.jsonl.
+      path: rows of JSON with `prompt` and `answer`, as for `Conversations.path`.
+      every: steps between evaluations; the last step is always evaluated.
+      num_prompts: the number of rows to use; None for all.
+      max_tokens: the longest answer.
+    """
+
+    name: str
+    path: str = dataclasses.field(metadata=IS_PATH)
+    every: int = 500
+    num_prompts: int | None = None
+    max_tokens: int = 64
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        yield from _problems_of_name(self.name)
+        for name in ("every", "num_prompts", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                yield name, f"must be at least 1, got {value}"
+
+
+AnyEvaluation = NamedEvaluation | ProbeEvaluation | AnswerEvaluation
 
 
 def _problems_of_name(name: str) -> Iterator[tuple[str, str]]:

@@ -1,12 +1,19 @@
-"""Evaluations during training: of the validation split, of further named texts, and of probes."""
+"""Evaluations during training: of the validation split, of further named texts, of probes, and of questions."""
 
 import dataclasses
 import math
 from typing import Any
 
 from model.errors import UserError
+from train.alignment.answering import Examiner, chat_of_run, read_questions
 from train.data.config import Data
-from train.evaluation.named_evaluations import NamedEvaluation, ProbeEvaluation, evaluated_split
+from train.evaluation.named_evaluations import (
+    AnswerEvaluation,
+    AnyEvaluation,
+    NamedEvaluation,
+    ProbeEvaluation,
+    evaluated_split,
+)
 from train.evaluation.probing.measure import measure, reader_of
 from train.evaluation.validation import BatchLimit, SplitEvaluation
 from train.hooks.interface import Hook, Session, StepInfo
@@ -122,9 +129,48 @@ class ProbeHook(Hook):
         session.say(f"step {info.step}: {option.name} loss {loss} ({known}), accuracy {accuracy}")
 
 
-def _hook_of(session: Session, option: NamedEvaluation | ProbeEvaluation, validation: ValidationHook) -> Hook:
+class AnswerHook(Hook):
+    """Puts questions to the model; see `AnswerEvaluation`."""
+
+    compiles = True
+    activity = "evaluation"
+
+    def __init__(self, session: Session, option: AnswerEvaluation) -> None:
+        """Args: the session, the option. Raises UserError for rows that are no questions, or too long."""
+        self.every, self._option, self._session = option.every, option, session
+        self._examiner: Examiner | None = None
+        try:
+            self._questions = read_questions(option.path, option.num_prompts)
+            self._chat = chat_of_run(session.folder, session.dataset.tokenizer)
+        except UserError as error:
+            raise UserError(f"evaluations ({option.name}): {error}") from None
+
+    def __call__(self, info: StepInfo) -> None:
+        """See `Hook`."""
+        session, option = self._session, self._option
+        params = evaluation_params(session.experiment.optimizer, info.state)
+        if self._examiner is None:
+            model, tokenizer = session.experiment.model, session.dataset.tokenizer
+            self._examiner = Examiner(
+                model,
+                params,
+                tokenizer,
+                self._chat,
+                self._questions,
+                max_tokens=option.max_tokens,
+                layout=session.layout,
+            )
+        numbers = self._examiner(params, session.alive).numbers()
+        session.metrics.evaluation(info.step, numbers, name=option.name)
+        strict, lenient = numbers["accuracy"], numbers["accuracy_lenient"]
+        session.say(f"step {info.step}: {option.name} accuracy {strict:.1%}, lenient {lenient:.1%}")
+
+
+def _hook_of(session: Session, option: AnyEvaluation, validation: ValidationHook) -> Hook:
     if isinstance(option, ProbeEvaluation):
         return ProbeHook(session, option)
+    if isinstance(option, AnswerEvaluation):
+        return AnswerHook(session, option)
     return NamedEvaluationHook(session, option, validation)
 
 

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from train.report.drawing import LIGHT, Chart, Palette, draw_svg, new_figure, style
-from train.report.optional_parts import layer_curves, log_normaliser, noise_scales, text_losses, update_ratios
+from train.report.optional_parts import (
+    accuracies,
+    layer_curves,
+    log_normaliser,
+    noise_scales,
+    text_losses,
+    update_ratios,
+)
 from train.report.run import RunData, Series, smooth
 from train.terminal.formatting import format_fixed
 
@@ -36,11 +43,15 @@ def small_charts(run: RunData) -> list[Chart]:
         series = run.metric(name)
         if name in ("skipped", "padding") and not np.any(series.values > 0):
             continue
-        charts.append(_curve(name, _TITLES.get(name, name.replace("_", " ").capitalize()), series, run.step))
+        title = _TITLES.get(name, name.replace("_", " ").capitalize())
+        title = "Not counted, share of the batch" if name == "padding" and run.counts_some_tokens else title
+        charts.append(_curve(name, title, series, run.step))
     for name, title in (("tokens_per_second", "Tokens per second"), ("mfu", "Model FLOPs utilization")):
         charts.append(_curve(name, title, run.metric(name, "throughput"), run.step, baseline=True))
     for label, series in text_losses(run):
         charts.append(_curve(f"loss-{label}", f"Loss of {label}, nats per token", series, run.step))
+    for name, series in accuracies(run):
+        charts.append(_curve(f"accuracy-{name}", f"Exact match of {name}, share", series, run.step, baseline=True))
     for role, series in update_ratios(run):
         charts.append(_curve(f"ratio-{role}", f"Update over parameter: {role}", series, run.step))
     for name, title, series in layer_curves(run):

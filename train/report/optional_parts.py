@@ -9,7 +9,7 @@ import numpy as np
 
 from train.optimizers import noise_scale
 from train.report.run import HeadlineNumber, RunData, Series
-from train.terminal.formatting import format_count, format_number
+from train.terminal.formatting import format_count, format_number, format_percent
 
 
 def evaluations_by_name(run: RunData) -> dict[str, list[dict[str, Any]]]:
@@ -30,12 +30,30 @@ def text_headlines(run: RunData) -> Iterator[HeadlineNumber]:
             yield HeadlineNumber(
                 label=f"Loss of {name}", value=format_number(last["loss"]), note=f"step {last['step']:,}{extra}"
             )
+        elif isinstance(last.get("accuracy"), int | float):
+            lenient = last.get("accuracy_lenient")
+            extra = f"; lenient {format_percent(lenient)}" if isinstance(lenient, int | float) else ""
+            yield HeadlineNumber(
+                label=f"Accuracy of {name}",
+                value=format_percent(last["accuracy"]),
+                note=f"exact match at step {last['step']:,}{extra}",
+            )
 
 
 def text_losses(run: RunData) -> Iterator[tuple[str, Series]]:
     """The loss of each further text over the steps."""
     for name, lines in evaluations_by_name(run).items():
-        yield name, _series({line["step"]: [line["loss"]] for line in lines if _is_number(line.get("loss"))})
+        losses = {line["step"]: [line["loss"]] for line in lines if _is_number(line.get("loss"))}
+        if losses or not any("accuracy" in line for line in lines):
+            yield name, _series(losses)
+
+
+def accuracies(run: RunData) -> Iterator[tuple[str, Series]]:
+    """The exact-match accuracy of each set of questions over the steps."""
+    for name, lines in evaluations_by_name(run).items():
+        found = {line["step"]: [line["accuracy"]] for line in lines if _is_number(line.get("accuracy_lenient"))}
+        if found:
+            yield name, _series(found)
 
 
 def update_ratios(run: RunData) -> Iterator[tuple[str, Series]]:

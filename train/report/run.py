@@ -106,6 +106,12 @@ class RunData:
         steps = [line["step"] for lines in (self.train, self.evaluations) for line in lines[-1:]]
         return max([*steps, self.status.get("step") or 0])
 
+    @property
+    def counts_some_tokens(self) -> bool:
+        """Whether the loss leaves out tokens that are no padding: conversations of which answers alone count."""
+        data = self.config.get("data")
+        return isinstance(data, dict) and data.get("mask", "all") != "all"
+
     def metric(self, name: str, kind: str = "train") -> Series:
         """A metric of the lines of one kind: "train", "eval" or "throughput"; no speeds that include compilation."""
         if (kind, name) not in self._series:
@@ -263,11 +269,10 @@ def headline_numbers(run: RunData) -> list[HeadlineNumber]:
         numbers.append(HeadlineNumber(label="Tokens trained on", value=format_count(trained), note=per))
     padding = run.metric("padding").values
     if padding.any():
-        numbers.append(
-            HeadlineNumber(
-                label="Padding", value=f"{padding.mean():.1%}", note="positions in the batches without a target"
-            )
-        )
+        label, note = "Padding", "positions in the batches without a target"
+        if run.counts_some_tokens:
+            label, note = "Not counted", "prompts, template and padding: positions in the batches without a target"
+        numbers.append(HeadlineNumber(label=label, value=f"{padding.mean():.1%}", note=note))
     if parameters:
         frozen = frozen_parameters(run)
         still = f", {frozen:,} of them frozen" if frozen else ""

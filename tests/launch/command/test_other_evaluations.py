@@ -1,4 +1,4 @@
-"""launch.evaluate with --probes and --harness."""
+"""launch.evaluate with --probes, --harness and --questions."""
 
 import json
 
@@ -9,7 +9,10 @@ import pytest
 def answers(call, tiny_run, tmp_path_factory):
     """The answers of one process to many calls, by name."""
     page = tmp_path_factory.mktemp("pages") / "probes.html"
+    asked, given = page.with_name("asked.jsonl"), page.with_name("given.jsonl")
+    asked.write_text('{"prompt": "a", "answer": "b"}\n{"prompt": "c", "answer": "d"}\n')
     run = f"--run={tiny_run}"
+    questions = (run, f"--questions={asked}", "--answer_tokens=2")
     calls = {
         "table": (run, "--probes=induction", "--sequences=8", f"--html={page}"),
         "json": (run, "--probes=induction", "--sequences=8", "--probe_seed=1", "--json"),
@@ -18,9 +21,13 @@ def answers(call, tiny_run, tmp_path_factory):
         "text": (run, "--probes=induction", "--text=a.txt"),
         "sequences": (run, "--sequences=8"),
         "folder": (run, "--harness_folder=tasks"),
+        "questions": (*questions, f"--answers={given}"),
+        "questions and probes": (*questions, "--probes=induction"),
+        "answers": (run, "--answers=a.jsonl"),
+        "page of questions": (*questions, f"--html={page}"),
         "no package": (run, "--harness=arc_easy"),
     }
-    return dict(zip(calls, call("launch.evaluate", calls.values()), strict=True)) | {"page": page}
+    return dict(zip(calls, call("launch.evaluate", calls.values()), strict=True)) | {"page": page, "given": given}
 
 
 def test_probes_are_printed_and_drawn(answers):
@@ -34,14 +41,25 @@ def test_probes_are_printed_and_drawn(answers):
     assert found["probes"][0]["numbers"]["loss"] > 0
 
 
+def test_questions_are_answered_and_the_answers_kept(answers):
+    assert answers["questions"].status == 0, answers["questions"].err
+    assert answers["questions"].out.startswith("2 questions\nexact match")
+    rows = [json.loads(line) for line in answers["given"].read_text().splitlines()]
+    assert [row["answer"] for row in rows] == ["b", "d"]
+    assert set(rows[0]) == {"row", "prompt", "answer", "given", "strict", "lenient"}
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("unknown", "--probes: no probe is called 'inducton'"),
-        ("both", "--probes and --harness are two evaluations"),
+        ("both", "--probes and --harness are 2 evaluations"),
         ("text", "--text has no effect beside --probes"),
         ("sequences", "--sequences has no effect without --probes"),
         ("folder", "--harness_folder has no effect without --harness"),
+        ("questions and probes", "--probes and --questions are 2 evaluations; give one at a time"),
+        ("answers", "--answers has no effect without --questions"),
+        ("page of questions", "--html has no page of --questions"),
         ("no package", "pip install -e '.[harness]'"),
     ],
 )

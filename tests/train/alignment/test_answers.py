@@ -7,7 +7,7 @@ from train.alignment.answers import judge
     ("text", "answer", "strict", "lenient"),
     [
         ("abce", "abce", True, True),
-        (" abce", "abce", False, True),
+        (" abce\n", "abce", True, True),
         ("The answer is ABCE.", "abce", False, True),
         ("abce or abcd", "abce", False, False),
         ("xabce", "abce", False, False),

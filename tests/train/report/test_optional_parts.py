@@ -7,6 +7,7 @@ import pytest
 
 from train.report import summary, write_report
 from train.report.optional_parts import (
+    accuracies,
     layer_curves,
     log_normaliser,
     text_headlines,
@@ -49,6 +50,28 @@ def test_texts_are_apart_from_the_validation_split(filled):
         float(number.value),
     ) == ("Loss of code", 5.0)
     assert "loss of code" in summary(filled)
+
+
+def test_accuracies_have_headlines_and_no_curve_of_losses(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.evaluation(3, {"accuracy": 0.25, "accuracy_lenient": 0.5}, name="asked")
+    run = load(tmp_path)
+    assert list(text_losses(run)) == []
+    ((name, series),) = accuracies(run)
+    assert (name, series.steps.tolist(), series.values.tolist()) == ("asked", [3], [0.25])
+    (number,) = text_headlines(run)
+    assert (number.label, number.value) == ("Accuracy of asked", "25.0%")
+    assert number.note == "exact match at step 3; lenient 50.0%"
+
+
+def test_prompts_are_no_padding(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.train(1, {"loss": 3.0, "padding": 0.5})
+    assert not load(tmp_path).counts_some_tokens
+    assert "padding" in summary(tmp_path)
+    (tmp_path / "config.json").write_text('{"data": {"mask": "assistant"}}')
+    assert load(tmp_path).counts_some_tokens
+    assert "not counted" in summary(tmp_path)
 
 
 def test_ratios_are_geometric_means_over_layers(filled):

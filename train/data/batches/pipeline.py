@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -16,27 +18,27 @@ from train.data.batches.packing import Span, open_index
 from train.data.batches.prefetch import read_ahead
 from train.data.batches.rows import FIELDS, Batch, DocumentSpan, PackedSplit, check_fields, empty_batch
 from train.data.config import Concatenate, Data
+from train.data.interface import DataOption
 from train.data.shards.dataset import Dataset, open_dataset
 
 # The largest number of elements of a range.
 ENDLESS = sys.maxsize
+Option = TypeVar("Option", bound=DataOption)
 
 
-class Batches:
-    """The endless batches of a split: every epoch of every source has another seeded order.
+class PackedBatches(abc.ABC, Generic[Option]):
+    """The endless batches of packed rows: every epoch of every source has another seeded order.
 
     `rows(n, rows)` gives rows of global batch n and depends on nothing else, so hosts that read different rows, or a
-    run that begins at another n, see the same batches. Every array is [rows, T]:
-
-        tokens int32    targets int32    positions int32    segment_ids int32 (0 on padding)
-        weights float32 (0 on padding, and where the target belongs to a document that the input may not see)
-
-    Documents that see each other share segment id 1, and positions run through the row; otherwise segment ids count
-    from 1, and positions restart in each. Only the fields that are asked for are made.
+    run that begins at another n, see the same batches. Every array is [rows, T]; only the fields that are asked for are
+    made.
     """
 
+    # Every epoch cuts the rows of a source at another of so many offsets.
+    _num_offsets = 1
+
     def __init__(
-        self, dataset: Dataset | str, data: Data, split: str = "train", fields: Sequence[str] = tuple(FIELDS)
+        self, dataset: Dataset | str, data: Option, split: str = "train", fields: Sequence[str] = tuple(FIELDS)
     ) -> None:
         self.fields = check_fields(fields)
         self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
@@ -44,15 +46,15 @@ class Batches:
         self.split = split
         self._sources = self._open_sources()
         self._order = row_order(self.rows_per_epoch, self._source_weights(), data.seed, split)
-        moves = isinstance(data.packing, Concatenate) and data.packing.random_offset
-        self._num_offsets = data.sequence_length if moves else 1
         self._offset = functools.lru_cache(maxsize=64)(self._offset_of_epoch)
 
+    @abc.abstractmethod
     def _open_sources(self) -> list[PackedSplit]:
-        return _open_sources(self.dataset, self.data, self.split)
+        """The sources, packed."""
 
+    @abc.abstractmethod
     def _source_weights(self) -> list[float]:
-        return _source_weights(self.dataset, self.data)
+        """The shares of the sources in the rows."""
 
     @property
     def rows_per_epoch(self) -> list[int]:
@@ -110,6 +112,25 @@ class Batches:
             raise ValueError(f"row {row} of a batch of {self.data.batch_size_at(n)}")
         source, epoch, packed_row = self._order[self.data.rows_before(n) + row]
         return source, packed_row, self._offset(source, epoch)
+
+
+class Batches(PackedBatches[Data]):
+    """The batches of a split of text; see `PackedBatches`.
+
+        tokens int32    targets int32    positions int32    segment_ids int32 (0 on padding)
+        weights float32 (0 on padding, and where the target belongs to a document that the input may not see)
+
+    Documents that see each other share segment id 1, and positions run through the row; otherwise segment ids count
+    from 1, and positions restart in each.
+    """
+
+    def _open_sources(self) -> list[PackedSplit]:
+        if isinstance(self.data.packing, Concatenate) and self.data.packing.random_offset:
+            self._num_offsets = self.data.sequence_length
+        return _open_sources(self.dataset, self.data, self.split)
+
+    def _source_weights(self) -> list[float]:
+        return _source_weights(self.dataset, self.data)
 
 
 class EvaluationBatches:

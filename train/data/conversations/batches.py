@@ -13,15 +13,15 @@ import numpy as np
 from model.errors import UserError
 from train.data.batches.coverage import Coverage
 from train.data.batches.packing import BestFitIndex, Index, Span, open_index
-from train.data.batches.pipeline import Batches, fill_batch
+from train.data.batches.pipeline import PackedBatches, fill_batch
 from train.data.batches.prefetch import read_ahead
 from train.data.batches.rows import FIELDS, Batch, PackedSplit
 from train.data.config import BestFit
 from train.data.conversations.option import Conversations
+from train.data.conversations.tokens import COUNTS
 from train.data.shards.dataset import Dataset, Split
 from train.data.shards.shards import HOW_TO_FIX
 
-COUNTS = 0x80  # the bit of a token that counts, beside the number of its role
 NOTES = "{split}.tokens.npy"  # a byte for each token of a split: its role, and whether it counts
 
 
@@ -64,10 +64,8 @@ class NotedSplit(PackedSplit):
         return sum(int((self.notes(span) >= COUNTS).sum()) for span in spans)
 
 
-class ConversationBatches(Batches):
+class ConversationBatches(PackedBatches[Conversations]):
     """See `Batches`: the same fields, and weights of 0 for targets that do not count."""
-
-    data: Conversations
 
     def _open_sources(self) -> list[PackedSplit]:
         return [_open(self.dataset, self.data, self.split)]

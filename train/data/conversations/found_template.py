@@ -102,7 +102,9 @@ def mark_names(run: AnyPath | None, tokenizer: Tokenizer) -> dict[str, Any]:
     for name, field in (("bos_token", "begin_of_document"), ("eos_token", "end_of_document")):
         if isinstance(mark := getattr(option, field, None), str):
             found[name] = mark
-    for file in ("special_tokens_map.json", "tokenizer_config.json") if run is not None else ():
+    if run is None:
+        return found
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
         for name, value in optional_json(run / ORIGIN / file).items():
             value = value.get("content") if isinstance(value, dict) else value
             if name.endswith("_token") and isinstance(value, str):

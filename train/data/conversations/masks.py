@@ -31,6 +31,7 @@ from train.data.conversations.template import (
 
 Mask = Literal["assistant", "last", "all"]
 ASSISTANT = ROLES.index("assistant")
+_BORDERS = [ord(mark) for mark in (ANSWER, ANSWER_END, CONTENT_END, *CONTENT.values())]
 _MARK_ANSWERS = "mark the assistant's words with {% generation %} ... {% endgeneration %} in a template of your own"
 
 
@@ -100,7 +101,7 @@ def _answers(
     if not template.marks_answers:
         wanted = answers[-1:] if mask == "last" else answers
         return [_by_prefixes(messages, i, template, variables, unmarked(marked)) for i in wanted]
-    spans = _by_marks(marked)
+    spans = _by_marks(marked, template)
     if mask == "assistant" or len(spans) <= 1:
         return spans
     if len(spans) == len(answers):
@@ -113,17 +114,28 @@ def _answers(
     return [span for span in spans if span[0] > others[-1]]
 
 
-def _by_marks(marked: str) -> list[tuple[int, int]]:
-    """The ranges between the marks of a rendered text, in the text without marks."""
-    spans, at, begin = [], 0, 0
-    for character in marked:
-        if character == ANSWER:
-            begin = at
-        elif character == ANSWER_END:
-            spans.append((begin, at))
-        elif character != CONTENT_END and character not in CONTENT.values():
-            at += 1
-    return spans
+def _by_marks(marked: str, template: ChatTemplate) -> list[tuple[int, int]]:
+    """The ranges between the marks of a rendered text, in the text without marks.
+
+    Raises UserError for a template that takes the text of its generation blocks apart.
+    """
+    codes = _codes(marked)
+    places = _places(codes)
+    begins, ends = (places[codes == ord(mark)].tolist() for mark in (ANSWER, ANSWER_END))
+    if len(begins) != len(ends) or any(begin > end for begin, end in zip(begins, ends, strict=True)):
+        raise UserError(f"{template.where} changes the text of its generation blocks; write them where it is printed")
+    return list(zip(begins, ends, strict=True))
+
+
+def _codes(text: str) -> np.ndarray:
+    """The code points of a text, uint32 [characters]."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def _places(codes: np.ndarray) -> np.ndarray:
+    """For each character of a text with marks, the number of characters before it that are none."""
+    is_text = ~np.isin(codes, _BORDERS)
+    return np.cumsum(is_text) - is_text
 
 
 def _by_prefixes(
@@ -150,29 +162,31 @@ def _by_prefixes(
 def _roles(messages: list[dict[str, Any]], template: ChatTemplate, variables: dict[str, Any], text: str) -> np.ndarray:
     """The role of each character of a text; 0 for all where the template does not keep contents as they are."""
     roles = np.zeros(len(text), np.uint8)
-    fenced = [
-        {**one, "content": CONTENT[one["role"]] + one["content"] + CONTENT_END}
-        if isinstance(one.get("content"), str)
-        else one
-        for one in messages
-    ]
+    fenced = [_fenced(one) if isinstance(one.get("content"), str) else one for one in messages]
     try:
         marked = template.render_marked(fenced, variables=variables)
     except UserError:
         return roles
     if unmarked(marked) != text:
         return roles
-    number, at = 0, 0
-    numbers = {character: ROLES.index(role) for role, character in CONTENT.items()}
-    for character in marked:
-        if character in numbers:
-            number = numbers[character]
-        elif character == CONTENT_END:
-            number = 0
-        elif character not in (ANSWER, ANSWER_END):
-            roles[at] = number
-            at += 1
+    codes = _codes(marked)
+    places = _places(codes)
+    ends = places[codes == ord(CONTENT_END)]
+    if len(ends) != np.isin(codes, [ord(mark) for mark in CONTENT.values()]).sum():
+        return roles  # the template takes contents apart
+    for role, mark in CONTENT.items():
+        for begin in places[codes == ord(mark)].tolist():
+            end = int(ends[np.searchsorted(ends, begin)])  # contents do not nest
+            roles[begin:end] = ROLES.index(role)
     return roles
+
+
+def _fenced(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with marks around its content, inside the white space that templates may trim."""
+    content = message["content"]
+    core = content.strip()
+    before, _, after = content.partition(core)
+    return {**message, "content": before + CONTENT[message["role"]] + core + CONTENT_END + after}
 
 
 def _refuse_senseless(counted: np.ndarray, roles: np.ndarray, template: ChatTemplate) -> None:

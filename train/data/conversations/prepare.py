@@ -20,15 +20,14 @@ import numpy as np
 
 from model.errors import UserError
 from model.options.json import to_json
-from train.data.conversations.batches import COUNTS, NOTES
-from train.data.conversations.encoding import covered, encode_with_ends, names_of_marks
+from train.data.conversations.batches import NOTES
+from train.data.conversations.encoding import names_of_marks
 from train.data.conversations.found_template import (
     find_chat_template,
     plain_template,
     save_template,
     template_in_file,
 )
-from train.data.conversations.masks import render
 from train.data.conversations.option import (
     SETTINGS,
     Conversations,
@@ -39,6 +38,7 @@ from train.data.conversations.option import (
 )
 from train.data.conversations.rows import Conversation, conversation_of, fingerprint, read_rows
 from train.data.conversations.template import ChatTemplate
+from train.data.conversations.tokens import COUNTS, Tokenized, tokenize
 from train.data.interface import CheckTokenizer
 from train.data.prepare import settings
 from train.data.prepare.prepare import folder_lock
@@ -138,7 +138,7 @@ class _Preparation:
         self.longest = data.sequence_length + 1
         self.left: dict[str, _Left] = collections.defaultdict(_Left)
         self.ends: collections.Counter[int | None] = collections.Counter()
-        self.marking = set(tokenizer.marks().values()) | {tokenizer.end_of_document}
+        self.marking = {*tokenizer.marks().values(), tokenizer.end_of_document}
 
     def run(self) -> None:
         """Reads, renders, encodes and writes; the description comes last, and marks the folder as finished."""
@@ -151,10 +151,10 @@ class _Preparation:
                 for split, conversation in self._rows():
                     found = self._fitting(conversation)
                     if found is not None:
-                        tokens, of_tokens, text = found
-                        writers[split].write(conversation.name, tokens, len(text.encode()), len(text.split()))
+                        ids, of_tokens, text = found
+                        writers[split].write(conversation.name, ids, len(text.encode()), len(text.split()))
                         notes[split].append(of_tokens)
-                        stage.advance(documents=1, tokens=len(tokens))
+                        stage.advance(documents=1, tokens=len(ids))
             finished = {name: writer.finish() for name, writer in writers.items()}
         except BaseException:
             for writer in writers.values():
@@ -174,15 +174,15 @@ class _Preparation:
             for row in read_rows(option.path):
                 yield "validation", conversation_of(row)
 
-    def _fitting(self, conversation: Conversation) -> tuple[np.ndarray, np.ndarray, str] | None:
-        """The tokens of a conversation, the notes on them, and its text; None if it is left out.
+    def _fitting(self, conversation: Conversation) -> Tokenized | None:
+        """The tokens of a conversation; None if it is left out.
 
         Raises UserError for one that is too long where that is refused.
         """
-        found = self._encoded(conversation)
-        whole = len(found[0])
+        found = self._tokenized(conversation)
+        whole = len(found.ids)
         if whole <= self.longest:
-            self._note_ends(found[0], found[1])
+            self._note_ends(found.ids, found.notes)
             return found
         if self.data.too_long == "refuse":
             raise UserError(
@@ -192,33 +192,16 @@ class _Preparation:
             )
         messages = conversation.messages
         while self.data.too_long == "shorten" and (messages := _without_last_turn(messages)):
-            shorter = self._encoded(conversation._replace(messages=messages))
-            if len(shorter[0]) <= self.longest:
+            shorter = self._tokenized(conversation._replace(messages=messages))
+            if len(shorter.ids) <= self.longest:
                 self.left["shortened"].add(conversation.where, whole)
-                self._note_ends(shorter[0], shorter[1])
+                self._note_ends(shorter.ids, shorter.notes)
                 return shorter
         self.left["left out"].add(conversation.where, whole)
         return None
 
-    def _encoded(self, conversation: Conversation) -> tuple[np.ndarray, np.ndarray, str]:
-        rendered = render(conversation, self.template, self.marks, self.data.mask)
-        try:
-            encoded = encode_with_ends(self.tokenizer, rendered.text)
-        except UserError as error:
-            raise UserError(f"{conversation.where}: {error}") from None
-        starts, stops = covered(encoded)
-        before = np.append(0, np.cumsum(rendered.counted))
-        counts = before[stops] > before[starts]  # a token that holds one counted character counts
-        roles = rendered.roles[stops - 1] if len(stops) else np.zeros(0, np.uint8)
-        notes = np.where(counts, roles | COUNTS, roles).astype(np.uint8)
-        if not counts[1:].any():
-            raise UserError(f"{conversation.where}: has no token to learn: its only counted token is the first")
-        if self.data.mask != "all" and counts[1:].all():
-            raise UserError(
-                f"{conversation.where}: every token counts as the assistant's; is there no message before the answer? "
-                'Add one, or ask for all tokens with data.mask="all"'
-            )
-        return encoded.ids, notes, rendered.text
+    def _tokenized(self, conversation: Conversation) -> Tokenized:
+        return tokenize(conversation, self.template, self.tokenizer, self.marks, self.data.mask)
 
     def _note_ends(self, tokens: np.ndarray, notes: np.ndarray) -> None:
         """Counts the last mark of each run of counted tokens: what ends an answer."""

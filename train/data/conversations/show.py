@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train.data.conversations.batches import COUNTS, ConversationBatches
+from train.data.conversations.batches import ConversationBatches
 from train.data.conversations.template import ROLES
+from train.data.conversations.tokens import COUNTS
 from train.data.tokenizers.interface import Tokenizer
 from train.terminal.formatting import escape_unprintable
 

@@ -51,6 +51,8 @@ def read_tokenizer(content: bytes, where: str) -> tuple[tokenizers.Tokenizer, tu
     if dropout := getattr(tokenizer.model, "dropout", None):
         disabled.append(f"a dropout of {dropout:g} of the merges")
         tokenizer.model.dropout = None
+    # It adds special tokens, which nobody asks for here, and takes spaces out of the offsets of tokens.
+    tokenizer.post_processor = None
     # A special token's name in a text is text: encoding it as the token would let any document end itself.
     tokenizer.encode_special_tokens = True
     return tokenizer, tuple(disabled)

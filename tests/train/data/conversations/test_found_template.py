@@ -4,13 +4,19 @@ import pytest
 
 from model.errors import UserError
 from train.data.config import Bytes
-from train.data.conversations.found_template import find_chat_template
+from train.data.conversations.found_template import (
+    find_chat_template,
+    plain_template,
+    save_template,
+    template_in_file,
+    template_of_dataset,
+)
 from train.data.tokenizers.interface import BytesTokenizer
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return BytesTokenizer(Bytes())
+@pytest.fixture
+def tokenizer(tokenizers):
+    return tokenizers[True]
 
 
 @pytest.mark.parametrize(
@@ -57,3 +63,25 @@ def test_a_damaged_template_is_named(tokenizer, tmp_path):
     (tmp_path / "origin" / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"chat_template.jinja is not UTF-8 text; expected a file with a Jinja"):
         find_chat_template(tmp_path, tokenizer)
+
+
+def test_a_template_in_a_file_and_a_saved_one(tokenizer, tmp_path):
+    (tmp_path / "t.jinja").write_text("{{ bos_token }}{{ eos_token }}{{ pad_token }}")
+    template = template_in_file(str(tmp_path / "t.jinja"), None, tokenizer)
+    assert template.render([]) == "<s></s>"
+    (tmp_path / "origin").mkdir()
+    (tmp_path / "origin" / "tokenizer_config.json").write_text('{"pad_token": "<p>"}')
+    template = template_in_file(str(tmp_path / "t.jinja"), tmp_path, tokenizer)
+    assert template.render([]) == "<s></s><p>"
+    save_template(tmp_path, template, [3, 4])
+    found = template_of_dataset(tmp_path)
+    assert (found.template.render([]), found.stop_tokens) == ("<s></s><p>", (3, 4))
+    assert template_of_dataset(tmp_path / "origin") is None
+    with pytest.raises(UserError, match="no chat template at missing; expected a file"):
+        template_in_file("missing", None, tokenizer)
+
+
+def test_the_plain_template_needs_an_end():
+    assert plain_template(BytesTokenizer(Bytes())).render([]).endswith("assistant:\n")
+    with pytest.raises(UserError, match="ends an answer with the token that ends documents"):
+        plain_template(BytesTokenizer(Bytes(end_of_document=False)))

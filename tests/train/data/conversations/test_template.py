@@ -50,3 +50,39 @@ def test_the_time_is_that_of_now(monkeypatch):
 
     monkeypatch.setattr(chat_template.datetime, "datetime", Then)
     assert ChatTemplate("{{ strftime_now('%d %b %Y') }}").render([]) == "26 Jul 2024"
+
+
+def test_the_borders_of_answers_are_marked_and_prompts_have_none():
+    source = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    template = ChatTemplate(source)
+    assert template.marks_answers
+    assert not ChatTemplate("{{ messages[0].content }}").marks_answers
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    text = template.render_marked(chat)
+    assert text == f"a{chat_template.ANSWER}b{chat_template.ANSWER_END}"
+    assert chat_template.unmarked(text) == template.render(chat) == "ab"
+
+
+def test_an_assignment_in_a_block_ends_with_it():
+    source = "{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}"
+    assert ChatTemplate(source).render([]) == "21"
+
+
+def test_private_characters_of_a_message_are_replaced():
+    text = "".join(map(chr, range(0xFDD0, 0xFDF0)))
+    assert chat_template.protected(text, []) == "\ufffd" * 32
+    assert chat_template.protected("__x__x__", ["__x__"]).replace(chat_template.SPLIT, "") == "__x__x__"
+    changed = chat_template.mapped({"a": ["x", 1, None], "b": {"c": "y"}}, str.upper)
+    assert changed == {"a": ["X", 1, None], "b": {"c": "Y"}}
+
+
+def test_the_plain_template_has_tools_and_calls():
+    template = ChatTemplate(chat_template.PLAIN)
+    chat = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]},
+        {"role": "tool", "content": "3"},
+    ]
+    text = template.render(chat, variables={"tools": [{"n": 1}]})
+    begin, end = chat_template.BEGIN, chat_template.END
+    assert text == f'{begin}tools:\n[{{"n": 1}}]\nuser:\na\nassistant:\n[{{"name": "f"}}]{end}tool:\n3\nassistant:\n'

@@ -195,6 +195,15 @@ def test_a_tokenizer_without_marks_encodes_all_as_text():
     assert tokenizer.encode_marked("<s>a").tolist() == list(b"<s>a")
 
 
+def test_the_ends_of_tokens_in_the_text():
+    letters = make_tokenizer(Characters(), ["abé"])
+    for tokenizer, ends in ((make_tokenizer(Bytes(), []), [1, 2, 2, 3]), (letters, [1, 2, 3])):
+        ids, found = tokenizer.encode_with_ends("aéb")
+        assert ids.tolist() == tokenizer.encode("aéb").tolist()
+        assert found.tolist() == ends
+        assert tokenizer.encode_marked_with_ends("aéb")[1].tolist() == ends
+
+
 def test_where_two_names_of_marks_begin_the_longer_counts():
     class Marked(BytesTokenizer):
         def marks(self):

@@ -1,0 +1,1 @@
+"""Post-training, one method a file, on instructions whose right answers are known."""
