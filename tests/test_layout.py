@@ -44,7 +44,6 @@ STANDALONE = {
     "model.stages.micro_batches": "reorders rows; contexts read it, which the stages are given",
     "model.taps.collect": "runs groups of layers, which are made of mixers, which offer taps",
     "model.vocabulary.multi_token_modules": "made of blocks; the option in multi_token.py is a part of ModelConfig",
-    "train.alignment.rollouts": "prepares the batches of an objective, whose options are of the same folder",
     "train.data.conversations.option": "an option of Experiment; the rest of its folder reads runs",
     "train.evaluation.named_evaluations": "an option of Experiment, and the datasets that it names",
     "train.optimizers.rounding": "reads an Experiment, of which optimizers are parts",
