@@ -46,7 +46,6 @@ STANDALONE = {
     "model.vocabulary.multi_token_modules": "made of blocks; the option in multi_token.py is a part of ModelConfig",
     "train.data.conversations.option": "an option of Experiment; the rest of its folder reads runs",
     "train.data.preferences.option": "an option of Experiment; the rest of its folder reads rows of conversations",
-    "train.alignment.rollouts": "prepares the batches of an objective, whose options are of the same folder",
     "train.evaluation.named_evaluations": "an option of Experiment, and the datasets that it names",
     "train.optimizers.rounding": "reads an Experiment, of which optimizers are parts",
 }

@@ -318,7 +318,7 @@ class _Trainer:
             with self.clock.waiting(), self.watchdog.doing("the wait for a batch"):
                 batch = next(batches)
             with self.watchdog.doing(f"the preparation of step {step + 1}", patient=self.clock.compiling):
-                batch = self.preparing(state, batch, step)
+                batch = dict(self.preparing(state, batch, step))
             step += 1
             if info is None and hosts.joined():
                 self._compile_together(state, batch)

@@ -8,11 +8,10 @@ With the rewards r_1 .. r_G of a group:
 The std is that of the sample (ddof=1), as in TRL; groups of equal rewards have advantages of 0 in each of them.
 """
 
-from typing import Literal
-
 import numpy as np
 
-Baseline = Literal["group", "mean", "leave_one_out"]
+from train.objectives.rollout_options import Baseline
+
 EPSILON = 1e-4
 
 

@@ -9,7 +9,6 @@ The process has a limit of time for each answer: a function that hangs is ended,
 the machine from the function.
 """
 
-import dataclasses
 import json
 import math
 import os
@@ -18,39 +17,16 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from model.errors import UserError
 from train.alignment.reward_worker import NAMED
 from train.files.paths import user_path
+from train.objectives.rollout_options import Reward
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 _START_SECONDS = 60.0  # to start the process and import the function
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Reward:
-    """A reward.
-
-    Attributes:
-      function: the name of a known one, or FILE.py:FUNCTION.
-      seconds: the time that it has for an answer.
-      failures: a function that raises, hangs or returns no finite number ends the run, with everything saved ("stop"),
-        or gives 0 and is counted as `reward_failures` ("zero").
-    """
-
-    function: str = "exact"
-    seconds: float = 10.0
-    failures: Literal["stop", "zero"] = "stop"
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields each invalid field with its problem."""
-        file, _, name = self.function.rpartition(":")
-        if self.function not in NAMED and not (file.endswith(".py") and name.isidentifier()):
-            yield "function", f"expected FILE.py:FUNCTION or one of {', '.join(sorted(NAMED))}, got {self.function!r}"
-        if not 0 < self.seconds < math.inf:
-            yield "seconds", f"must be above 0, got {self.seconds}"
 
 
 class Question(NamedTuple):

@@ -79,7 +79,9 @@ class RolloutPreparation(Preparation):
             raise UserError("objective.kl: the reference is the run of training.init_from; name one, or set kl to 0")
         self._objective, self._session, self._data = objective, session, experiment.data
         self._batches = experiment.data.training_batches(session.dataset, ())
-        self._tokenizer, self._engine, self._reference = session.dataset.tokenizer, None, None
+        self._tokenizer = session.dataset.tokenizer
+        self._engine: Engine | None = None
+        self._reference: Any = None
         self._stop_tokens: tuple[int, ...] = ()
         if experiment.training.init_from is not None:
             found = trained_template(literal_path(experiment.training.init_from))
@@ -262,15 +264,14 @@ def scores(
     model: Any, temperature: float, layout: Layout, params: Any, batch: Mapping[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     """The log-probability of each target and the entropy at each place, at a temperature, float32 (B, T)."""
-    segments = {} if not model.reads_lengths else {"segment_ids_BT": batch["segment_ids"]}
     stream_BTD = stream(
         model,
         params,
         batch["tokens"],
         positions_BT=batch["positions"],
+        segment_ids_BT=batch["segment_ids"] if model.reads_lengths else None,
         consecutive_positions=True,
         layout=layout,
-        **segments,
     ).stream_BTD
     head = at_temperature(unembedding(model, params), temperature)
     found = token_statistics(stream_BTD, head, batch["targets"], layout)

@@ -61,7 +61,7 @@ class Session:
     say: Say
     alive: Callable[[], None] = lambda: None
     programs: Programs = ALONE
-    spent_on: Callable[[str], AbstractContextManager[None]] = nullcontext
+    spent_on: Callable[[str], AbstractContextManager[None]] = lambda activity: nullcontext()
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -28,45 +28,12 @@ from model.config import ModelConfig
 from model.layout import Layout
 from model.transformer import stream, unembedding
 from model.vocabulary.cross_entropy import nll
-from train.alignment.advantages import Baseline
-from train.alignment.rewards import Reward
 from train.objectives.interface import Batch, Preparation, Sums
 from train.objectives.next_token import with_model_losses
+from train.objectives.rollout_options import Baseline, Reward, Rollouts
 
 if TYPE_CHECKING:
     from train.hooks.interface import Session
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rollouts:
-    """How answers are drawn.
-
-    Attributes:
-      max_tokens: the most tokens of an answer.
-      temperature, top_k, top_p, min_p: see `Sampling`.
-      rows: the answers that are drawn at once.
-      truncated: an answer that reaches a limit counts as any other ("count"), or not at all ("mask").
-      minibatches: the updates into which the rollouts of so many batches are split, so that a later one is off-policy.
-      epochs: how often the rollouts are used.
-    """
-
-    max_tokens: int = 64
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    rows: int = 16
-    truncated: Literal["count", "mask"] = "count"
-    minibatches: int = 1
-    epochs: int = 1
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields each invalid field with its problem."""
-        for name in ("max_tokens", "rows", "minibatches", "epochs"):
-            if getattr(self, name) < 1:
-                yield name, f"must be at least 1, got {getattr(self, name)}"
-        if self.temperature <= 0:
-            yield "temperature", f"must be above 0: a greedy policy draws nothing; got {self.temperature}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

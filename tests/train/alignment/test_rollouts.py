@@ -7,12 +7,12 @@ import pytest
 
 from model.errors import UserError
 from tests.train.test_loop import parameters
-from train.alignment.rewards import Reward
 from train.alignment.rollouts import seed_of
 from train.data.config import Bytes
 from train.data.prompts import Prompts
 from train.loop import train
-from train.objectives.policy import GRPO, Rollouts
+from train.objectives.policy import GRPO
+from train.objectives.rollout_options import Reward, Rollouts
 from train.run.metrics import read_metrics, read_samples
 from train.run.time_spent import read_time_spent
 

@@ -7,7 +7,8 @@ import pytest
 
 from model.errors import UserError
 from model.options.tree import check
-from train.objectives.policy import GRPO, Rollouts
+from train.objectives.policy import GRPO
+from train.objectives.rollout_options import Rollouts
 
 DRAW = np.random.default_rng(0)
 LOGPROB, OLD, REFERENCE = -np.abs(DRAW.normal(size=(3, 4, 6))).astype(np.float32)

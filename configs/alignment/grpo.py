@@ -1,0 +1,43 @@
+"""GRPO with a verifiable reward: the model of instructions learns from its own answers, which a checker judges.
+
+    python -m launch.train --config=configs/alignment/sft.py --run=runs/instructions_sft --set training.num_steps=60
+    python -m launch.train --config=configs/alignment/grpo.py --run=runs/instructions_grpo
+
+Starts from runs/instructions_sft, which a short supervised run makes, so that most answers are still wrong. The reward
+is 1 for the right answer, character for character, and 0 otherwise; metrics.jsonl has `reward`, `kl`, `entropy`,
+`clip_share`, `truncated_share` and `logprob_difference` of each rollout.
+
+Hardware: 2 CPU cores.
+"""
+
+import dataclasses
+
+from configs.alignment.pretrain_instructions import experiment as base
+from train.data.prompts import Prompts
+from train.evaluation.named_evaluations import AnswerEvaluation
+from train.experiment import Checkpoints, Evaluation, Experiment, Logging, Training
+from train.objectives.policy import GRPO
+from train.objectives.rollout_options import Reward, Rollouts
+from train.optimizers.options import AdamW
+from train.schedules import Constant
+
+experiment: Experiment = dataclasses.replace(
+    base,
+    data=Prompts(path="data/instructions/prompts.train.jsonl", group=8, batch_size=64, sequence_length=64),
+    objective=GRPO(
+        reward=Reward(function="exact"),
+        rollouts=Rollouts(max_tokens=12, rows=32),
+        kl=0.02,
+        clip_high=0.28,
+        mean="token",
+    ),
+    training=Training(num_steps=60, init_from="runs/instructions_sft"),
+    optimizer=AdamW(weight_decay=0.0),
+    schedule=Constant(peak=3e-4),
+    evaluation=Evaluation(every=20),
+    evaluations=(
+        AnswerEvaluation(name="answers", path="data/instructions/prompts.test.jsonl", every=20, max_tokens=16),
+    ),
+    checkpoints=Checkpoints(every=20),
+    logging=Logging(every=1),
+)

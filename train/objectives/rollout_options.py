@@ -1,0 +1,68 @@
+"""Options of rollouts: how answers are drawn, the reward of an answer, the baseline of its advantage."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+Baseline = Literal["group", "mean", "leave_one_out"]  # see train/alignment/advantages.py
+KNOWN_REWARDS = ("exact", "lenient", "regex")  # see train/alignment/reward_worker.py
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reward:
+    """A reward.
+
+    Attributes:
+      function: the name of a known one, or FILE.py:FUNCTION.
+      seconds: the time that it has for an answer.
+      failures: a function that raises, hangs or returns no finite number ends the run, with everything saved ("stop"),
+        or gives 0 and is counted as `reward_failures` ("zero").
+    """
+
+    function: str = "exact"
+    seconds: float = 10.0
+    failures: Literal["stop", "zero"] = "stop"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        file, _, name = self.function.rpartition(":")
+        if self.function not in KNOWN_REWARDS and not (file.endswith(".py") and name.isidentifier()):
+            yield (
+                "function",
+                f"expected FILE.py:FUNCTION or one of {', '.join(sorted(KNOWN_REWARDS))}, got {self.function!r}",
+            )
+        if not 0 < self.seconds < math.inf:
+            yield "seconds", f"must be above 0, got {self.seconds}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """How answers are drawn.
+
+    Attributes:
+      max_tokens: the most tokens of an answer.
+      temperature, top_k, top_p, min_p: see `Sampling`.
+      rows: the answers that are drawn at once.
+      truncated: an answer that reaches a limit counts as any other ("count"), or not at all ("mask").
+      minibatches: the updates into which the rollouts of so many batches are split, so that a later one is off-policy.
+      epochs: how often the rollouts are used.
+    """
+
+    max_tokens: int = 64
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    rows: int = 16
+    truncated: Literal["count", "mask"] = "count"
+    minibatches: int = 1
+    epochs: int = 1
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        for name in ("max_tokens", "rows", "minibatches", "epochs"):
+            if getattr(self, name) < 1:
+                yield name, f"must be at least 1, got {getattr(self, name)}"
+        if self.temperature <= 0:
+            yield "temperature", f"must be above 0: a greedy policy draws nothing; got {self.temperature}"
