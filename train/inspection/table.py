@@ -1,0 +1,84 @@
+"""The table of instruments. A new instrument is a row of `INSTRUMENTS`, with the flags that its function takes.
+
+The module of a row has a function `inspect(run, *, ...) -> Result` whose keyword arguments are the flags of the row. A
+flag that is not given is not passed: defaults are those of the function, and an argument without one is needed.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from model.errors import UserError
+from model.options.words import nearest
+from train.inspection.result import Result
+
+
+class Flag(NamedTuple):
+    """A flag: the form of its value, and its help."""
+
+    kind: Literal["text", "texts", "path", "integer", "integers", "number", "word", "words", "switch"]
+    help: str
+
+
+class Instrument(NamedTuple):
+    """An instrument: the module with its function, one line about it, the names of its flags."""
+
+    module: str
+    summary: str
+    flags: tuple[str, ...]
+    reads_weights: bool = True
+
+
+FLAGS: dict[str, Flag] = {
+    "text": Flag("text", "The text to look at."),
+    "layers": Flag("integers", "The layers to look at, from 0, such as 0,3,-1; all when not given."),
+}
+
+INSTRUMENTS: dict[str, Instrument] = {
+    "attention": Instrument(
+        "train.inspection.attention.maps",
+        "maps of attention by layer and head over a text, entropy and distance by head",
+        ("text", "layers"),
+    ),
+}
+
+
+def find(name: str) -> Instrument:
+    """The instrument of a name. Raises UserError, with the nearest name, for an unknown one."""
+    if name not in INSTRUMENTS:
+        raise UserError(
+            f"no instrument is called {name[:80]!r}; {nearest(name, INSTRUMENTS)}; `python -m launch.inspect` lists "
+            "them"
+        )
+    return INSTRUMENTS[name]
+
+
+def function_of(instrument: Instrument) -> Callable[..., Result]:
+    """The function of an instrument."""
+    function: Callable[..., Result] = importlib.import_module(instrument.module).inspect
+    return function
+
+
+def needed(instrument: Instrument) -> list[str]:
+    """The flags that the function of an instrument cannot do without."""
+    parameters = inspect.signature(function_of(instrument)).parameters
+    return [name for name in instrument.flags if parameters[name].default is inspect.Parameter.empty]
+
+
+def refuse(name: str, given: Mapping[str, Any]) -> None:
+    """Raises UserError for flags that an instrument does not take, and for missing ones."""
+    instrument = find(name)
+    for flag in given:
+        if flag not in instrument.flags:
+            takes = ", ".join(f"--{each}" for each in instrument.flags) or "none"
+            raise UserError(f"--{flag} has no effect with {name}, which takes {takes}; leave it out")
+    for flag in needed(instrument):
+        if flag not in given:
+            raise UserError(f"--{flag} is missing, which {name} needs: {FLAGS[flag].help}")
+
+
+def listing() -> str:
+    """The names of all instruments, with a line about each."""
+    width = max(map(len, INSTRUMENTS))
+    return "\n".join(f"  {name:<{width}}  {each.summary}" for name, each in INSTRUMENTS.items())
