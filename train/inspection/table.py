@@ -32,6 +32,15 @@ class Instrument(NamedTuple):
 
 FLAGS: dict[str, Flag] = {
     "text": Flag("text", "The text to look at."),
+    "half": Flag("integer", "The random tokens that are repeated; as many as the context holds, 128 at most."),
+    "sequences": Flag("integer", "Rows of random tokens."),
+    "seed": Flag("integer", "The seed of random choices."),
+    "tuned": Flag("switch", "Trains a tuned lens, and shows it beside the logit lens."),
+    "steps": Flag("integer", "The steps of a training."),
+    "corpus": Flag("text", "The text to train on; the run's own when not given."),
+    "position": Flag("integer", "The number of a token of the text, from 0, -1 for the last."),
+    "answer": Flag("text", "The text of the token whose logit is taken; the likeliest one when not given."),
+    "wrong": Flag("text", "The text of a token whose logit is taken off that of the answer."),
     "layers": Flag("integers", "The layers to look at, from 0, such as 0,3,-1; all when not given."),
 }
 
@@ -40,6 +49,26 @@ INSTRUMENTS: dict[str, Instrument] = {
         "train.inspection.attention.maps",
         "maps of attention by layer and head over a text, entropy and distance by head",
         ("text", "layers"),
+    ),
+    "heads": Instrument(
+        "train.inspection.attention.roles",
+        "roles of heads on repeated random tokens: previous token, duplicate token, induction, first token",
+        ("half", "sequences", "seed"),
+    ),
+    "lens": Instrument(
+        "train.inspection.stream.lens",
+        "logit lens and tuned lens: the prediction after every layer, at each token of a text",
+        ("text", "tuned", "steps", "corpus", "seed"),
+    ),
+    "logits": Instrument(
+        "train.inspection.stream.attribution",
+        "direct logit attribution: the shares of sublayers, heads and neurons in a logit",
+        ("text", "position", "answer", "wrong"),
+    ),
+    "stream": Instrument(
+        "train.inspection.stream.path",
+        "norms of the residual stream by layer, and the path of a logit from the embedding on",
+        ("text", "position", "answer"),
     ),
 }
 

@@ -57,14 +57,16 @@ def repeated_tokens(reader: Reader, *, rows: int = 8, half: int | None = None, s
     Raises:
       UserError: for halves that are too short or that the context does not hold.
     """
+    if rows < 1 or seed < 0:
+        raise UserError(f"expected --sequences of 1 or more and a --seed of 0 or more, got {rows} and {seed}")
     begins = [] if reader.begin is None else [reader.begin]
     longest = (reader.context_length - len(begins)) // 2
     if half is None:
         half = min(MAX_HALF, longest)
     if not MIN_HALF <= half <= longest:
         raise UserError(
-            f"--half: {half} tokens and their repetition: a half has at least {MIN_HALF} tokens, and the model's context "
-            f"of {reader.context_length} holds halves of {longest} at most"
+            f"--half: {half} tokens and their repetition: a half has at least {MIN_HALF} tokens, and the model's "
+            f"context of {reader.context_length} holds halves of {longest} at most"
         )
     ids, draw = reader.ids(reader.num_ids), np.random.default_rng((seed, half))
     first = np.stack([draw.choice(ids, half, replace=half > len(ids)) for _ in range(rows)])

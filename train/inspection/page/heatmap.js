@@ -1,6 +1,6 @@
 // A table of numbers as colours. Data: rows, columns (labels), values (packed float32, (rows, columns) or with views
 // (views, rows, columns)); views: names; turned: whether labels of columns stand upright; low, high: ends of colours;
-// rowName, columnName: what they are; notes: a text for each cell, or null.
+// rowName, columnName: what they are; texts: the text of each cell, in place of its number; notes: a text for each cell, or null.
 "use strict";
 inspection.widgets.heatmap = (root, data) => {
   const {make, unpack, quoted, shade, number, tell, hush, choice} = inspection;
@@ -34,7 +34,7 @@ inspection.widgets.heatmap = (root, data) => {
     for (const [cell, r, c] of cells) {
       const value = at(r, c);
       cell.style.background = shade(value, low, high);
-      cell.textContent = wide ? number(value) : "";
+      cell.textContent = data.texts ? quoted(data.texts[r][c]) : wide ? number(value) : "";
     }
     const bar = make("i");
     bar.style.background = low < 0 ? `linear-gradient(90deg, ${shade(low, low, high)}, transparent, ${shade(high, low, high)})` : `linear-gradient(90deg, ${shade(low, low, high)}, ${shade(high, low, high)})`;
