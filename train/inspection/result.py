@@ -8,7 +8,7 @@ import io
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,7 @@ class Result:
       parts: the parts of the page, in order.
       notes: sentences about what was left out, which the command prints too.
       lines: lines for the terminal.
+      savers: further files, by name: functions that write one to a path.
     """
 
     title: str
@@ -77,9 +78,10 @@ class Result:
     parts: Sequence[Part]
     notes: Sequence[str] = ()
     lines: Sequence[str] = ()
+    savers: Mapping[str, Callable[[pathlib.Path], None]] = dataclasses.field(default_factory=dict)
 
     def write(self, folder: pathlib.Path) -> pathlib.Path:
-        """Writes the three files into a folder, which is made if need be; returns the path of the page.
+        """Writes the files into a folder, which is made if need be; returns the path of the page.
 
         Raises UserError when they cannot be written.
         """
@@ -95,6 +97,8 @@ class Result:
         np.savez_compressed(arrays, **named)
         replace_file(folder / "result.json", (json.dumps(finite(values), indent=1) + "\n").encode())
         replace_file(folder / "arrays.npz", arrays.getvalue())
+        for name, save in self.savers.items():
+            save(folder / name)
         page = folder / "index.html"
         replace_file(page, render(self).encode("utf-8", errors="backslashreplace"))
         return page

@@ -41,6 +41,15 @@ FLAGS: dict[str, Flag] = {
     "position": Flag("integer", "The number of a token of the text, from 0, -1 for the last."),
     "answer": Flag("text", "The text of the token whose logit is taken; the likeliest one when not given."),
     "wrong": Flag("text", "The text of a token whose logit is taken off that of the answer."),
+    "taps": Flag("words", "The taps to replace, such as mixer_output,mixer_heads (model/README.md lists them)."),
+    "positions": Flag("integers", "The tokens to replace activations at, from 0, such as 3,-1."),
+    "by": Flag("word", "What replaces an activation: zero, mean or resample."),
+    "reference": Flag("text", "The text of means and of other activations; the text itself when not given."),
+    "corrupt": Flag("text", "A text of as many tokens as --text, with another answer."),
+    "positive": Flag("texts", "A text of the direction to steer to; may be given many times."),
+    "negative": Flag("texts", "A text of the opposite direction; may be given many times."),
+    "layer": Flag("integer", "The layer after which a vector is added, from 0; the middle one when not given."),
+    "pool": Flag("word", "mean, of the tokens of each text, or last, for its last token."),
     "layers": Flag("integers", "The layers to look at, from 0, such as 0,3,-1; all when not given."),
 }
 
@@ -69,6 +78,21 @@ INSTRUMENTS: dict[str, Instrument] = {
         "train.inspection.stream.path",
         "norms of the residual stream by layer, and the path of a logit from the embedding on",
         ("text", "position", "answer"),
+    ),
+    "ablate": Instrument(
+        "train.inspection.causes.ablate",
+        "the rise of the loss when sublayers or heads are replaced by zero, a mean, or other activations",
+        ("text", "taps", "layers", "positions", "by", "reference", "seed"),
+    ),
+    "patch": Instrument(
+        "train.inspection.causes.patch",
+        "activation patching between a clean and a corrupt text, and its estimate by gradients",
+        ("text", "corrupt", "answer", "wrong", "taps", "layers", "positions"),
+    ),
+    "steer": Instrument(
+        "train.inspection.causes.steer",
+        "a steering vector from contrasting texts, for launch.generate --steer",
+        ("positive", "negative", "layer", "pool"),
     ),
 }
 
