@@ -10,7 +10,7 @@ from train.data.config import Bytes, Characters
 from train.data.tokenizers.interface import BytesTokenizer, CharactersTokenizer, save_tokenizer
 from train.inspection.vocabulary.tokens import Named, by_script, inspect, open_tokenizer, pieces_of, script_of
 
-TEXT = "café 12\nкот 猫"
+TEXT = "café 12\nкот 猫"  # noqa: RUF001
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_pieces_and_bytes_of_scripts():
     found = by_script(pieces)
     assert found["Cyrillic"] == (6, 6)
     assert found["Latin"] == (5, 5)
-    assert list(found)[0] == "Cyrillic"
+    assert next(iter(found)) == "Cyrillic"
     assert by_script(pieces_of(CharactersTokenizer(Characters(), TEXT), TEXT)[1])["Han"] == (3, 1)
 
 
