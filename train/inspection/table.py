@@ -51,7 +51,9 @@ FLAGS: dict[str, Flag] = {
     "corrupt": Flag("text", "A text of as many tokens as --text, with another answer."),
     "positive": Flag("texts", "A text of the direction to steer to; may be given many times."),
     "negative": Flag("texts", "A text of the opposite direction; may be given many times."),
-    "layer": Flag("integer", "The layer after which a vector is added, from 0; the middle one when not given."),
+    "layer": Flag(
+        "integer", "A layer, from 0: of the receiver; or that after which a vector is added, by default the middle one."
+    ),
     "pool": Flag("word", "mean, of the tokens of each text, or last, for its last token."),
     "words": Flag("words", "Words, such as king,queen."),
     "table": Flag("word", "Whose vectors: embedding or unembedding."),
@@ -59,6 +61,7 @@ FLAGS: dict[str, Flag] = {
     "analogies": Flag("texts", "Four words, a is to b as c is to d: 'man woman king queen'. May be given many times."),
     "checkpoints": Flag("words", "The steps to show, such as 100,200,300."),
     "against": Flag("path", "The folder of a second tokenizer: a run, a dataset or a Hugging Face folder."),
+    "receiver": Flag("word", "The end of a path: logits, or query, key or value of --layer."),
     "layers": Flag("integers", "The layers to look at, from 0, such as 0,3,-1; all when not given."),
 }
 
@@ -118,6 +121,11 @@ INSTRUMENTS: dict[str, Instrument] = {
         "train.inspection.causes.patch",
         "activation patching between a clean and a corrupt text, and its estimate by gradients",
         ("text", "corrupt", "answer", "wrong", "taps", "layers", "positions"),
+    ),
+    "paths": Instrument(
+        "train.inspection.causes.paths",
+        "path patching: the effect of each head on the logits or on a later layer's queries, keys or values",
+        ("text", "corrupt", "answer", "wrong", "receiver", "layer"),
     ),
     "steer": Instrument(
         "train.inspection.causes.steer",
