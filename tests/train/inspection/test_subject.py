@@ -41,6 +41,7 @@ def test_missing_taps_and_layers_are_refused(name, layers, words):
         chosen_layers(MIXED, name, layers)
 
 
+@pytest.mark.sweep
 def test_taps_of_different_shapes_are_read_by_layer():
     model = subject(MIXED)
     found = by_layer(model, tokens(1, 5), "attention_weights", [3, 0])
