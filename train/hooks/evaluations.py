@@ -10,12 +10,14 @@ from train.data.config import Data
 from train.evaluation.named_evaluations import (
     AnswerEvaluation,
     AnyEvaluation,
+    InductionEvaluation,
     NamedEvaluation,
     ProbeEvaluation,
     evaluated_split,
 )
 from train.evaluation.probing.measure import measure, reader_of
 from train.evaluation.validation import BatchLimit, SplitEvaluation
+from train.hooks.induction import InductionHook
 from train.hooks.interface import Hook, Session, StepInfo
 from train.state import evaluation_params
 from train.terminal.formatting import format_fixed
@@ -173,6 +175,8 @@ class AnswerHook(Hook):
 
 
 def _hook_of(session: Session, option: AnyEvaluation, validation: ValidationHook) -> Hook:
+    if isinstance(option, InductionEvaluation):
+        return InductionHook(session, option)
     if isinstance(option, ProbeEvaluation):
         return ProbeHook(session, option)
     if isinstance(option, AnswerEvaluation):

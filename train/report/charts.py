@@ -8,6 +8,7 @@ import numpy as np
 from train.report.drawing import LIGHT, Chart, Palette, draw_svg, new_figure, style
 from train.report.optional_parts import (
     accuracies,
+    head_curves,
     layer_curves,
     log_normaliser,
     noise_scales,
@@ -52,6 +53,8 @@ def small_charts(run: RunData) -> list[Chart]:
         charts.append(_curve(f"loss-{label}", f"Loss of {label}, nats per token", series, run.step))
     for name, series in accuracies(run):
         charts.append(_curve(f"accuracy-{name}", f"Exact match of {name}, share", series, run.step, baseline=True))
+    for name, title, series in head_curves(run):
+        charts.append(_curve(name, title, series, run.step))
     for role, series in update_ratios(run):
         charts.append(_curve(f"ratio-{role}", f"Update over parameter: {role}", series, run.step))
     for name, title, series in layer_curves(run):

@@ -43,6 +43,7 @@ RUN_FOLDERS = (
     "spikes",
     "perplexity",
     "reference",
+    "inspection",
 )
 # The marks that train.report writes into a page and into a picture.
 REPORT_MARK = re.compile(rb"<title>[^<{]*: Cairn report</title>")
