@@ -24,6 +24,7 @@ from train.evaluation.named_evaluations import AnyEvaluation, changed_texts, pro
 from train.files.files import read_json, write_json
 from train.files.paths import IS_PATH, AnyPath, expand_paths
 from train.files.remote import convert_read_errors
+from train.objectives.distillation import Distillation
 from train.objectives.fit import problems_of_objective
 from train.objectives.next_token import NextToken
 from train.objectives.policy import GRPO
@@ -207,7 +208,7 @@ class Experiment:
     model: ModelConfig
     data: Data | Generated | Conversations | Preferences | Prompts
     training: Training
-    objective: NextToken | DPO | IPO | SimPO | ORPO | KTO | RewardModel | GRPO = NextToken()
+    objective: NextToken | Distillation | DPO | IPO | SimPO | ORPO | KTO | RewardModel | GRPO = NextToken()
     optimizer: AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW
     schedule: Constant | Cosine | Linear | InverseSquareRoot | WarmupStableDecay
     mesh: Mesh = dataclasses.field(default=Mesh(), metadata=EXECUTION_ONLY)

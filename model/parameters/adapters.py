@@ -113,7 +113,7 @@ class DoRA(LoRA):
     def _magnitude(self, base: nnx.Param | QuantizedMatrix, spec: Spec, make: "ParameterMaker") -> nnx.Param | None:
         inputs = len(spec.inputs)
         w = base[...].astype(jnp.float32)
-        return make.from_values(MAGNITUDE, _norms(w, inputs), spec.axes[inputs:])
+        return make.from_values("magnitude", _norms(w, inputs), spec.axes[inputs:])
 
 
 Adapters = LoRA | DoRA

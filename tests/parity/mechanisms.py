@@ -106,6 +106,14 @@ REFERENCES = {
         "model/vocabulary/test_multi_token.py::test_the_loss_is_that_of_the_equations",
     ),
     "ScoreHead": ("sums written out", "model/vocabulary/test_score_head.py::test_scores_are_sums_written_out"),
+    "LoRA": (
+        "whole matrices in float64",
+        "model/parameters/test_adapters.py::test_products_are_those_of_the_whole_matrices",
+    ),
+    "DoRA": (
+        "whole matrices in float64",
+        "model/parameters/test_adapters.py::test_products_are_those_of_the_whole_matrices",
+    ),
     "Except": ("Python's slices", "model/test_layers.py::test_layers_are_chosen_as_python_slices"),
     "Dropout": ("its share and its mean", "model/test_dropout.py::test_drop_zeroes_its_share_and_keeps_the_mean"),
     "Standard": (

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 
-from model.added_parts import add_parts, added_parts, without_parts
 from model.config import model_differences
 from model.errors import UserError
 from model.parameters.names import flatten, unflatten
@@ -18,6 +17,7 @@ from train.files.remote import convert_read_errors
 from train.parallel.mesh import make_mesh
 from train.parallel.mesh_choice import model_shardings
 from train.process import hosts
+from train.run.added_parts import add_parts, added_parts, without_parts
 from train.run.checks import refuse_quantized
 from train.run.folder import copy_origin_of
 from train.run.loading import load_params, local_checkpoints
@@ -90,7 +90,7 @@ def _state_of_trunk(experiment: Experiment, branch: Branch, shardings: TrainStat
 def check_init_from(experiment: Experiment) -> AnyPath:
     """The run that `training.init_from` names. Raises UserError when it is not a run, or has another model.
 
-    Its model may lack parts of this run's, whose fields are marked as such (model/added_parts.py).
+    Its model may lack parts of this run's, whose fields are marked as such (train/run/added_parts.py).
     """
     source = literal_path(experiment.training.init_from or "")
     model = experiments.load(source).model

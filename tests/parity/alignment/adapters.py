@@ -83,7 +83,7 @@ def written_here(base, run, option):
     experiment = derived_experiment(before, dataclasses.replace(before.model, adapters=option))
 
     def params():
-        from model.added_parts import add_parts
+        from train.run.added_parts import add_parts
 
         tree = add_parts(experiment.model, load_params(base).params, jax.random.key(0))
         draw = np.random.default_rng(1)

@@ -19,6 +19,7 @@ from model.mixers import Mixer
 from model.norms import LayerNorm, RMSNorm
 from model.options.annotations import alternatives, fields_of
 from model.options.tree import check
+from model.parameters.adapters import DoRA
 from model.parameters.precision import Precision, for_inference
 from model.parameters.quantized_weights import QuantizedWeights
 from model.parameters.specs import ROLES, Role, is_trained, partition, specs_by_name
@@ -386,9 +387,12 @@ def test_experts_and_modules_that_predict_ahead():
 
 def test_every_role_has_a_parameter_here():
     quantized = dataclasses.replace(attention(), precision=Precision(weights=QuantizedWeights()))  # is not trained
+    adapted = dataclasses.replace(
+        between_layers(), adapters=DoRA()
+    )  # tests/train/optimizers/test_adapted_parameters.py
     met = {
         spec.role
-        for config in (attention(), mixers(), between_layers(), experts(), quantized)
+        for config in (attention(), mixers(), between_layers(), experts(), quantized, adapted)
         for spec in specs_by_name(specs(config)).values()
     }
     assert met == set(ROLES) == set(typing.get_args(Role))

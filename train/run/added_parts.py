@@ -4,6 +4,7 @@ The field of such a part says so: `score_head: ScoreHead | None = dataclasses.fi
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -21,7 +22,8 @@ def added_parts(before: ModelConfig, after: ModelConfig) -> tuple[str, ...]:
 
 def without_parts(config: ModelConfig, fields: tuple[str, ...]) -> ModelConfig:
     """Returns the model without some parts."""
-    return dataclasses.replace(config, **dict.fromkeys(fields))
+    absent: dict[str, Any] = dict.fromkeys(fields)
+    return dataclasses.replace(config, **absent)
 
 
 def add_parts(config: ModelConfig, params: Params, key: jax.Array) -> Params:
