@@ -86,6 +86,6 @@ def test_a_mark_is_all_that_the_three_places_need(tiny_experiment, tmp_path, mon
 
 
 def test_no_option_has_a_mark_that_nobody_reads():
-    known = {"execution", "training", None}
+    known = {"execution", "training", "parts", None}
     classes = all_option_classes(Experiment).values()
     assert {field.metadata.get("changes") for cls in classes for field in dataclasses.fields(cls)} == known
