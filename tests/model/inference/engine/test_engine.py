@@ -1,5 +1,6 @@
 """The engine's interface: updates, requests that it refuses, capacity, no compilation while serving, new parameters."""
 
+import dataclasses
 import functools
 
 import jax
@@ -158,3 +159,14 @@ def test_the_cache_takes_what_memory_there_is(monkeypatch):
     plan = plan_of(DENSE, EngineOptions(rows=16, page_size=4))
     assert 4 <= capacity_of(plan).tokens < 16 * 40
     assert capacity_of(plan).cache_bytes <= 40_000
+
+
+def test_log_probabilities_at_the_temperature_of_the_draws():
+    """tests/train/alignment/test_rollouts.py compares them with those of the trainer."""
+    sampling = Sampling(temperature=0.5, top_p=0.6, max_tokens=3, seed=1)
+    request = Request(prompt=(3, 4), sampling=sampling, num_logprobs=0)
+    plain, scaled = serve(engine(), [request, dataclasses.replace(request, scaled_logprobs=True)])
+    assert plain.tokens == scaled.tokens
+    assert all(one.logprob != other.logprob for one, other in zip(plain.scores, scaled.scores, strict=True))
+    with pytest.raises(UserError, match="request.scaled_logprobs: there are none at temperature=0"):
+        engine().submit(Request(prompt=(1,), sampling=GREEDY, scaled_logprobs=True))
