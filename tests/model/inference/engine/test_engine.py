@@ -173,3 +173,14 @@ def test_an_engine_of_scores_compiles_no_decoding_and_takes_a_token_more_than_th
         made.submit(Request(prompt=(1,)))
     with pytest.raises(UserError, match="engine.speculation: guesses new tokens, and with only_scores there are none"):
         engine_of("dense", only_scores=True, speculation=NGram())
+
+
+def test_log_probabilities_at_the_temperature_of_the_draws():
+    """tests/train/alignment/test_rollouts.py compares them with those of the trainer."""
+    sampling = Sampling(temperature=0.5, top_p=0.6, max_tokens=3, seed=1)
+    request = Request(prompt=(3, 4), sampling=sampling, num_logprobs=0)
+    plain, scaled = serve(engine(), [request, dataclasses.replace(request, scaled_logprobs=True)])
+    assert plain.tokens == scaled.tokens
+    assert all(one.logprob != other.logprob for one, other in zip(plain.scores, scaled.scores, strict=True))
+    with pytest.raises(UserError, match="request.scaled_logprobs: there are none at temperature=0"):
+        engine().submit(Request(prompt=(1,), sampling=GREEDY, scaled_logprobs=True))
