@@ -1,0 +1,6 @@
+"""Trains autoencoders on the activations of a run's model.
+
+settings.py  the options         stream.py    batches of activations, a pure function of their number
+state.py     arrays and places   step.py      one update
+measures.py  evaluation          loop.py      the loop, its folder and its checkpoints
+"""
