@@ -7,7 +7,7 @@ import pytest
 
 from model.errors import UserError
 from model.options.tree import check
-from tests.train.inspection.features.autoencoders.reference import M, OUT, parameters, tokens
+from tests.train.inspection.features.autoencoders.reference import OUT, M, parameters, tokens
 from train.inspection.features.autoencoders.dead import AuxK, Resampling
 from train.inspection.features.autoencoders.interface import Inputs
 
