@@ -5,6 +5,7 @@ r"""Generates texts with a trained model.
     python -m launch.generate --run=runs/llama-70b --prompt='Once' --mesh=fsdp=4,tensor=2
     python -m launch.generate --run=runs/llama-1b --prompts_file=prompts.jsonl --output=texts.jsonl
     python -m launch.generate --run=runs/llama-1b --chat
+    python -m launch.generate --run=runs/quickstart --prompt='I feel' --steer=runs/quickstart/inspection/steer:4
 
 A single text is written to the terminal while it is drawn, several texts when all are finished. A text ends at the end
 of its document, before a stop string, after --max_tokens, when the model's context is full, or when a signal ends the
@@ -14,6 +15,8 @@ text. The checkpoint's parameters are read and checked, its optimizer state is n
 With --output the engine draws the texts: each begins when another ends, --batch_size at a time. The file has a line of
 JSON for each, in the order of the prompts, and the same command continues one that was killed. With --chat a prompt is
 a message, which the tokenizer's chat template wraps; without a prompt, each line that is typed is one.
+
+--steer adds a vector of `launch.inspect steer` to the stream after a layer, SCALE times, at every token.
 """
 
 import sys
@@ -66,6 +69,9 @@ CHAT = flags.DEFINE_bool("chat", False, "Answers messages, by the chat template 
 CHAT_TEMPLATE = cli.define_path(
     "chat_template", None, "With --chat: a Jinja file that makes prompts of messages, in place of the tokenizer's own."
 )
+STEER = flags.DEFINE_multi_string(
+    "steer", [], "FILE:SCALE, a vector of launch.inspect steer and how many times to add it. May be given many times."
+)
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object with all texts at the end, and nothing before.")
 
 MAX_TEXTS = 1_000_000
@@ -85,6 +91,10 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--num_samples={NUM_SAMPLES.value} with --temperature=0 would give the same text each time")
     given = _prompts()
     if CHAT.value or OUTPUT.value is not None:
+        if STEER.value:
+            raise UserError(
+                "--steer has no effect with --output and --chat, whose engine takes no vectors; leave it out"
+            )
         return _on_engine(given, sampling)
     if CHAT_TEMPLATE.value is not None:
         raise UserError("--chat_template has no effect without --chat; give both, or leave it out")
@@ -93,9 +103,11 @@ def main(argv: list[str]) -> int:
 
     cli.prepare_jax()
     from train.generation.texts import check_prompts, generate_texts, largest_cache_bytes
+    from train.inspection.causes.steering import edits_of
     from train.run.loading import load_run
 
     run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
+    edits = edits_of(STEER.value, run.experiment.model)
     texts, named = zip(*given, strict=True)
     rows = check_prompts(run.experiment.model, run.tokenizer, texts, named)
     rows = [row for row in rows for _ in range(NUM_SAMPLES.value)]
@@ -114,6 +126,7 @@ def main(argv: list[str]) -> int:
             layout=run.layout,
             on_text=printer.show,
             results=results,
+            edits=edits,
         )
     finally:  # a signal loses no token that was drawn before
         if results:

@@ -89,12 +89,21 @@ def normalize(
     x: jax.Array,
     scale: jax.Array | None = None,
     bias: jax.Array | None = None,
+    divisor_of: jax.Array | None = None,
 ) -> jax.Array:
-    """Computes the equations above, over the last `num_axes` axes of x."""
-    y, axes = x.astype(reductions), tuple(range(-num_axes, 0))
-    if isinstance(option, LayerNorm):
-        y = y - jnp.mean(y, axis=axes, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axes, keepdims=True) + option.epsilon)
+    """Computes the equations above, over the last `num_axes` axes of x.
+
+    `divisor_of` is another input whose divisor divides x: without a bias the norm is then linear in x.
+    """
+    axes = tuple(range(-num_axes, 0))
+
+    def centred(x: jax.Array) -> jax.Array:
+        y = x.astype(reductions)
+        return y - jnp.mean(y, axis=axes, keepdims=True) if isinstance(option, LayerNorm) else y
+
+    y = centred(x)
+    z = y if divisor_of is None else centred(divisor_of)
+    y = y * jax.lax.rsqrt(jnp.mean(z * z, axis=axes, keepdims=True) + option.epsilon)
     if scale is not None:
         factor = cast_like(scale, x).astype(reductions)
         y = y * (1 + factor if isinstance(option, RMSNorm) and option.scale == "zero" else factor)

@@ -17,7 +17,13 @@ from model.transformer import specs
 from train.data.config import Data, SentencePiece
 from train.data.generated import Generated
 from train.earlier import current_config
-from train.evaluation.named_evaluations import NamedEvaluation, ProbeEvaluation, changed_texts, problems_of_evaluations
+from train.evaluation.named_evaluations import (
+    InductionEvaluation,
+    NamedEvaluation,
+    ProbeEvaluation,
+    changed_texts,
+    problems_of_evaluations,
+)
 from train.files.files import read_json, write_json
 from train.files.paths import IS_PATH, AnyPath, expand_paths
 from train.files.remote import convert_read_errors
@@ -201,7 +207,9 @@ class Experiment:
     mesh: Mesh = dataclasses.field(default=Mesh(), metadata=EXECUTION_ONLY)
     sharding: Sharding = dataclasses.field(default=Sharding(), metadata=EXECUTION_ONLY)
     evaluation: Evaluation = Evaluation()
-    evaluations: tuple[NamedEvaluation | ProbeEvaluation, ...] = dataclasses.field(default=(), metadata=EXECUTION_ONLY)
+    evaluations: tuple[NamedEvaluation | ProbeEvaluation | InductionEvaluation, ...] = dataclasses.field(
+        default=(), metadata=EXECUTION_ONLY
+    )
     statistics: Statistics | None = dataclasses.field(default=None, metadata=EXECUTION_ONLY)
     spikes: Spikes | None = dataclasses.field(default=Spikes(), metadata=EXECUTION_ONLY)
     samples: Samples = dataclasses.field(default=Samples(), metadata=EXECUTION_ONLY)

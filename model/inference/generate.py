@@ -31,9 +31,13 @@ from model.parameters.precision import for_inference
 from model.parameters.quantized_weights import fast_to_read
 from model.positions.absolute import LayerPosition
 from model.stack import LayerCaches, empty_caches
+from model.taps.request import Edit, Tap, Taps
 from model.transformer import Params, logits, specs, stream
 
 MIN_CACHE_SLOTS = 64  # slots
+
+# Edits of taps: a hashable form of `Taps.edit`.
+Edits = tuple[tuple[Tap, Edit], ...]
 
 # Called with a row and its next token, as soon as the token is known; True ends the row.
 OnToken = Callable[[int, int], bool | None]
@@ -90,6 +94,7 @@ def generate(
     row_multiple: int | None = None,
     cache_length: int | None = None,
     chunk: int = 128,
+    edits: Edits = (),
 ) -> list[list[int]]:
     """Generates tokens after each prompt until an end mark, the budget, or a full context.
 
@@ -111,6 +116,7 @@ def generate(
       cache_length: the slots of each row's cache, and the longest text; None for as many slots as these prompts and
         their budgets need (`cache_slots`) and texts up to the model's context length.
       chunk: the number of tokens of a row that one prefill step takes.
+      edits: edits of taps, of prompts and of new tokens alike. Equal functions reuse the compiled programs.
 
     Returns:
       The new ids of each row, with the end mark if it was generated.
@@ -133,7 +139,7 @@ def generate(
     inputs = initial_inputs(rows, sample_indices, rules, sampling.seed, config.vocab_size, marks)
     state = init_decode_state(config, layout, length, **inputs)
     for tokens_BC, first_position in prefill_chunks(rows, min(chunk, length)):
-        state = prefill(config, layout, weights, state, tokens_BC, first_position)
+        state = prefill(config, layout, weights, state, tokens_BC, first_position, edits)
 
     # The last token needs no slot, so a full context still yields one token.
     budgets = [min(sampling.max_tokens, max_length - len(prompt) + 1) for prompt in prompts]
@@ -156,10 +162,10 @@ def generate(
             record_tokens(previous)  # now, not later: these tokens are read again too
             previous = None
             texts = {row: [*prompts[row], *generated[row]] for row in _outgrown(scaled, prompts, running, step)}
-            state = _read_again(config, layout, weights, state, texts, length, min(chunk, length))
+            state = _read_again(config, layout, weights, state, texts, length, min(chunk, length), edits)
             if not running:
                 break
-        state, tokens_B = decode(config, layout, weights, rules, state)
+        state, tokens_B = decode(config, layout, weights, rules, state, edits)
         if previous is not None:  # read one step late, so that the host works while the device computes
             record_tokens(previous)
         if not running:
@@ -190,7 +196,7 @@ def init_decode_state(
     return _constrain_state(DecodeState(cache, token_B, position_B, key_B, seen_BV), layout)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1, 6), donate_argnums=3)
 def prefill(
     config: ModelConfig,
     layout: Layout,
@@ -198,6 +204,7 @@ def prefill(
     state: DecodeState,
     tokens_BC: jax.Array,
     first_position: jax.Array,
+    edits: Edits = (),
 ) -> DecodeState:
     """Writes the keys and values of C tokens, the first at `first_position`; no logits are computed.
 
@@ -213,18 +220,20 @@ def prefill(
         lengths_B=state.position_B,
         text_lengths_B=state.position_B + 1,
         layout=layout,
+        taps=Taps(edit=dict(edits)),
     )
     assert output.cache is not None
     return _constrain_state(dataclasses.replace(state, cache=output.cache), layout)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
+@functools.partial(jax.jit, static_argnums=(0, 1, 5), donate_argnums=4)
 def decode(
-    config: ModelConfig, layout: Layout, params: Params, rules: Rules, state: DecodeState
+    config: ModelConfig, layout: Layout, params: Params, rules: Rules, state: DecodeState, edits: Edits = ()
 ) -> tuple[DecodeState, jax.Array]:
     """Reads the last token of every row and chooses the next. Returns the state, and the tokens on every device."""
     tokens_BT, positions_BT = state.token_B[:, None], state.position_B[:, None]
-    output = stream(config, params, tokens_BT, positions_BT=positions_BT, cache=state.cache, layout=layout)
+    taps = Taps(edit=dict(edits))
+    output = stream(config, params, tokens_BT, positions_BT=positions_BT, cache=state.cache, layout=layout, taps=taps)
     logits_BTV = logits(config, params, output.stream_BTD, layout=layout)
     key_B = jax.vmap(jax.random.fold_in)(state.key_B, state.position_B)
     token_B = sample_token(rules, logits_BTV[:, 0], key_B, state.seen_BV)
@@ -283,6 +292,7 @@ def _read_again(
     texts: Mapping[int, list[int]],
     length: int,
     chunk: int,
+    edits: Edits,
 ) -> DecodeState:
     """Returns the state with new caches for some rows: of all their tokens but the last, as positions are by now.
 
@@ -293,6 +303,7 @@ def _read_again(
       texts: the tokens of these rows.
       length: the slots of a row of the cache.
       chunk: the number of tokens of a row that one prefill step takes.
+      edits: see `generate`.
     """
     rows, group = sorted(texts), layout.ways("batch")
     for first in range(0, len(rows), group):
@@ -302,7 +313,7 @@ def _read_again(
         inputs = initial_inputs(read, None, Sampling().rules(), 0, config.vocab_size)
         part = init_decode_state(config, layout, length, **inputs)
         for tokens_BC, first_position in prefill_chunks(read, chunk):
-            part = prefill(config, layout, params, part, tokens_BC, first_position)
+            part = prefill(config, layout, params, part, tokens_BC, first_position, edits)
         state = _replace_caches(layout, state, part.cache, np.array(some + [len(state.token_B)] * padding, np.int32))
     return state
 

@@ -5,7 +5,7 @@ Wang, Komatsuzaki 2021, "GPT-J-6B", where M is N; Black et al. 2022, "GPT-NeoX-2
 
 import dataclasses
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 
@@ -19,6 +19,8 @@ class Parallel(ResidualOption):
     """Mixer and feed-forward read the same stream, with one norm for both or one for each."""
 
     shared_norm: bool = True
+
+    additive: ClassVar[bool] = True
 
     def problems_with(self, sublayers: Collection[tuple[Sublayer, ...]]) -> Iterator[tuple[str, str]]:
         """Yields fields without effect in a model whose layers have these sublayers."""

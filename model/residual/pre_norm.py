@@ -4,6 +4,7 @@ Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 
@@ -15,6 +16,8 @@ from model.residual.scheme import LayerSettings, ResidualOption, ResidualStream,
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreNorm(ResidualOption):
     """Sublayers read the normalised stream."""
+
+    additive: ClassVar[bool] = True
 
     def build(self, settings: LayerSettings, make: ParameterMaker, sublayers_before: jax.Array | int) -> ResidualStream:
         """Returns the module of one layer."""

@@ -4,6 +4,7 @@ OLMo et al. 2025, "2 OLMo 2 Furious", section 3.2.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 
@@ -15,6 +16,9 @@ from model.residual.scheme import LayerSettings, ResidualOption, ResidualStream,
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reordered(ResidualOption):
     """The output of a sublayer is normalised, its input is not."""
+
+    additive: ClassVar[bool] = True
+    normalizes_output: ClassVar[bool] = True
 
     def build(self, settings: LayerSettings, make: ParameterMaker, sublayers_before: jax.Array | int) -> ResidualStream:
         """Returns the module of one layer."""

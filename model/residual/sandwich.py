@@ -6,6 +6,7 @@ Ding et al. 2021, "CogView: Mastering Text-to-Image Generation via Transformers"
 
 import dataclasses
 from collections.abc import Collection, Iterator
+from typing import ClassVar
 
 import jax
 
@@ -24,6 +25,9 @@ class Sandwich(ResidualOption):
     """
 
     ffn_input_norm: bool = True
+
+    additive: ClassVar[bool] = True
+    normalizes_output: ClassVar[bool] = True
 
     def problems_with(self, sublayers: Collection[tuple[Sublayer, ...]]) -> Iterator[tuple[str, str]]:
         """Yields fields without effect in a model whose layers have these sublayers."""

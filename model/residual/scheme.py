@@ -50,10 +50,14 @@ class ResidualOption:
     Attributes:
       final_norm: whether the stream is normalised once more before the logits.
       one_vector: whether the stream between layers is one vector for each token, (B, T, D).
+      additive: whether the stream after a layer is the stream before it plus the taps `mixer_output` and `ffn_output`.
+      normalizes_output: whether the output of a sublayer is normalised before it is added to the stream.
     """
 
     final_norm: ClassVar[bool] = True
     one_vector: ClassVar[bool] = True
+    additive: ClassVar[bool] = False
+    normalizes_output: ClassVar[bool] = False
 
     def build(
         self, settings: LayerSettings, make: ParameterMaker, sublayers_before: jax.Array | int

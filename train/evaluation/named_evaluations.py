@@ -86,7 +86,42 @@ class ProbeEvaluation:
                 yield name, f"must be at least 1, got {getattr(self, name)}"
 
 
-AnyEvaluation = NamedEvaluation | ProbeEvaluation
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InductionEvaluation:
+    """The rise of induction heads during the run. It decides nothing.
+
+    The scores of the best heads on random tokens that are repeated (train/inspection/attention/scores.py), and the loss
+    late in the context less the loss early in it on the validation split: Olsson et al. 2022, "In-context Learning and
+    Induction Heads", with the 500th and the 50th token.
+
+    Attributes:
+      name: the name of its lines in metrics.jsonl and of its curves.
+      every: steps between evaluations; the last step is always evaluated.
+      num_sequences: the rows of random tokens.
+      late, early: the tokens whose losses are compared, counted from 1 in a document, or in the window where documents
+        see each other.
+      max_batches: the batches of the validation split to use; None for all of it.
+    """
+
+    name: str
+    every: int = 500
+    num_sequences: int = 8
+    late: int = 500
+    early: int = 50
+    max_batches: int | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        yield from _problems_of_name(self.name)
+        for name in ("every", "num_sequences", "early", "max_batches"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                yield name, f"must be at least 1, got {value}"
+        if self.late <= self.early:
+            yield "late", f"must be above early={self.early}, got {self.late}"
+
+
+AnyEvaluation = NamedEvaluation | ProbeEvaluation | InductionEvaluation
 
 
 def _problems_of_name(name: str) -> Iterator[tuple[str, str]]:
@@ -108,6 +143,8 @@ def problems_of_evaluations(
         first = seen.setdefault(option.name.lower(), i)  # some file systems ignore the case of letters
         if first != i:
             yield f"{i}.name", f"{option.name!r} is the name of evaluations.{first} too; give each its own"
+        if isinstance(option, InductionEvaluation) and option.late > data.sequence_length:
+            yield f"{i}.late", f"{option.late} is beyond the windows of data.sequence_length={data.sequence_length}"
         if not isinstance(option, NamedEvaluation) or option.sequence_length is None:
             continue
         if option.sequence_length > context_length:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.inference.generate import cache_bytes, cache_slots, generate, occurrence_indices, prepare_params
+from model.inference.generate import Edits, cache_bytes, cache_slots, generate, occurrence_indices, prepare_params
 from model.inference.sampling import Sampling
 from model.layout import ONE_DEVICE, Layout
 from model.transformer import Params
@@ -48,6 +48,7 @@ def generate_texts(
     layout: Layout = ONE_DEVICE,
     on_text: OnText | None = None,
     results: list[GeneratedText] | None = None,
+    edits: Edits = (),
 ) -> list[GeneratedText]:
     """Generates a text after every prompt; equal prompts get different texts, unless sampling is greedy.
 
@@ -62,6 +63,7 @@ def generate_texts(
       layout: the sharding of activations, as for `model.inference.generate.generate`.
       on_text: see `OnText`.
       results: the list to fill and return; after a KeyboardInterrupt it has the texts that were drawn until then.
+      edits: edits of taps, as for `model.inference.generate.generate`.
 
     Raises:
       UserError: for an empty stop string, for a prompt longer than the context, and for the errors of `prompt_ids`.
@@ -88,6 +90,7 @@ def generate_texts(
                 sample_indices=sample_indices[chosen],
                 layout=layout,
                 row_multiple=padded,
+                edits=edits,
             )
         except KeyboardInterrupt:
             results += batch.interrupted()

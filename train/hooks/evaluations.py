@@ -6,9 +6,16 @@ from typing import Any
 
 from model.errors import UserError
 from train.data.config import Data
-from train.evaluation.named_evaluations import NamedEvaluation, ProbeEvaluation, evaluated_split
+from train.evaluation.named_evaluations import (
+    AnyEvaluation,
+    InductionEvaluation,
+    NamedEvaluation,
+    ProbeEvaluation,
+    evaluated_split,
+)
 from train.evaluation.probing.measure import measure, reader_of
 from train.evaluation.validation import BatchLimit, SplitEvaluation
+from train.hooks.induction import InductionHook
 from train.hooks.interface import Hook, Session, StepInfo
 from train.state import evaluation_params
 from train.terminal.formatting import format_fixed
@@ -122,7 +129,9 @@ class ProbeHook(Hook):
         session.say(f"step {info.step}: {option.name} loss {loss} ({known}), accuracy {accuracy}")
 
 
-def _hook_of(session: Session, option: NamedEvaluation | ProbeEvaluation, validation: ValidationHook) -> Hook:
+def _hook_of(session: Session, option: AnyEvaluation, validation: ValidationHook) -> Hook:
+    if isinstance(option, InductionEvaluation):
+        return InductionHook(session, option)
     if isinstance(option, ProbeEvaluation):
         return ProbeHook(session, option)
     return NamedEvaluationHook(session, option, validation)

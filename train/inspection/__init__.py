@@ -1,1 +1,11 @@
-"""Looking inside a model: pure functions of its options, parameters and tokens, through taps (model/README.md)."""
+"""Looks inside a model: what its heads attend to, how its stream becomes logits, which activations cause an output.
+
+table.py      the instruments and their flags: an instrument is a row, and a module with a function `inspect`
+subject.py    the model that is looked into, and functions of its tokens that run on its mesh
+text.py       a text as the tokens that an instrument looks at
+result.py     the result of an instrument, and the three files that it writes
+page/         the page of a result: one template, and widgets of JavaScript
+attention/    maps of attention, the roles of heads
+
+Each instrument is a function of a loaded run; `python -m launch.inspect` calls it with flags.
+"""

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from train.report.drawing import LIGHT, Chart, Palette, draw_svg, new_figure, style
-from train.report.optional_parts import layer_curves, log_normaliser, noise_scales, text_losses, update_ratios
+from train.report.optional_parts import (
+    head_curves,
+    layer_curves,
+    log_normaliser,
+    noise_scales,
+    text_losses,
+    update_ratios,
+)
 from train.report.run import RunData, Series, smooth
 from train.terminal.formatting import format_fixed
 
@@ -41,6 +48,8 @@ def small_charts(run: RunData) -> list[Chart]:
         charts.append(_curve(name, title, run.metric(name, "throughput"), run.step, baseline=True))
     for label, series in text_losses(run):
         charts.append(_curve(f"loss-{label}", f"Loss of {label}, nats per token", series, run.step))
+    for name, title, series in head_curves(run):
+        charts.append(_curve(name, title, series, run.step))
     for role, series in update_ratios(run):
         charts.append(_curve(f"ratio-{role}", f"Update over parameter: {role}", series, run.step))
     for name, title, series in layer_curves(run):

@@ -38,6 +38,21 @@ def text_losses(run: RunData) -> Iterator[tuple[str, Series]]:
         yield name, _series({line["step"]: [line["loss"]] for line in lines if _is_number(line.get("loss"))})
 
 
+_OF_HEADS = {
+    "repeated": "Induction score of the best head",
+    "previous_token": "Previous-token score of the best head",
+    "in_context": "Loss late less early in the context, nats",
+}
+
+
+def head_curves(run: RunData) -> Iterator[tuple[str, str, Series]]:
+    """The name, title and values over the steps of each number of evaluations of induction heads."""
+    for name, lines in evaluations_by_name(run).items():
+        for key, title in _OF_HEADS.items():
+            values = {line["step"]: [line[key]] for line in lines if "repeated" in line and _is_number(line.get(key))}
+            yield f"{key}-{name}", f"{title} ({name})", _series(values)
+
+
 def update_ratios(run: RunData) -> Iterator[tuple[str, Series]]:
     """Update over parameter over the steps for each role, the geometric mean over its layers."""
     lines = [line for line in run.statistics if _is_number(line.get("ratio")) and line["ratio"] > 0]

@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.resources
+import json
 import pathlib
 from typing import Any
 
@@ -24,6 +25,12 @@ def fill(package: str, template: str, **content: Any) -> str:
 def read_source(package: str, name: str) -> str:
     """A file beside the code of a package."""
     return importlib.resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def as_script_data(values: Any) -> str:
+    """JSON that may stand inside a script element: no text in it can end the element or begin a comment."""
+    text = json.dumps(values, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _escape_control(value: Any) -> Any:

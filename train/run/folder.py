@@ -24,6 +24,7 @@ damaged/           checkpoints that were found to be damaged
 logs/              stacks-PROCESS.txt, of a run that stood still; slurm-JOB.txt, what a job on SLURM printed
 environment.json.damaged   the same of that file
 perplexity/        the scores of documents, from which an interrupted launch.evaluate --resume continues
+inspection/        the pages of launch.inspect
 evaluation.json    of the quickstart: the final measures beside gzip and xz
 files.txt          of the quickstart: the files that the model wrote
 report.html        the report

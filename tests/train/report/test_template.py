@@ -1,7 +1,9 @@
+import json
+
 import jinja2
 import pytest
 
-from train.report.template import fill, read_source
+from train.report.template import as_script_data, fill, read_source
 
 
 def page_with(monkeypatch, template, **content):
@@ -26,3 +28,9 @@ def test_the_style_of_all_pages_is_there(monkeypatch):
         "train.report.template.read_source", lambda package, name: "{{ style | safe }}" if name == "x" else style
     )
     assert fill("any", "x") == style
+
+
+def test_no_text_ends_a_script():
+    text = as_script_data({"a": "</script><!--\u2028é&"})
+    assert not set(text) & set("<>&\u2028é")
+    assert json.loads(text) == {"a": "</script><!--\u2028é&"}

@@ -40,6 +40,7 @@ RUN_FOLDERS = (
     "profile",
     "spikes",
     "perplexity",
+    "inspection",
 )
 # The marks that train.report writes into a page and into a picture.
 REPORT_MARK = re.compile(rb"<title>[^<{]*: Cairn report</title>")

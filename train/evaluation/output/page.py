@@ -5,7 +5,6 @@ texts only the first tokens of the first documents of each domain are on the pag
 """
 
 import itertools
-import json
 import math
 import pathlib
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from train.evaluation.output.pieces import Piece, TokenOnPage, split_into_pieces
 from train.evaluation.output.tables import difference_rows, domain_rows, length_rows, lengths_note, measure_rows
 from train.files.files import replace_file
 from train.report.drawing import Chart, Palette, draw_svg
-from train.report.template import fill, read_source
+from train.report.template import as_script_data, fill, read_source
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,12 +62,6 @@ def render_page(outcome: Outcome, text: str) -> str:
         charts=list(detail_charts(outcome)),
         notes=notes,
     )
-
-
-def as_script_data(values: Any) -> str:
-    """JSON that may stand inside a script element: no text in it can end the element or begin a comment."""
-    text = json.dumps(values, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def page_documents(outcome: Outcome) -> tuple[list[dict[str, Any]], list[str]]:

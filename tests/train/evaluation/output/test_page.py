@@ -11,7 +11,7 @@ from train.evaluation.bench.pairs import compare
 from train.evaluation.bench.request import Outcome
 from train.evaluation.document_scores import Kept
 from train.evaluation.evaluate import evaluate
-from train.evaluation.output.page import as_script_data, render_page, write_page
+from train.evaluation.output.page import render_page, write_page
 from train.run.loading import load_run
 
 TEXTS = ["the café", "</script><b>a dog & a bird\n" * 3, "old"]
@@ -95,9 +95,3 @@ def test_domains_are_a_table_where_there_are_several(outcome):
     page = render_page(dataclasses.replace(alone(outcome), results=(several,)), "t")
     assert "<h3>Domains</h3>" in page
     assert "mean of the domains" in page
-
-
-def test_no_text_ends_a_script():
-    text = as_script_data({"a": "</script><!--\u2028é&"})
-    assert not set(text) & set("<>&\u2028é")
-    assert json.loads(text) == {"a": "</script><!--\u2028é&"}

@@ -1,0 +1,49 @@
+"""The command launch.inspect: its listing, errors, files."""
+
+import json
+
+import pytest
+
+
+def test_without_an_instrument_it_lists_them(command):
+    status, printed = command("launch.inspect")
+    assert status == 0
+    assert "attention  " in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["atention", "--run=x"], "no instrument is called 'atention'; did you mean 'attention'?"),
+        (["attention"], "--run is missing"),
+        (["attention", "--run=nowhere", "--text=a"], "nowhere is no run folder"),
+        (["attention", "--run=nowhere"], "--text is missing, which attention needs"),
+        (["attention", "more", "--run=nowhere"], "unexpected argument 'more'"),
+        (["attention", "--run=nowhere", "--text=a", "--layers=x"], "--layers=x: expected whole numbers"),
+        (["--run=nowhere"], "expected an instrument before the flags"),
+        (["attention", "--run=nowhere", "--text_file=nowhere.txt"], "--text_file=nowhere.txt cannot be read"),
+    ],
+)
+def test_mistakes_are_one_message(command, arguments, words):
+    status, printed = command("launch.inspect", *arguments)
+    assert (status, "Traceback" in printed) == (2, False)
+    assert words in printed
+
+
+def test_the_files_go_into_the_run_or_where_they_are_asked_for(command, tiny_run, tmp_path):
+    (tmp_path / "text.txt").write_text("the old dog\n", encoding="utf-8")
+    status, printed = command(
+        "launch.inspect",
+        "attention",
+        f"--run={tiny_run}",
+        f"--text_file={tmp_path / 'text.txt'}",
+        "--layers=-1",
+        f"--output={tmp_path / 'out'}",
+    )
+    assert status == 0, printed
+    assert f"page: {tmp_path / 'out' / 'index.html'}" in printed
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["tokens"][1:4] == list("the")
+    status, printed = command(
+        "launch.inspect", "attention", f"--run={tiny_run}", "--text=a", f"--text_file={tmp_path / 'text.txt'}"
+    )
+    assert "--text and --text_file are two texts" in printed

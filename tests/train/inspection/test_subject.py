@@ -1,0 +1,50 @@
+"""The layers that have a tap, and taps on the host."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from model.attention.grouped_query import GroupedQuery
+from model.errors import UserError
+from model.layers import Except
+from model.recurrent.lstm import LSTM
+from tests.train.inspection.models import FAMILIES, subject, tokens
+from train.inspection.subject import by_layer, chosen_layers, layers_with
+
+MIXED = dataclasses.replace(
+    FAMILIES["llama"],
+    num_layers=4,
+    exceptions=(Except(layers="1", mixer=LSTM(num_heads=2)), Except(layers="3", mixer=GroupedQuery(num_heads=2))),
+)
+
+
+def test_layers_that_have_a_tap_are_found_with_its_shape():
+    assert layers_with(MIXED, "attention_weights") == {0: (1, 4, 1, 1), 2: (1, 4, 1, 1), 3: (1, 2, 1, 1)}
+    assert set(layers_with(MIXED, "cell")) == {1}
+    assert chosen_layers(MIXED, "attention_weights", None) == [0, 2, 3]
+    assert chosen_layers(MIXED, "attention_weights", [-1, 0]) == [3, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "words"),
+    [
+        ("attention_weight", None, "did you mean 'attention_weights'"),
+        ("attention_weights", [4], "has no layer 4; its layers are 0 to 3"),
+        ("attention_weights", [1], "layer 1 has no tap 'attention_weights'; layers that have it: 0, 2, 3"),
+        ("attention_weights", [0, -4], "names a layer twice"),
+        ("router_logits", None, "no layer of this model has the tap 'router_logits'; its mixers are"),
+    ],
+)
+def test_missing_taps_and_layers_are_refused(name, layers, words):
+    with pytest.raises(UserError, match=words):
+        chosen_layers(MIXED, name, layers)
+
+
+def test_taps_of_different_shapes_are_read_by_layer():
+    model = subject(MIXED)
+    found = by_layer(model, tokens(1, 5), "attention_weights", [3, 0])
+    assert {number: x.shape for number, x in found.items()} == {3: (1, 2, 5, 5), 0: (1, 4, 5, 5)}
+    assert list(found) == [3, 0]
+    for weights in found.values():
+        np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)

@@ -1,0 +1,1 @@
+"""Attention: maps over a text, and the roles of heads."""

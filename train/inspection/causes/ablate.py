@@ -1,0 +1,173 @@
+"""Ablation: the loss of a text when a sublayer or a head is replaced by zero, by its mean, or by that of other text.
+
+A mean is over all tokens of a reference text. `resample` takes the activations of the same positions of windows of the
+reference, drawn at random, and gives the mean loss over the draws; of the text itself, in another order of its tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model.errors import UserError
+from model.options.words import nearest
+from model.transformer import logits
+from train.inspection.causes.replace import Replacement, Replacer, groups_of, num_units, refuse_no_change
+from train.inspection.page.page import packed
+from train.inspection.result import Result, Table, Widget
+from train.inspection.subject import Subject, layers_with
+from train.inspection.text import encode, read
+from train.run.loading import LoadedRun
+
+KINDS = ("zero", "mean", "resample")
+DEFAULT_TAPS = ("mixer_output", "ffn_output", "mixer_heads")
+DRAWS = 4
+MAX_TOKENS = 256
+
+
+def inspect(
+    run: LoadedRun,
+    *,
+    text: str,
+    taps: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+    by: str = "mean",
+    reference: str | None = None,
+    seed: int = 0,
+) -> Result:
+    """The rise of the loss of a text when each layer's tap, or each head of it, is replaced.
+
+    Args:
+      run: the model.
+      text: the text.
+      taps: the taps to replace; None for the outputs of mixers, of feed-forwards and of heads.
+      layers: the layers to replace them in; None for all that have them.
+      positions: the tokens to replace them at, -1 for the last; None for all.
+      by: zero, mean, or resample.
+      reference: the text of the mean and of other activations; None for the text itself.
+      seed: the seed of draws.
+    """
+    if by not in KINDS:
+        raise UserError(f"--by={by[:40]!r} is no ablation; {nearest(by, KINDS)}")
+    if by == "zero" and reference is not None:
+        raise UserError("--reference has no effect with --by=zero; leave it out")
+    subject = Subject.of(run)
+    tokens = read(run, text, least=2, most=MAX_TOKENS)
+    known = [name for name in DEFAULT_TAPS if layers_with(subject.config, name)] if taps is None else list(taps)
+    at = _positions(positions, len(tokens))
+    other = tokens.ids if reference is None else _reference(run, reference)
+    losses: dict[str, dict[int, np.ndarray]] = {}
+    base = float("nan")
+    for name in known:
+        losses[name] = {}
+        for group in groups_of(subject.config, name, layers):
+            replacer = Replacer(subject, name, group, _loss_of(subject, tokens.ids))
+            base = float(replacer.unchanged(tokens.ids))
+            units = num_units(subject.config, name, group[0])
+            wanted = [Replacement(n, at, None if units == 1 else (u,)) for n in group for u in range(units)]
+            found = _replaced(replacer, tokens.ids, other, by, wanted, seed)
+            losses[name] |= dict(zip(group, found.reshape(len(group), units) - base, strict=True))
+    return Result(
+        title=f"Ablation by {by}",
+        about=f"{run.folder}, step {run.step:,} \u00b7 {len(tokens):,} tokens, loss {base:.4f} nats",
+        numbers={"loss": base, "by": by, "positions": at, "rise": losses, "tokens": list(tokens.texts)},
+        arrays={f"{name}_{n}": x for name, rows in losses.items() for n, x in rows.items()},
+        parts=[*_maps(losses), _table(losses)],
+        notes=tokens.notes,
+        lines=[f"loss {base:.4f} nats", *(f"{a}: +{x:.4f}" if x >= 0 else f"{a}: {x:.4f}" for a, x in _ranked(losses))],
+    )
+
+
+def _positions(positions: Sequence[int] | None, length: int) -> tuple[int, ...]:
+    if positions is None:
+        return tuple(range(length))
+    for position in positions:
+        if not -length <= position < length:
+            raise UserError(
+                f"--positions: the text has no token {position}; its tokens are 0 to {length - 1}, -1 the last"
+            )
+    return tuple(dict.fromkeys(position % length for position in positions))
+
+
+def _reference(run: LoadedRun, reference: str) -> np.ndarray:
+    ids = encode(run.tokenizer, reference, "reference")
+    if len(ids) < 2:
+        raise UserError(f"--reference: the text has {len(ids)} tokens, and 2 are needed")
+    return ids.astype(np.int32)
+
+
+def _loss_of(subject: Subject, ids: np.ndarray) -> Any:
+    next_T = jnp.asarray(ids[1:])
+
+    def loss(params: Any, output: Any) -> jax.Array:
+        z_BTV = logits(subject.config, params, output.stream_BTD, layout=subject.layout)[:, :-1].astype(jnp.float32)
+        log_p = jax.nn.log_softmax(z_BTV)
+        return -jnp.mean(jnp.take_along_axis(log_p, next_T[None, :, None], axis=-1)[..., 0], axis=1)
+
+    return loss
+
+
+def _replaced(
+    replacer: Replacer, ids: np.ndarray, other: np.ndarray, by: str, wanted: list[Replacement], seed: int
+) -> np.ndarray:
+    """The loss for each replacement."""
+    before = replacer.activations(ids)
+    draw = np.random.default_rng(seed)
+    length, limit = len(ids), replacer.subject.config.context_length
+    if by == "zero":
+        choices = [np.zeros_like(before)]
+    elif by == "mean":
+        mean = replacer.activations(other[:limit]).mean(axis=1, keepdims=True)
+        choices = [np.broadcast_to(mean, before.shape)]
+    else:
+        choices = []
+        for _ in range(DRAWS):
+            window = other[int(draw.integers(0, max(1, len(other) - length + 1))) :][:length]
+            whole = np.resize(window, length) if len(window) < length else window
+            order = draw.permutation(length) if other is ids else np.arange(length)
+            choices.append(replacer.activations(whole)[:, order])
+    changed = [replacer.changes(before, values, each) for values in choices for each in wanted]
+    refuse_no_change(replacer.name, changed, f"they are equal to their {by} already")
+    return np.mean([replacer(ids, values, wanted) for values in choices], axis=0)
+
+
+def _maps(losses: dict[str, dict[int, np.ndarray]]) -> list[Widget]:
+    widgets = []
+    single = {name: rows for name, rows in losses.items() if all(len(x) == 1 for x in rows.values())}
+    most = max((float(np.abs(x).max()) for rows in losses.values() for x in rows.values()), default=1.0)
+    colors = {"low": -most, "high": most, "rowName": "layer"}
+    if single:
+        layers = sorted({n for rows in single.values() for n in rows})
+        values = np.array([[rows[n][0] if n in rows else np.nan for rows in single.values()] for n in layers])
+        data = {"rows": layers, "columns": list(single), "values": packed(values), "columnName": "tap", **colors}
+        widgets.append(Widget(name="heatmap", title="Rise of the loss, nats", data=data))
+    for name, rows in losses.items():
+        if name in single:
+            continue
+        widest = max(map(len, rows.values()))
+        values = np.array([[*x, *[np.nan] * (widest - len(x))] for x in rows.values()])
+        data = {"rows": list(rows), "columns": list(range(widest)), "values": packed(values), "columnName": "head"}
+        widgets.append(Widget(name="heatmap", title=f"Rise of the loss by head ({name}), nats", data=data | colors))
+    return widgets
+
+
+def _ranked(losses: dict[str, dict[int, np.ndarray]]) -> list[tuple[str, float]]:
+    entries = [
+        (f"{name}, layer {n}" + (f", head {u}" if len(x) > 1 else ""), float(rise))
+        for name, rows in losses.items()
+        for n, x in rows.items()
+        for u, rise in enumerate(x)
+    ]
+    return sorted(entries, key=lambda entry: -abs(entry[1]))[:12]
+
+
+def _table(losses: dict[str, dict[int, np.ndarray]]) -> Table:
+    return Table(
+        title="The largest changes",
+        head=["replaced", "rise of the loss, nats"],
+        rows=[[words, f"{rise:+.4f}"] for words, rise in _ranked(losses)],
+        caption="The loss is the mean over the next tokens of the text.",
+    )

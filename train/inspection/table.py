@@ -1,0 +1,137 @@
+"""The table of instruments. A new instrument is a row of `INSTRUMENTS`, with the flags that its function takes.
+
+The module of a row has a function `inspect(run, *, ...) -> Result` whose keyword arguments are the flags of the row. A
+flag that is not given is not passed: defaults are those of the function, and an argument without one is needed.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from model.errors import UserError
+from model.options.words import nearest
+from train.inspection.result import Result
+
+
+class Flag(NamedTuple):
+    """A flag: the form of its value, and its help."""
+
+    kind: Literal["text", "texts", "path", "integer", "integers", "number", "word", "words", "switch"]
+    help: str
+
+
+class Instrument(NamedTuple):
+    """An instrument: the module with its function, one line about it, the names of its flags."""
+
+    module: str
+    summary: str
+    flags: tuple[str, ...]
+    reads_weights: bool = True
+
+
+FLAGS: dict[str, Flag] = {
+    "text": Flag("text", "The text to look at."),
+    "half": Flag("integer", "The random tokens that are repeated; as many as the context holds, 128 at most."),
+    "sequences": Flag("integer", "Rows of random tokens."),
+    "seed": Flag("integer", "The seed of random choices."),
+    "tuned": Flag("switch", "Trains a tuned lens, and shows it beside the logit lens."),
+    "steps": Flag("integer", "The steps of a training."),
+    "corpus": Flag("text", "The text to train on; the run's own when not given."),
+    "position": Flag("integer", "The number of a token of the text, from 0, -1 for the last."),
+    "answer": Flag("text", "The text of the token whose logit is taken; the likeliest one when not given."),
+    "wrong": Flag("text", "The text of a token whose logit is taken off that of the answer."),
+    "taps": Flag("words", "The taps to replace, such as mixer_output,mixer_heads (model/README.md lists them)."),
+    "positions": Flag("integers", "The tokens to replace activations at, from 0, such as 3,-1."),
+    "by": Flag("word", "What replaces an activation: zero, mean or resample."),
+    "reference": Flag("text", "The text of means and of other activations; the text itself when not given."),
+    "corrupt": Flag("text", "A text of as many tokens as --text, with another answer."),
+    "positive": Flag("texts", "A text of the direction to steer to; may be given many times."),
+    "negative": Flag("texts", "A text of the opposite direction; may be given many times."),
+    "layer": Flag("integer", "The layer after which a vector is added, from 0; the middle one when not given."),
+    "pool": Flag("word", "mean, of the tokens of each text, or last, for its last token."),
+    "layers": Flag("integers", "The layers to look at, from 0, such as 0,3,-1; all when not given."),
+}
+
+INSTRUMENTS: dict[str, Instrument] = {
+    "attention": Instrument(
+        "train.inspection.attention.maps",
+        "maps of attention by layer and head over a text, entropy and distance by head",
+        ("text", "layers"),
+    ),
+    "heads": Instrument(
+        "train.inspection.attention.roles",
+        "roles of heads on repeated random tokens: previous token, duplicate token, induction, first token",
+        ("half", "sequences", "seed"),
+    ),
+    "lens": Instrument(
+        "train.inspection.stream.lens",
+        "logit lens and tuned lens: the prediction after every layer, at each token of a text",
+        ("text", "tuned", "steps", "corpus", "seed"),
+    ),
+    "logits": Instrument(
+        "train.inspection.stream.attribution",
+        "direct logit attribution: the shares of sublayers, heads and neurons in a logit",
+        ("text", "position", "answer", "wrong"),
+    ),
+    "stream": Instrument(
+        "train.inspection.stream.path",
+        "norms of the residual stream by layer, and the path of a logit from the embedding on",
+        ("text", "position", "answer"),
+    ),
+    "ablate": Instrument(
+        "train.inspection.causes.ablate",
+        "the rise of the loss when sublayers or heads are replaced by zero, a mean, or other activations",
+        ("text", "taps", "layers", "positions", "by", "reference", "seed"),
+    ),
+    "patch": Instrument(
+        "train.inspection.causes.patch",
+        "activation patching between a clean and a corrupt text, and its estimate by gradients",
+        ("text", "corrupt", "answer", "wrong", "taps", "layers", "positions"),
+    ),
+    "steer": Instrument(
+        "train.inspection.causes.steer",
+        "a steering vector from contrasting texts, for launch.generate --steer",
+        ("positive", "negative", "layer", "pool"),
+    ),
+}
+
+
+def find(name: str) -> Instrument:
+    """The instrument of a name. Raises UserError, with the nearest name, for an unknown one."""
+    if name not in INSTRUMENTS:
+        raise UserError(
+            f"no instrument is called {name[:80]!r}; {nearest(name, INSTRUMENTS)}; `python -m launch.inspect` lists "
+            "them"
+        )
+    return INSTRUMENTS[name]
+
+
+def function_of(instrument: Instrument) -> Callable[..., Result]:
+    """The function of an instrument."""
+    function: Callable[..., Result] = importlib.import_module(instrument.module).inspect
+    return function
+
+
+def needed(instrument: Instrument) -> list[str]:
+    """The flags that the function of an instrument cannot do without."""
+    parameters = inspect.signature(function_of(instrument)).parameters
+    return [name for name in instrument.flags if parameters[name].default is inspect.Parameter.empty]
+
+
+def refuse(name: str, given: Mapping[str, Any]) -> None:
+    """Raises UserError for flags that an instrument does not take, and for missing ones."""
+    instrument = find(name)
+    for flag in given:
+        if flag not in instrument.flags:
+            takes = ", ".join(f"--{each}" for each in instrument.flags) or "none"
+            raise UserError(f"--{flag} has no effect with {name}, which takes {takes}; leave it out")
+    for flag in needed(instrument):
+        if flag not in given:
+            raise UserError(f"--{flag} is missing, which {name} needs: {FLAGS[flag].help}")
+
+
+def listing() -> str:
+    """The names of all instruments, with a line about each."""
+    width = max(map(len, INSTRUMENTS))
+    return "\n".join(f"  {name:<{width}}  {each.summary}" for name, each in INSTRUMENTS.items())
