@@ -28,6 +28,8 @@ class Instrument(NamedTuple):
     summary: str
     flags: tuple[str, ...]
     reads_weights: bool = True
+    takes_folder: bool = False  # whether its function takes the folder of --output, as `folder`
+    needs_run: bool = True
 
 
 FLAGS: dict[str, Flag] = {
@@ -50,6 +52,9 @@ FLAGS: dict[str, Flag] = {
     "negative": Flag("texts", "A text of the opposite direction; may be given many times."),
     "layer": Flag("integer", "The layer after which a vector is added, from 0; the middle one when not given."),
     "pool": Flag("word", "mean, of the tokens of each text, or last, for its last token."),
+    "config": Flag("path", "The config file, such as configs/inspection/sae.py."),
+    "set": Flag("texts", "Changes an option of the config, such as num_steps=100; may be given many times."),
+    "hard_stop": Flag("integer", "The step to end at, without a change of the schedule."),
     "layers": Flag("integers", "The layers to look at, from 0, such as 0,3,-1; all when not given."),
 }
 
@@ -88,6 +93,12 @@ INSTRUMENTS: dict[str, Instrument] = {
         "train.inspection.causes.patch",
         "activation patching between a clean and a corrupt text, and its estimate by gradients",
         ("text", "corrupt", "answer", "wrong", "taps", "layers", "positions"),
+    ),
+    "features": Instrument(
+        "train.inspection.features.training.train",
+        "trains sparse autoencoders and transcoders on the activations of the model",
+        ("config", "set", "hard_stop"),
+        takes_folder=True,
     ),
     "steer": Instrument(
         "train.inspection.causes.steer",

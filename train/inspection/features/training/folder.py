@@ -75,8 +75,8 @@ def require_source(found: Source, run: LoadedRun, where: pathlib.Path) -> None:
 def claim(folder: pathlib.Path, features: Features, run: LoadedRun) -> None:
     """Makes a folder, or checks that it holds the same training. Raises UserError for another one."""
     if (folder / "features.json").is_file():
-        before = to_json(load_settings(folder))
-        if changed := differences(before, to_json(features)):
+        before, now = (_by_name(to_json(each)) for each in (load_settings(folder), features))
+        if changed := differences(before, now):
             listed = "\n  ".join(changed)
             raise UserError(f"{folder} holds autoencoders of other options (its value -> the one given):\n  {listed}")
         require_source(load_source(folder), run, folder)
@@ -86,6 +86,10 @@ def claim(folder: pathlib.Path, features: Features, run: LoadedRun) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "source.json", dataclasses.asdict(source_of(run)))
     write_json(folder / "features.json", to_json(features))
+
+
+def _by_name(options: dict[str, Any]) -> dict[str, Any]:
+    return options | {"autoencoders": {each["name"]: each for each in options["autoencoders"]}}
 
 
 def load_settings(folder: pathlib.Path) -> Features:

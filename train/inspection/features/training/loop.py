@@ -12,7 +12,7 @@ import numpy as np
 from model.errors import UserError
 from train.inspection.features.training import folder as folders
 from train.inspection.features.training.measures import Evaluation, Measures
-from train.inspection.features.training.page import write_page
+from train.inspection.features.training.report import result_of
 from train.inspection.features.training.sae_lens import write_autoencoder
 from train.inspection.features.training.settings import Features
 from train.inspection.features.training.state import folded, state_bytes
@@ -173,7 +173,7 @@ class _Trainer:
         if self.measured:
             densities: dict[str, Any] = {name: m.density_M for name, m in self.measured.items()}
             np.savez(self.folder / "densities.npz", **densities)
-        write_page(self.folder)
+        result_of(self.folder).write(self.folder)
 
 
 def _outcome(step: int, total: int, last: int, requested: str | None) -> Outcome:

@@ -24,11 +24,12 @@ def test_a_block_has_the_activations_of_the_runs_batches(opened, loaded):
     assert opened.steps_per_block == 4
     batches = training_batches(loaded.dataset(), loaded.experiment.data)
     taps = (Tap("block_output", (1,)), Tap("mixer_heads", (0,)), Tap("mixer_output", (0,)))
-    model, params = loaded.experiment.model, jax.device_get(loaded.params)
+    model, params = loaded.experiment.model, jax.device_put(jax.device_get(loaded.params), jax.devices()[0])
+    single = jax.jit(lambda p, t, d: stream(model, p, t, **d, taps=taps).taps)
     for k in range(2):
         batch = batches.rows(2 + k)
         documents = {"positions_BT": batch["positions"], "segment_ids_BT": batch["segment_ids"]}
-        kept = jax.jit(lambda t, d: stream(model, params, t, **d, taps=taps).taps)(batch["tokens"], documents)
+        kept = single(params, batch["tokens"], documents)
         expected = np.asarray(kept["block_output"][0]).reshape(128, -1)
         np.testing.assert_allclose(block.activations[Site("block_output", 1)][k], expected, rtol=2e-4, atol=2e-5)
         heads = np.asarray(kept["mixer_heads"][0]).reshape(128, -1)  # the heads of a token side by side

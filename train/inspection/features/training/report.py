@@ -1,17 +1,15 @@
-"""The page of a training of autoencoders: measures, curves, densities and options."""
+"""The result of a training of autoencoders, for its page: measures, curves, densities and options."""
 
-import json
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model.options.json import to_json
-from train.files.files import replace_file
 from train.inspection.features.training import folder as folders
 from train.inspection.features.training.measures import DENSITY_BINS, density_histogram
+from train.inspection.features.training.settings import Autoencoder
+from train.inspection.result import Charts, Result, Table
 from train.report.drawing import Chart, Palette, draw_svg
-from train.report.template import fill
 from train.run.metrics import read_metrics, read_status
 
 if TYPE_CHECKING:
@@ -19,6 +17,11 @@ if TYPE_CHECKING:
 
 _HEAD = ("", "explained variance", "L0", "loss recovered", "loss", "with y", "with zeros", "dead share")
 _MEASURES = ("explained_variance", "l0", "loss_recovered", "loss", "loss_with_output", "loss_with_zeros", "dead_share")
+_CAPTION = (
+    "Explained variance is 1 - sum |x - y|\u00b2 / sum |x - mean x|\u00b2. L0 is the mean number of features that fire "
+    "at a token. Loss recovered is (loss with zeros - loss with y) / (loss with zeros - loss), where y or zeros take the "
+    "place of the activation. The dead share is that of features which fired at none of the tokens of the evaluation."
+)
 _CURVES = {
     "loss": "Loss of a step",
     "explained_variance": "Explained variance of a step",
@@ -28,13 +31,8 @@ _CURVES = {
 _POINTS = 400  # of a curve
 
 
-def write_page(folder: pathlib.Path) -> None:
-    """Writes page.html of a folder of autoencoders from the files in it."""
-    replace_file(folder / "page.html", render(folder).encode())
-
-
-def render(folder: pathlib.Path) -> str:
-    """The page as one document that refers to nothing outside itself."""
+def result_of(folder: pathlib.Path) -> Result:
+    """The result of a training, from the files of its folder."""
     features, source, lines = folders.load_settings(folder), folders.load_source(folder), read_metrics(folder)
     status = read_status(folder) or {"state": "unknown", "step": 0}
     names = [each.name for each in features.autoencoders]
@@ -42,21 +40,31 @@ def render(folder: pathlib.Path) -> str:
     rows = [[name, *(f"{evaluated[name][key]:.4g}" for key in _MEASURES)] for name in names if name in evaluated]
     train = [line for line in lines if line["kind"] == "train"]
     charts = [chart for key, title in _CURVES.items() if (chart := _curve(train, names, key, title)) is not None]
+    arrays: dict[str, np.ndarray] = {}
     if (path := folder / "densities.npz").is_file():
-        with np.load(path) as densities:
-            charts += [_densities(name, densities[name]) for name in names if name in densities]
-    about = f"{source.text}; step {status['step']:,} of {features.num_steps:,}, {features.batch_tokens:,} tokens each"
-    return fill(
-        "train.inspection.features.training",
-        "page.html",
-        title=pathlib.PurePath(source.run).name,
-        state=status["state"],
-        about=about,
-        head=_HEAD,
-        rows=rows,
-        charts=charts,
-        options=json.dumps(to_json(features), indent=1),
+        with np.load(path) as stored:
+            arrays = {name: stored[name] for name in names if name in stored}
+    charts += [_densities(name, density_M) for name, density_M in arrays.items()]
+    options = [[each.name, _place(each), f"{each.width:,}", repr(each.architecture)] for each in features.autoencoders]
+    return Result(
+        title="Autoencoders of features",
+        about=f"{source.text}; {status['state']} at step {status['step']:,} of {features.num_steps:,}, "
+        f"{features.batch_tokens:,} tokens each",
+        numbers={"measures": {name: {key: evaluated[name][key] for key in _MEASURES} for name in evaluated}},
+        arrays=arrays,
+        parts=[
+            Table(title="Measures", head=_HEAD, rows=rows, caption=_CAPTION),
+            Charts(title="Curves and densities", charts=charts),
+            Table(title="Options", head=("", "activation", "features", "architecture"), rows=options),
+        ],
+        notes=[] if rows else ["No evaluation yet: the first comes at step eval_every."],
+        lines=[" ".join([row[0], *(f"{n} {v}" for n, v in zip(_HEAD[1:], row[1:], strict=True))]) for row in rows],
     )
+
+
+def _place(option: Autoencoder) -> str:
+    layer = "" if option.layer is None else f" of layer {option.layer}"
+    return f"{option.tap}{layer}" + (f" to {option.output_tap}" if option.is_transcoder else "")
 
 
 def _curve(lines: list[dict[str, Any]], names: list[str], key: str, title: str) -> Chart | None:
