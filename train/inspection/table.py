@@ -50,11 +50,16 @@ FLAGS: dict[str, Flag] = {
     "corrupt": Flag("text", "A text of as many tokens as --text, with another answer."),
     "positive": Flag("texts", "A text of the direction to steer to; may be given many times."),
     "negative": Flag("texts", "A text of the opposite direction; may be given many times."),
-    "layer": Flag("integer", "The layer after which a vector is added, from 0; the middle one when not given."),
+    "layer": Flag("integer", "The layer, from 0, -1 for the last; of steering the one after which a vector is added."),
     "pool": Flag("word", "mean, of the tokens of each text, or last, for its last token."),
     "config": Flag("path", "The config file, such as configs/inspection/sae.py."),
     "set": Flag("texts", "Changes an option of the config, such as num_steps=100; may be given many times."),
     "hard_stop": Flag("integer", "The step to end at, without a change of the schedule."),
+    "autoencoder": Flag("path", "The folder of an autoencoder: cfg.json and sae_weights.safetensors."),
+    "tap": Flag("word", "The tap to read, such as ffn_hidden (model/README.md lists them)."),
+    "units": Flag("integers", "The numbers of features or neurons, such as 3,17; a random sample when not given."),
+    "batches": Flag("integer", "Batches to read: of the validation split, and of the training data for probes."),
+    "task": Flag("word", "The labels to probe for: previous, next, kind or position."),
     "layers": Flag("integers", "The layers to look at, from 0, such as 0,3,-1; all when not given."),
 }
 
@@ -99,6 +104,27 @@ INSTRUMENTS: dict[str, Instrument] = {
         "trains sparse autoencoders and transcoders on the activations of the model",
         ("config", "set", "hard_stop"),
         takes_folder=True,
+    ),
+    "feature-texts": Instrument(
+        "train.inspection.features.pages.features",
+        "features of an autoencoder: top texts, logits promoted and suppressed, densities",
+        ("autoencoder", "tap", "layer", "units", "batches", "seed"),
+    ),
+    "neurons": Instrument(
+        "train.inspection.features.pages.neurons",
+        "neurons, or the entries of any tap: top texts, logits, densities",
+        ("tap", "layer", "units", "batches", "seed"),
+    ),
+    "probe": Instrument(
+        "train.inspection.probes.probe",
+        "linear probes on a tap by layer, with a control task and an interval",
+        ("task", "tap", "layers", "batches", "seed"),
+    ),
+    "superposition": Instrument(
+        "train.inspection.superposition.phases",
+        "toy models of superposition: features represented against sparsity; needs no --run",
+        ("steps", "seed"),
+        needs_run=False,
     ),
     "steer": Instrument(
         "train.inspection.causes.steer",

@@ -34,7 +34,7 @@ class JumpReLU(Penalized):
     Attributes:
       l0: the coefficient of the penalty.
       warmup_steps: steps over which it grows from 0.
-      threshold: theta at the start, of activations whose mean square is 1.
+      threshold: theta at the start.
       bandwidth: the width of the rectangle.
     """
 

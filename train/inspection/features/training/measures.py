@@ -5,7 +5,8 @@
     dead share           the share of features that fire at no token of the evaluation
     loss recovered       (loss with zeros - loss with y) / (loss with zeros - loss): 1 if y serves the model as x does
 
-"With" means in place of the activation that the autoencoder writes (its target), at all tokens.
+"With" means in place of the activation that the autoencoder writes (its target), at the tokens that
+training reads.
 """
 
 import dataclasses
@@ -128,8 +129,9 @@ class Evaluation:
             target_BTO = found[out].astype(jnp.float32)
             # Tokens that the training leaves out keep their activation.
             y_BTO = jnp.where(real_BT[..., None], y_BTO, target_BTO)
+            nothing_BTO = jnp.where(real_BT[..., None], 0.0, target_BTO)
             if out not in zeros:
-                zeros[out] = self._nll(params, batch, _replaced(out, jnp.zeros_like(y_BTO)))[0]
+                zeros[out] = self._nll(params, batch, _replaced(out, nothing_BTO))[0]
             weights_BT1 = real_BT[..., None].astype(jnp.float32)
             sums[option.name] = _Sums(
                 error=jnp.sum(jnp.square(y_BTO - target_BTO) * weights_BT1),

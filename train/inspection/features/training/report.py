@@ -19,8 +19,8 @@ _HEAD = ("", "explained variance", "L0", "loss recovered", "loss", "with y", "wi
 _MEASURES = ("explained_variance", "l0", "loss_recovered", "loss", "loss_with_output", "loss_with_zeros", "dead_share")
 _CAPTION = (
     "Explained variance is 1 - sum |x - y|\u00b2 / sum |x - mean x|\u00b2. L0 is the mean number of features that fire "
-    "at a token. Loss recovered is (loss with zeros - loss with y) / (loss with zeros - loss), where y or zeros take the "
-    "place of the activation. The dead share is that of features which fired at none of the tokens of the evaluation."
+    "at a token. Loss recovered is (loss with zeros - loss with y) / (loss with zeros - loss), where y or zeros take "
+    "the place of the activation. The dead share is that of features that fired at no token of the evaluation."
 )
 _CURVES = {
     "loss": "Loss of a step",

@@ -47,7 +47,8 @@ class Autoencoder:
       unit_decoder: whether the direction of every feature keeps the length 1. The part of the gradient that would
         change the length is removed before the update (Bricken et al. 2023, "Towards Monosemanticity").
       normalize: whether activations are multiplied by a number, measured once at the start, that makes the mean square
-        of an entry 1, so that coefficients mean the same for all models. Written weights have it folded in.
+        of an entry's distance from the geometric median 1, so that coefficients mean the same for all models. Written
+        weights have it folded in.
     """
 
     name: str

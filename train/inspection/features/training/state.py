@@ -16,6 +16,7 @@ from train.parallel.table import MeshLayout
 
 MEDIAN_STEPS = 20  # of Weiszfeld's iteration for the geometric median
 MEDIAN_TOKENS = 8192  # tokens that it reads
+_BIASES = ("encoder_bias", "gate_bias", "magnitude_bias")
 
 
 @struct.dataclass
@@ -49,8 +50,8 @@ def init(
     """The state before the first update; to be traced.
 
     Directions are drawn uniformly from the sphere. An autoencoder's encoder is the transpose of its decoder, which
-    leaves few dead features (Gao et al. 2024, section 2.4); a transcoder's is drawn by itself. The decoder bias is the
-    geometric median of targets (Bricken et al. 2023).
+    leaves few dead features (Gao et al. 2024, section 2.4); a transcoder's is drawn by itself, and its biases begin
+    such that the median of inputs gives 0. The decoder bias is the geometric median of targets (Bricken et al. 2023).
 
     Args:
       option: the autoencoder.
@@ -59,12 +60,16 @@ def init(
       measured: the results of `measure` of the inputs and of the targets.
       key: draws the directions.
     """
-    (input_scale, _), (output_scale, median_O) = measured
+    (input_scale, median_D), (output_scale, median_O) = measured
     decoder_key, encoder_key = jax.random.split(key)
     decoder = _directions(decoder_key, option.width, widths[1])
     encoder = _directions(encoder_key, option.width, widths[0]).T if option.is_transcoder else decoder.T
     params = {"encoder": encoder, "decoder": decoder, "decoder_bias": median_O * output_scale}
-    params |= option.architecture.own_parameters(option.width)
+    own = option.architecture.own_parameters(option.width)
+    if option.is_transcoder:
+        shift_M = (median_D * input_scale) @ encoder
+        own = {name: x - shift_M if name in _BIASES else x for name, x in own.items()}
+    params |= own
     silent_M = jnp.zeros(option.width, jnp.int32)
     return AutoencoderState(params, adam(optimizer).init(params), silent_M, input_scale, output_scale)
 
@@ -75,13 +80,13 @@ def _directions(key: jax.Array, count: int, width: int) -> jax.Array:
 
 
 def measure(block: Block, site: Any, normalize: bool) -> tuple[jax.Array, jax.Array]:
-    """The number that brings activations to a mean square of 1, and their geometric median; to be traced.
+    """The number that normalises activations, and their geometric median before that; to be traced.
 
-    The median minimises the sum of distances from the first `MEDIAN_TOKENS` tokens (Weiszfeld's iteration).
+    The mean square of an entry's distance from the median becomes 1: activations whose mean is far from 0 would
+    otherwise have almost no spread. The median minimises the sum of distances from the first `MEDIAN_TOKENS` tokens
+    (Weiszfeld's iteration).
     """
     x_KRD, weights_KR = block.activations[site].astype(jnp.float32), block.weights_KR
-    squares = jnp.sum(jnp.mean(jnp.square(x_KRD), axis=-1) * weights_KR)
-    scale = jnp.sqrt(jnp.maximum(jnp.sum(weights_KR), 1.0) / jnp.maximum(squares, 1e-30)) if normalize else 1.0
     x_RD, weights_R = x_KRD[0, :MEDIAN_TOKENS], weights_KR[0, :MEDIAN_TOKENS]
 
     def closer(_: int, median_D: jax.Array) -> jax.Array:
@@ -89,7 +94,10 @@ def measure(block: Block, site: Any, normalize: bool) -> tuple[jax.Array, jax.Ar
         return pull_R @ x_RD / jnp.maximum(jnp.sum(pull_R), 1e-30)
 
     start_D = weights_R @ x_RD / jnp.maximum(jnp.sum(weights_R), 1.0)
-    return jnp.float32(scale), jax.lax.fori_loop(0, MEDIAN_STEPS, closer, start_D)
+    median_D = jax.lax.fori_loop(0, MEDIAN_STEPS, closer, start_D)
+    squares = jnp.sum(jnp.mean(jnp.square(x_KRD - median_D), axis=-1) * weights_KR)
+    scale = jnp.sqrt(jnp.maximum(jnp.sum(weights_KR), 1.0) / jnp.maximum(squares, 1e-30)) if normalize else 1.0
+    return jnp.float32(scale), median_D
 
 
 def placements(states: Any, layout: MeshLayout) -> Any:

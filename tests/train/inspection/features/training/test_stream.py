@@ -7,7 +7,7 @@ import pytest
 from model.errors import UserError
 from model.taps.request import Tap
 from model.transformer import stream
-from tests.train.inspection.features.training.conftest import features_of
+from tests.train.inspection.features.conftest import features_of
 from train.data.batches.opening import training_batches
 from train.inspection.features.training.settings import Autoencoder, Site
 from train.inspection.features.training.stream import ActivationStream, take
