@@ -120,6 +120,11 @@ INSTRUMENTS: dict[str, Instrument] = {
         "linear probes on a tap by layer, with a control task and an interval",
         ("task", "tap", "layers", "batches", "seed"),
     ),
+    "fourier": Instrument(
+        "train.inspection.modular.fourier",
+        "the waves of a model of modular addition (configs/modular_addition.py)",
+        (),
+    ),
     "superposition": Instrument(
         "train.inspection.superposition.phases",
         "toy models of superposition: features represented against sparsity; needs no --run",

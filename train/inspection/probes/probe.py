@@ -91,7 +91,8 @@ def inspect(
     count = len(np.unique(held.rows_N))
     return Result(
         title=f"Linear probes of {tap}",
-        about=f"{run.folder}, step {run.step:,} \u00b7 {task}: {TASKS[task]} \u00b7 {len(held.labels_N):,} held-out tokens",
+        about=f"{run.folder}, step {run.step:,} \u00b7 {task}: {TASKS[task]} \u00b7 {len(held.labels_N):,} held-out "
+        "tokens",
         numbers={"task": task, "tap": tap, "majority": majority, "layers": found, "labels": names},
         arrays={"selectivity": np.array([found[str(n)]["selectivity"] for n in numbers]), "layers": np.array(numbers)},
         parts=[
