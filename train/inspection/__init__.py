@@ -6,6 +6,8 @@ text.py       a text as the tokens that an instrument looks at
 result.py     the result of an instrument, and the three files that it writes
 page/         the page of a result: one template, and widgets of JavaScript
 attention/    maps of attention, the roles of heads
+features/     autoencoders of features, their pages, pages of neurons
+superposition/, probes/, modular/    toy models, linear probes, the waves of modular addition
 
 Each instrument is a function of a loaded run; `python -m launch.inspect` calls it with flags.
 """
