@@ -61,7 +61,7 @@ def _lbfgs(start: object, x_ND: jax.Array, labels_N: jax.Array, l2: jax.Array, s
         params, state = carry
         value, grad = value_and_grad(params, state=state)
         updates, state = optimizer.update(grad, state, params, value=value, grad=grad, value_fn=loss)
-        return optax.apply_updates(params, updates), state  # type: ignore[arg-type]
+        return optax.apply_updates(params, updates), state
 
-    params, _ = jax.lax.fori_loop(0, steps, step, (start, optimizer.init(start)))  # type: ignore[arg-type]
+    params, _ = jax.lax.fori_loop(0, steps, step, (start, optimizer.init(start)))
     return params

@@ -20,7 +20,7 @@ def units_widget(
     """The widget of units; `word` is "feature" or "neuron", `logits_UV` None where a unit has no direction."""
     tops = None if logits_UV is None else extremes(logits_UV, TOP_LOGITS)
     used = [example.tokens for unit in collected.units for example in unit.examples]
-    ids = np.unique(np.concatenate([np.ravel(each) for each in (*used, *(tops or ()))])) if used or tops else []
+    ids = np.unique(np.concatenate([np.zeros(0, np.int32), *(np.ravel(each) for each in (*used, *(tops or ())))]))
     known = dict(zip(map(int, ids), token_texts(tokenizer, np.asarray(ids, np.int32)), strict=True))
 
     def pairs(place: int, which: int) -> list[list[Any]]:
