@@ -4,6 +4,7 @@
 # make test-all     the whole test suite: long matrices too, of which `make test` runs representatives
 # make check        lint, format and types, as .ci/run does; of configs those that git knows, so none of your own
 # make parity       every published family against transformers, live: installs torch, about ten minutes
+# make parity-inspection   head roles, patches and shares of a logit against transformer_lens, live: installs torch
 
 ACCELERATOR ?= cpu
 VENV ?= .venv
@@ -20,7 +21,7 @@ STAMP := $(VENV)/.installed-$(ACCELERATOR)-$(VERSION)
 CONFIGS := $(wildcard $(or $(shell git ls-files 'configs/*.py' 2>/dev/null),configs))
 CHECKED := model train launch tests $(CONFIGS)
 
-.PHONY: quickstart ablation-demo test test-all check parity install clean
+.PHONY: quickstart ablation-demo test test-all check parity parity-inspection install clean
 
 quickstart: $(STAMP)
 	$(RUN) -m launch.quickstart
@@ -40,6 +41,10 @@ check: $(STAMP)
 parity: $(STAMP)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[parity]"
 	$(RUN) -m tests.parity.live $(FAMILY)
+
+parity-inspection: $(STAMP)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[parity-inspection]"
+	$(RUN) -m tests.parity.inspection.compare
 
 install: $(STAMP)
 

@@ -2,6 +2,8 @@
 
     python -m launch.inspect
     python -m launch.inspect attention --run=runs/quickstart --text='def main('
+    python -m launch.inspect lens --run=runs/quickstart --text='def main(' --tuned
+    python -m launch.inspect patch --run=models/gpt2 --text='Paris is in' --corrupt='Rome is in'
     python -m launch.inspect attention --run=models/gpt2 --text_file=letter.txt --layers=0,5,-1 --output=pages/letter
 
 Without an instrument it lists them. --run takes a run folder or a Hugging Face folder, of which no copy is written.
@@ -14,6 +16,7 @@ Each instrument is a function too, the module of its row in train/inspection/tab
 
 import pathlib
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -47,11 +50,9 @@ def main(argv: list[str]) -> int:
     refuse(name, given)
     output = _output(name)
     cli.prepare_jax()
-    from train.conversion.loading import load_model
-
-    run = load_model(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH)) if instrument.needs_run else None
     folder = {"folder": output} if instrument.takes_folder else {}
-    result = function_of(instrument)(run, **folder, **given)
+    subject = _subject(instrument.reads_weights) if instrument.needs_run else None
+    result = function_of(instrument)(subject, **folder, **given)
     page = result.write(output)
     for note in result.notes:
         print(note, file=sys.stderr)
@@ -59,6 +60,20 @@ def main(argv: list[str]) -> int:
         print(line)
     print(f"page: {page}")
     return 0
+
+
+def _subject(reads_weights: bool) -> Any:
+    """The model, or the tokenizer alone for an instrument that needs no more."""
+    if reads_weights:
+        from train.conversion.loading import load_model
+
+        return load_model(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
+    from train.inspection.vocabulary.tokens import open_tokenizer
+
+    for flag in (CHECKPOINT, MESH):
+        if flag.present:
+            raise UserError(f"--{flag.name} has no effect here: a tokenizer has no weights; leave it out")
+    return open_tokenizer(RUN.value)
 
 
 def _output(name: str) -> pathlib.Path:

@@ -47,3 +47,27 @@ def test_the_files_go_into_the_run_or_where_they_are_asked_for(command, tiny_run
         "launch.inspect", "attention", f"--run={tiny_run}", "--text=a", f"--text_file={tmp_path / 'text.txt'}"
     )
     assert "--text and --text_file are two texts" in printed
+
+
+def test_a_vector_steers_generation(command, tiny_run, tmp_path):
+    made = ["steer", f"--run={tiny_run}", "--positive=the cat", "--negative=a dog", f"--output={tmp_path / 'v'}"]
+    status, printed = command("launch.inspect", *made)
+    assert status == 0, printed
+    asked = [f"--run={tiny_run}", "--prompt=the", "--max_tokens=8", "--temperature=0"]
+    status, steered = command("launch.generate", *asked, f"--steer={tmp_path / 'v'}:60")
+    assert status == 0, steered
+    assert steered.splitlines()[0] != command("launch.generate", *asked)[1].splitlines()[0]
+    for value, words in (("nowhere:1", "no file nowhere"), (f"{tmp_path}/v", "expected FILE:SCALE")):
+        status, printed = command("launch.generate", *asked, f"--steer={value}")
+        assert (status, "Traceback" in printed) == (2, False)
+        assert words in printed
+    status, printed = command("launch.generate", *asked, "--chat", "--steer=x:1")
+    assert "--steer has no effect with --output and --chat" in printed
+
+
+def test_a_tokenizer_needs_no_weights(command, tiny_run, tmp_path):
+    status, printed = command("launch.inspect", "tokens", f"--run={tiny_run}", "--text=né", f"--output={tmp_path}")
+    assert status == 0, printed
+    assert "3 tokens" in printed
+    status, printed = command("launch.inspect", "tokens", f"--run={tiny_run}", "--text=a", "--checkpoint=10")
+    assert (status, "--checkpoint has no effect here" in printed) == (2, True)

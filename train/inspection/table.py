@@ -22,13 +22,17 @@ class Flag(NamedTuple):
 
 
 class Instrument(NamedTuple):
-    """An instrument: the module with its function, one line about it, the names of its flags."""
+    """An instrument: the module with its function, one line about it, the names of its flags.
+
+    The function of one that `reads_weights` not gets a tokenizer (vocabulary/tokens.py) in place of a run, and that of
+    one that `needs_run` not gets None. One that `takes_folder` gets the folder of --output too, as `folder`.
+    """
 
     module: str
     summary: str
     flags: tuple[str, ...]
     reads_weights: bool = True
-    takes_folder: bool = False  # whether its function takes the folder of --output, as `folder`
+    takes_folder: bool = False
     needs_run: bool = True
 
 
@@ -60,10 +64,37 @@ FLAGS: dict[str, Flag] = {
     "units": Flag("integers", "The numbers of features or neurons, such as 3,17; a random sample when not given."),
     "batches": Flag("integer", "Batches to read: of the validation split, and of the training data for probes."),
     "task": Flag("word", "The labels to probe for: previous, next, kind or position."),
+    "words": Flag("words", "Words, such as king,queen."),
+    "table": Flag("word", "Whose vectors: embedding or unembedding."),
+    "top": Flag("integer", "How many to show."),
+    "analogies": Flag("texts", "Four words, a is to b as c is to d: 'man woman king queen'. May be given many times."),
+    "checkpoints": Flag("words", "The steps to show, such as 100,200,300."),
+    "against": Flag("path", "The folder of a second tokenizer: a run, a dataset or a Hugging Face folder."),
     "layers": Flag("integers", "The layers to look at, from 0, such as 0,3,-1; all when not given."),
 }
 
 INSTRUMENTS: dict[str, Instrument] = {
+    "tokens": Instrument(
+        "train.inspection.vocabulary.tokens",
+        "what a tokenizer does to a text, or two of them: pieces, bytes a token by script, letters",
+        ("text", "against", "words"),
+        reads_weights=False,
+    ),
+    "neighbours": Instrument(
+        "train.inspection.vocabulary.neighbours",
+        "the nearest neighbours of words in the embedding or the unembedding",
+        ("words", "table", "top"),
+    ),
+    "analogies": Instrument(
+        "train.inspection.vocabulary.analogies",
+        "analogies such as king - man + woman, with a score over a list",
+        ("analogies", "table"),
+    ),
+    "map": Instrument(
+        "train.inspection.vocabulary.map",
+        "the vectors of tokens in two dimensions, at one checkpoint or over several",
+        ("text", "table", "checkpoints"),
+    ),
     "attention": Instrument(
         "train.inspection.attention.maps",
         "maps of attention by layer and head over a text, entropy and distance by head",

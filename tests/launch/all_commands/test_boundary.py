@@ -113,7 +113,8 @@ COMMANDS = {
     "launch.evaluate": "run checkpoint against against_checkpoint text field domain_field stream separator window stride windows "
     "batch_size details lengths resume results html json",
     "launch.generate": "run checkpoint prompt prompts_file max_tokens temperature top_k top_p min_p repetition_penalty stop seed "
-    "num_samples batch_size json output chat chat_template",
+    "num_samples batch_size json output chat chat_template steer",
+    "launch.inspect": "run checkpoint output text text_file layers taps half position checkpoints positive by mesh",
     "launch.serve": "run checkpoint port host api_key model_name chat_template rows tokens_per_step cache_tokens "
     "max_waiting request_timeout drain_timeout max_body mesh",
     "launch.tokenize": "input field output tokenizer vocab_size validation workers",
@@ -132,6 +133,7 @@ COMMANDS = {
 # An argument that ends each command before it works: a folder, a file or a value that does not exist.
 NOWHERE = {
     "launch.train": ["--config=nowhere.py"],
+    "launch.inspect": ["attention", "--run=nowhere"],
     "launch.tokenize": ["--input=nowhere.txt"],
     "launch.data": ["show", "--run=nowhere"],
     "launch.quickstart": ["--config=nowhere.py"],

@@ -1,0 +1,1 @@
+"""Head roles, patches and shares of a logit against TransformerLens."""

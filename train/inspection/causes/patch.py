@@ -28,6 +28,7 @@ from train.run.loading import LoadedRun
 
 DEFAULT_TAPS = ("block_output", "mixer_output", "ffn_output", "mixer_heads")
 MAX_POSITIONS = 64
+SMALL = 0.1  # a change of the logit difference that is too small to divide by
 
 
 class Question(NamedTuple):
@@ -171,6 +172,11 @@ def inspect(
     clean = dirty = float("nan")
     for name in names:
         effects[name], clean, dirty = patch(subject, question, name, layers, places)
+    if abs(clean - dirty) < SMALL:
+        notes.append(
+            f"The logit difference changes by {abs(clean - dirty):.3f} alone between the texts: effects, which are "
+            "shares of that, are large and say little. Take texts and answers that the model tells apart."
+        )
     answers = token_texts(run.tokenizer, np.array([question.answer, question.wrong]))
     other = token_texts(run.tokenizer, question.corrupt)
     agreement = {name: _agreement(each) for name, each in effects.items()}
@@ -238,7 +244,7 @@ def _map(name: str, effects: Effects, tokens: Tokens, corrupt: Sequence[str], pl
     columns: list[str] = [str(head) for head in range(widest)]
     if not heads:
         columns = [
-            tokens.texts[at] if tokens.texts[at] == corrupt[at] else f"{tokens.texts[at]} / {corrupt[at]}"
+            tokens.texts[at] if tokens.texts[at] == corrupt[at] else f"{tokens.texts[at]}|{corrupt[at]}"
             for at in places
         ]
     return Widget(

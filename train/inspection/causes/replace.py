@@ -18,7 +18,7 @@ from model.options.words import nearest
 from model.taps.meanings import TAPS
 from model.taps.request import Edit, Tap, Taps, TapSite
 from model.transformer import stream
-from train.inspection.subject import Subject, chosen_layers, layers_with
+from train.inspection.subject import Subject, as_float32, chosen_layers, layers_with
 
 ROWS = 8  # replacements at a time
 
@@ -87,16 +87,29 @@ class Replacer:
         self.subject, self.name, self.layers = subject, name, layers
         self._units = num_units(subject.config, name, layers[0])
 
-        def run(params: Any, tokens_BT: Any, layer_B: Any, mask_BTU: Any, values: Any) -> jax.Array:
-            edit = replacing(name, layers, layer_B, mask_BTU, values)
-            taps = Taps(edit={Tap(name, layers=layers): edit})
-            return measure(params, stream(subject.config, params, tokens_BT, layout=subject.layout, taps=taps))
+        def run(params: Any, tokens_BT: Any, layer_B: Any, mask_BTU: Any, values: Any) -> tuple[jax.Array, jax.Array]:
+            tap = Tap(name, layers=layers)
+            taps = Taps(keep=(tap,), edit={tap: replacing(name, layers, layer_B, mask_BTU, values)})
+            output = stream(subject.config, params, tokens_BT, layout=subject.layout, taps=taps)
+            # The activations come from the same program as the measure, so that a patch by them is exact.
+            return measure(params, output), as_float32(output.taps[name][:, 0])
 
         self._run = subject.compiled(run)
 
     def activations(self, ids: np.ndarray) -> np.ndarray:
         """The tap of a text, int32 (T,), in all of the layers: (L, T, ...)."""
-        return self.subject.taps(ids[None].astype(np.int32), Tap(self.name, layers=self.layers))[self.name][:, 0]
+        return np.asarray(self._without(ids)[1])
+
+    def unchanged(self, ids: np.ndarray) -> np.ndarray:
+        """The measure of the text without a replacement."""
+        return np.asarray(self._without(ids)[0][0])
+
+    def _without(self, ids: np.ndarray) -> Any:
+        shape = layers_with(self.subject.config, self.name)[self.layers[0]]
+        nothing = np.zeros((len(self.layers), len(ids), *shape[2:]), np.float32)
+        mask = np.zeros((ROWS, len(ids), self._units), bool)
+        tokens_BT = np.broadcast_to(ids.astype(np.int32), (ROWS, len(ids)))
+        return self._run(tokens_BT, np.full(ROWS, -1, np.int32), mask, nothing)
 
     def __call__(self, ids: np.ndarray, values: np.ndarray, replacements: Sequence[Replacement]) -> np.ndarray:
         """The measures of a text, one for each replacement by `values` (L, T, ...).
@@ -115,16 +128,8 @@ class Replacer:
                 units = range(self._units) if each.units is None else each.units
                 mask[np.ix_([row], list(each.positions), list(units))] = True
                 layer_B[row] = each.layer
-            found.append(np.asarray(self._run(tokens_BT, layer_B, mask, values))[: len(some)])
+            found.append(np.asarray(self._run(tokens_BT, layer_B, mask, values)[0])[: len(some)])
         return np.concatenate(found)
-
-    def unchanged(self, ids: np.ndarray) -> np.ndarray:
-        """The measure of the text without a replacement, by the same program."""
-        mask = np.zeros((ROWS, len(ids), self._units), bool)
-        tokens_BT = np.broadcast_to(ids.astype(np.int32), (ROWS, len(ids)))
-        nothing = np.zeros_like(self.activations(ids))
-        result: np.ndarray = np.asarray(self._run(tokens_BT, np.full(ROWS, -1, np.int32), mask, nothing))[0]
-        return result
 
     def changes(self, before: np.ndarray, values: np.ndarray, each: Replacement) -> bool:
         """Whether a replacement changes an activation of a text, whose activations are `before` (L, T, ...)."""

@@ -3,7 +3,7 @@
 // rowName, columnName: what they are; texts: the text of each cell, in place of its number; notes: a text for each cell, or null.
 "use strict";
 inspection.widgets.heatmap = (root, data) => {
-  const {make, unpack, quoted, shade, number, tell, hush, choice} = inspection;
+  const {make, unpack, quoted, visible, shade, number, tell, hush, choice} = inspection;
   const array = unpack(data.values), several = array.shape.length === 3;
   let view = 0;
   const at = (r, c) => several ? array.at(view, r, c) : array.at(r, c);
@@ -15,7 +15,7 @@ inspection.widgets.heatmap = (root, data) => {
   table.append(make("thead", "", head));
   const body = make("tbody"), cells = [];
   data.rows.forEach((name, r) => {
-    const row = make("tr", "", make("th", "", quoted(String(name))));
+    const row = make("tr", "", make("th", "", visible(String(name))));
     data.columns.forEach((_, c) => {
       const cell = make("td");
       cell.dataset.row = r;
@@ -45,7 +45,7 @@ inspection.widgets.heatmap = (root, data) => {
     if (!cell) return;
     const r = Number(cell.dataset.row), c = Number(cell.dataset.column);
     const words = data.notes ? data.notes[several ? view : 0]?.[r]?.[c] : null;
-    tell(cell.getBoundingClientRect(), make("div", "", `${data.rowName || ""} `, make("b", "", quoted(String(data.rows[r]))), ` · ${data.columnName || ""} `, make("b", "", quoted(String(data.columns[c])))), number(at(r, c)), ...(words ? [words] : []));
+    tell(cell.getBoundingClientRect(), make("div", "", `${data.rowName || ""} `, make("b", "", visible(String(data.rows[r]))), ` · ${data.columnName || ""} `, make("b", "", quoted(String(data.columns[c])))), number(at(r, c)), ...(words ? [words] : []));
   });
   table.addEventListener("mouseleave", hush);
   paint();

@@ -36,7 +36,7 @@ inspection.widgets.units = (root, data) => {
     shown.replaceChildren();
     const density = unit.density > 0 ? `fires at ${(100 * unit.density).toPrecision(3)}% of tokens` : "fires at no token";
     shown.append(make("h3", "unit-title", `${data.word} ${unit.number}: ${density}, at most ${number(unit.largest)}`));
-    const top = make("div", "halves", make("div", "", make("h3", "", "Activations above 0"), bars(unit.counts)));
+    const top = make("div", "thirds", make("div", "", make("h3", "", "Activations above 0"), bars(unit.counts)));
     if (unit.promoted.length) top.append(logits("Promotes", unit.promoted), logits("Suppresses", unit.suppressed));
     shown.append(top, make("h3", "", "Top texts"));
     if (!unit.examples.length) shown.append(make("p", "quiet", "None."));

@@ -38,11 +38,11 @@ class Reading(NamedTuple):
       rank_LT: the number of tokens that are likelier than the model's own first choice.
     """
 
-    top_ids_LTk: np.ndarray
-    top_probabilities_LTk: np.ndarray
-    kl_LT: np.ndarray
-    loss_LT: np.ndarray
-    rank_LT: np.ndarray
+    top_ids_LTk: Any
+    top_probabilities_LTk: Any
+    kl_LT: Any
+    loss_LT: Any
+    rank_LT: Any
 
 
 def streams_of(

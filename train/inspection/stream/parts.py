@@ -105,9 +105,8 @@ def _alike(config: ModelConfig, name: str, layers: list[int]) -> list[tuple[int,
 
 def _output_of_heads(subject: Subject, number: int) -> Any:
     """The output projection (N, H, D) of a layer's heads; None where it is stored in another form."""
-    output = (
-        of_layer(subject.config, jax.eval_shape(lambda p: p, subject.params), number).get("mixer", {}).get("output")
-    )
+    layer = jax.eval_shape(lambda params: of_layer(subject.config, params, number), subject.params)
+    output = layer.get("mixer", {}).get("output")
     return output if getattr(output, "ndim", 0) == 3 else None
 
 

@@ -29,16 +29,16 @@ class Path(NamedTuple):
       logit_LT, probability_LT: the logit and the probability of a token that the lens reads there.
     """
 
-    norm_LT: np.ndarray
-    logit_LT: np.ndarray
-    probability_LT: np.ndarray
+    norm_LT: Any
+    logit_LT: Any
+    probability_LT: Any
 
 
 class Writes(NamedTuple):
     """The outputs of a sublayer in each layer that has it: norms, and cosines with the stream before the layer."""
 
-    norm_LT: np.ndarray
-    cosine_LT: np.ndarray
+    norm_LT: Any
+    cosine_LT: Any
 
 
 def path(subject: Subject, ids: np.ndarray, target: int) -> Path:

@@ -16,7 +16,7 @@ def test_the_page(tmp_path):
 
 
 def test_a_feature_of_little_importance_is_left_out_where_features_are_dense():
-    densities, relative, phases = phase_diagram(3, 1200, 0)
+    densities, relative, phases = phase_diagram(3, 700, 0)
     assert (list(densities), list(relative)) == ([1.0, 0.1, 0.01], [0.1, 1.0, 10.0])
     assert phases[0, 0, 0] < 0.2
     assert phases[2, 0, 0] > 0.8

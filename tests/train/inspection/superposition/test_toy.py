@@ -37,7 +37,7 @@ def test_inputs_are_as_sparse_as_asked_for():
 
 
 def test_dense_features_get_a_dimension_each_and_sparse_ones_share():
-    toy = Toy(features=6, dimensions=2, steps=1500, batch=256, rate=1e-2, restarts=2)
+    toy = Toy(features=6, dimensions=2, steps=700, batch=128, rate=2e-2, restarts=2)
     importance = np.tile(0.8 ** np.arange(6), (2, 1))
     found = train(toy, np.array([0.0, 0.98]), importance)
     dense, sparse = represented(found.w_Kmn)

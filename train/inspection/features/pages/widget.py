@@ -23,10 +23,14 @@ def units_widget(
     ids = np.unique(np.concatenate([np.zeros(0, np.int32), *(np.ravel(each) for each in (*used, *(tops or ())))]))
     known = dict(zip(map(int, ids), token_texts(tokenizer, np.asarray(ids, np.int32)), strict=True))
 
+    def named(token: int) -> str:
+        """The text of a token, or its id where it is a part of a character."""
+        return f"id {token}" if "\ufffd" in known[token] else known[token]
+
     def pairs(place: int, which: int) -> list[list[Any]]:
         if tops is None or logits_UV is None:
             return []
-        return [[known[int(i)], round(float(logits_UV[place, i]), 3)] for i in tops[which][place]]
+        return [[named(int(i)), round(float(logits_UV[place, i]), 3)] for i in tops[which][place]]
 
     units = [
         {

@@ -20,5 +20,5 @@ def test_units_as_json():
     assert first["counts"] == {"edges": [EDGES[4], EDGES[7]], "counts": [2, 0, 1]}
     assert first["examples"] == [{"tokens": ["h", "i"], "activations": [0.0, 1.5], "peak": 1}]
     assert second["counts"] == {"edges": [], "counts": []}
-    assert second["promoted"][0][1] == 1.0
+    assert second["promoted"][:2] == [["<end>", 1.0], ["id 255", 0.992]]
     assert second["suppressed"][0][1] == -1.0

@@ -1,0 +1,132 @@
+"""Seconds and peak memory of each instrument of launch.inspect on a random model of GPT-2's 124M shape, in float32.
+
+    python -m tests.benchmarks.inspection [--rounds=3] [--tokens=64] [--only=lens,patch]
+
+Each instrument runs in a process of its own: once with compilation, then --rounds times more. Memory is the peak of
+resident memory of the process in those rounds beyond the parameters (0.50 GB). The texts are bytes.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from tests.benchmarks.command import ROOT, run
+
+TEXT = "A model of the shape of GPT-2 looks at the tokens of this text, which it never learned. "
+CALLS: dict[str, dict[str, Any]] = {
+    "tokens": {},
+    "neighbours": {"words": ["a", "b"]},
+    "map": {},
+    "attention": {},
+    "heads": {"half": 32, "sequences": 4},
+    "lens": {},
+    "lens --tuned --steps=2": {"tuned": True, "steps": 2, "corpus": TEXT * 20},
+    "logits": {},
+    "stream": {},
+    "ablate --taps=mixer_output": {"taps": ["mixer_output"]},
+    "patch --taps=block_output (8 positions)": {"taps": ["block_output"], "answer": "a", "wrong": "b"},
+    "steer": {"positive": [TEXT[:30], TEXT[:20]], "negative": [TEXT[5:30], TEXT[3:33]]},
+}
+
+
+def model() -> Any:
+    """The random model as a loaded run, with a tokenizer of bytes whose vocabulary is as large as the model's."""
+    import jax
+    import numpy as np
+
+    from model.families.sizes import published
+    from model.transformer import init
+    from train.config_file import from_file
+    from train.data.config import Bytes
+    from train.data.tokenizers.interface import BytesTokenizer
+    from train.parallel.mesh import parse_mesh
+    from train.parallel.mesh_choice import requested_mesh
+    from train.run.loading import LoadedRun
+
+    class WideBytes(BytesTokenizer):
+        """Bytes, and further ids that stand for bytes too."""
+
+        def decode(self, ids: Any) -> str:
+            return super().decode(np.asarray(ids, np.int64) % 256)
+
+    config = published("gpt2")
+    experiment = dataclasses.replace(from_file(str(ROOT / "configs" / "quickstart.py")), model=config)
+    choice = requested_mesh(config, parse_mesh("data=1"), experiment.sharding)
+    params = jax.jit(lambda: init(config, jax.random.key(0)))()
+    tokenizer = WideBytes(Bytes())
+    tokenizer.vocab_size = config.vocab_size
+    folder = pathlib.Path("gpt2")
+    return LoadedRun(folder, experiment, params, choice.mesh, choice.layout, tokenizer, 0)
+
+
+def measure(name: str, rounds: int, tokens: int) -> dict[str, Any]:
+    """Runs one instrument in this process."""
+    from train.inspection.table import INSTRUMENTS, function_of
+    from train.inspection.vocabulary.tokens import Named
+
+    instrument = INSTRUMENTS[name.split()[0]]
+    loaded = model()
+    call, given = function_of(instrument), dict(CALLS[name])
+    text = (TEXT * (tokens // len(TEXT) + 1))[: tokens - 1]
+    if "text" in instrument.flags and name != "map":
+        given["text"] = text
+    if "corrupt" in instrument.flags:
+        given["corrupt"] = text[:-8] + "X" + text[-7:]
+    subject = loaded if instrument.reads_weights else Named(loaded.folder, loaded.tokenizer)
+    seconds = []
+    for round_number in range(rounds + 1):
+        if round_number == 1:
+            before = _reset_peak()
+        begin = time.perf_counter()
+        call(subject, **given)
+        seconds.append(time.perf_counter() - begin)
+    return {"first": seconds[0], "seconds": seconds[1:], "peak": _memory("VmHWM"), "before": before}
+
+
+def _memory(field: str) -> int:
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
+
+
+def _reset_peak() -> int:
+    """Makes the peak of resident memory begin anew; returns the memory now."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    return _memory("VmRSS")
+
+
+def main() -> None:
+    """Starts a process for each instrument and prints a line of a table for it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child is not None:
+        print(json.dumps(measure(given.child, given.rounds, given.tokens)))
+        return
+    only = [name for name in given.only.split(",") if name]
+    print("| instrument | with compilation, s | then, s: median [least, most] | peak beyond parameters, GB |")
+    print("| --- | --- | --- | --- |")
+    for name in CALLS:
+        if only and name.split()[0] not in only:
+            continue
+        command = [sys.executable, "-m", __spec__.name, f"--rounds={given.rounds}", f"--tokens={given.tokens}"]
+        done = subprocess.run([*command, f"--child={name}"], cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            print(f"| {name} | failed: {done.stderr.strip().splitlines()[-1]} |")
+            continue
+        found = json.loads(done.stdout.splitlines()[-1])
+        times, beyond = found["seconds"], max(found["peak"] - 124_439_808 * 4, 0)
+        spread = f"{statistics.median(times):.2f} [{min(times):.2f}, {max(times):.2f}]"
+        print(f"| {name} | {found['first']:.1f} | {spread} | {beyond / 1e9:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,60 @@
+"""Ablation against edits of a forward pass; ablations without effect are refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from model.errors import UserError
+from model.taps.request import Tap, Taps
+from model.transformer import forward
+from train.inspection.causes.ablate import inspect
+from train.run.loading import load_run
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run):
+    return load_run(tiny_run)
+
+
+def loss(run, ids, edit):
+    z = np.asarray(forward(run.experiment.model, run.params, ids[None], taps=Taps(edit=edit)).logits_BTV[0], np.float64)
+    log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
+    return -log_p[np.arange(len(ids) - 1), ids[1:]].mean()
+
+
+def test_the_rise_is_that_of_an_edit(run, tmp_path):
+    result = inspect(run, text="the cat", taps=["mixer_heads"], layers=[1], positions=[2, -1])
+    ids = np.array([256, *b"the cat"], np.int32)
+    base = loss(run, ids, {})
+    assert result.numbers["loss"] == pytest.approx(base, abs=1e-5)
+    tap = Tap("mixer_heads", layers=(1,))
+    mean = forward(run.experiment.model, run.params, ids[None], taps=(tap,)).taps["mixer_heads"][0].mean(1)
+    for head in range(4):
+        edit = {tap: lambda x, s, h=head: x.at[:, [2, 7], h].set(mean[:, h])}
+        assert result.numbers["rise"]["mixer_heads"][1][head] == pytest.approx(loss(run, ids, edit) - base, abs=1e-5)
+    result.write(tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text())["positions"] == [2, 7]
+
+
+def test_other_replacements_and_texts(run):
+    zero = inspect(run, text="the cat", taps=["ffn_output"], by="zero").numbers["rise"]["ffn_output"]
+    other = inspect(run, text="the cat", taps=["ffn_output"], by="resample", reference="a dog sees birds")
+    assert set(zero) == {0, 1}
+    assert other.numbers["rise"]["ffn_output"][0] != pytest.approx(zero[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"by": "nothing"}, "--by='nothing' is no ablation"),
+        ({"by": "zero", "reference": "a"}, "--reference has no effect with --by=zero"),
+        ({"positions": [9]}, "the text has no token 9"),
+        ({"taps": ["mixer_outputs"]}, "did you mean 'mixer_output'"),
+        ({"layers": [5]}, "has no layer 5"),
+        ({"reference": "a"}, "--reference: the text has 1 tokens"),
+    ],
+)
+def test_refused(run, arguments, words):
+    with pytest.raises(UserError, match=words):
+        inspect(run, text="the cat", **arguments)

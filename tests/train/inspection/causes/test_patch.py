@@ -1,0 +1,89 @@
+"""Activation patching against forward passes, its estimate against finite differences, texts that do not fit."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.errors import UserError
+from model.taps.request import Tap, Taps
+from model.transformer import forward
+from tests.train.inspection.models import FAMILIES, subject, tokens
+from train.inspection.causes.patch import Question, inspect, patch
+from train.run.loading import load_run
+
+
+@pytest.fixture(scope="module")
+def model():
+    return subject(FAMILIES["llama"])
+
+
+@pytest.fixture(scope="module")
+def question():
+    clean = tokens(1)[0]
+    corrupt = clean.copy()
+    corrupt[[4, 6]] = [7, 9]
+    return Question(clean, corrupt, 3, 5)
+
+
+def difference(model, ids, edit=None):
+    taps = Taps(edit=edit or {})
+    last = forward(model.config, model.params, ids[None], taps=taps).logits_BTV[0, -1]
+    return float(last[3] - last[5])
+
+
+def test_effects_are_those_of_edits(model, question):
+    found, clean, corrupt = patch(model, question, "ffn_output", [0], [4, 6, 11])
+    assert (clean, corrupt) == (
+        pytest.approx(difference(model, question.clean), abs=1e-5),
+        pytest.approx(difference(model, question.corrupt), abs=1e-5),
+    )
+    tap = Tap("ffn_output", layers=(0,))
+    new = forward(model.config, model.params, question.clean[None], taps=(tap,)).taps["ffn_output"][0]
+    for column, place in enumerate((4, 6, 11)):
+        edited = difference(model, question.corrupt, {tap: lambda x, site, p=place: x.at[:, p].set(new[:, p])})
+        assert found.patched[0][column] == pytest.approx((edited - corrupt) / (clean - corrupt), abs=1e-4)
+
+
+def test_estimates_are_derivatives(model, question):
+    found, clean, corrupt = patch(model, question, "mixer_heads", [1], list(range(4, 12)))
+    assert found.patched[1].shape == found.estimated[1].shape == (4,)
+    tap, step = Tap("mixer_heads", layers=(1,)), 1e-2
+    run = lambda ids: forward(model.config, model.params, ids[None], taps=(tap,)).taps["mixer_heads"][0]  # noqa: E731
+    change = run(question.clean) - run(question.corrupt)
+    for head in range(4):
+        only = jnp.zeros_like(change).at[:, 4:, head].set(change[:, 4:, head])
+        ends = [difference(model, question.corrupt, {tap: lambda x, s, f=f: x + f * step * only}) for f in (1, -1)]
+        slope = (ends[0] - ends[1]) / (2 * step) / (clean - corrupt)
+        assert found.estimated[1][head] == pytest.approx(slope, abs=2e-3)
+
+
+def test_patches_without_a_change_are_empty_or_refused(model, question):
+    found, *_ = patch(model, question, "block_output", [0], [3, 4])
+    assert np.isnan(found.patched[0][0])
+    assert np.isnan(found.estimated[0][0])
+    assert np.isfinite(found.patched[0][1])
+    with pytest.raises(UserError, match="the activations of both texts are equal there"):
+        patch(model, question, "block_output", [0], [0, 3])
+    with pytest.raises(UserError, match="the same logit difference"):
+        patch(model, question._replace(corrupt=question.clean), "block_output", [0], [3])
+
+
+def test_a_page_of_a_run(tiny_run, tmp_path):
+    run = load_run(tiny_run)
+    result = inspect(run, text="the cat", corrupt="the dog", answer="a", wrong="b", taps=["mixer_output"])
+    result.write(tmp_path)
+    numbers = json.loads((tmp_path / "result.json").read_text())
+    assert numbers["positions"] == [5, 6, 7]
+    assert "same before token 5" in result.notes[0]
+    assert np.load(tmp_path / "arrays.npz")["mixer_output_patched"].shape == (2, 3)
+    for arguments, words in (
+        ({"corrupt": "the dogs"}, "--text has 8 tokens and --corrupt 9"),
+        ({"corrupt": "the cat"}, "are the same text"),
+        ({"corrupt": "the dog", "answer": "b"}, "the answer and the wrong answer are both 'b'"),
+        ({"corrupt": "the dog", "answer": "ab"}, r"--answer='ab' is 2 tokens of this tokenizer \('a', 'b'\)"),
+        ({"corrupt": "the dog", "positions": [8]}, "the texts have no token 8"),
+    ):
+        with pytest.raises(UserError, match=words):
+            inspect(run, **{"text": "the cat", "answer": "a", "wrong": "b", "taps": ["mixer_output"]} | arguments)

@@ -1,0 +1,36 @@
+"""Analogies on vectors that hold them by construction, and on a run."""
+
+import numpy as np
+import pytest
+
+from model.errors import UserError
+from train.inspection.vocabulary.analogies import LIST, inspect, rank_of
+from train.inspection.vocabulary.vectors import unit
+from train.run.loading import load_run
+
+
+def test_the_answer_is_found_where_it_is():
+    royal, female = np.array([0, 1.0, 0]), np.array([0, 0, 1.0])
+    person = np.array([3.0, 0, 0])
+    vectors = unit(np.stack([person, person + female, person + royal, person + royal + female, -person, royal]))
+    assert rank_of(vectors, 0, 1, 2, 3) == 1
+    assert rank_of(vectors, 0, 1, 2, 5) == 2
+    assert rank_of(vectors, 0, 1, 2, 4) == 3
+
+
+def test_a_list_has_four_words_a_line():
+    assert all(len(line.split()) == 4 for line in LIST)
+
+
+def test_analogies_of_a_run(tiny_run, tmp_path):
+    run = load_run(tiny_run)
+    result = inspect(run, analogies=["a b c d", "the cat sees dogs"])
+    assert result.numbers["left_out"] == ["the cat sees dogs"]
+    (entry,) = result.numbers["analogies"]
+    assert 1 <= entry["rank"] <= 254
+    assert "1 of 2 analogies are left out" in result.notes[0]
+    assert "rank of d" in result.write(tmp_path).read_text()
+    with pytest.raises(UserError, match="none of the 30 analogies has words that are four tokens"):
+        inspect(run)
+    with pytest.raises(UserError, match="'a b' has 2 words; expected four"):
+        inspect(run, analogies=["a b"])

@@ -1,0 +1,27 @@
+"""Nearest neighbours against a loop."""
+
+import numpy as np
+import pytest
+
+from model.errors import UserError
+from train.inspection.vocabulary.neighbours import inspect, neighbours
+from train.run.loading import load_run
+
+
+def test_neighbours_are_those_of_a_loop():
+    vectors = np.random.default_rng(0).normal(size=(9, 4))
+    cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)  # noqa: E731
+    expected = sorted(((i, cosine(vectors[2], vectors[i])) for i in range(9) if i != 2), key=lambda pair: -pair[1])
+    found = neighbours(vectors, 2, 5)
+    assert [i for i, _ in found] == [i for i, _ in expected[:5]]
+    assert [c for _, c in found] == pytest.approx([c for _, c in expected[:5]])
+    assert len(neighbours(vectors, 2, 99)) == 8
+
+
+def test_the_page_of_a_run(tiny_run, tmp_path):
+    run = load_run(tiny_run)
+    result = inspect(run, words=["a", "."], top=3)
+    assert [len(each) for each in result.numbers["neighbours"].values()] == [3, 3]
+    assert "largest cosine" in result.write(tmp_path).read_text()
+    with pytest.raises(UserError, match="--top must be at least 1"):
+        inspect(run, words=["a"], top=0)

@@ -1,0 +1,91 @@
+"""Analogies: king is to queen as man is to ...; the share of a list that the vectors answer.
+
+Mikolov et al. 2013, "Linguistic Regularities in Continuous Space Word Representations": of "a is to b as c is to d",
+the answer is the token whose vector has the largest cosine with b - a + c, of unit vectors, without a, b and c.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from model.errors import UserError
+from train.inspection.result import Result, Table
+from train.inspection.text import token_texts
+from train.inspection.vocabulary.vectors import token_of_word, unit, vectors_of
+from train.run.loading import LoadedRun
+
+# Lines "a b c d": a is to b as c is to d.
+LIST = (
+    "man woman king queen", "man woman boy girl", "man woman father mother", "man woman son daughter",
+    "man woman brother sister", "man woman uncle aunt", "France Paris Italy Rome", "France Paris Germany Berlin",
+    "France Paris Japan Tokyo", "France Paris Russia Moscow", "France Paris England London", "go went see saw",
+    "go went come came", "go went take took", "go went give gave", "big bigger small smaller", "big bigger fast faster",
+    "big bigger long longer", "good better bad worse", "cat cats dog dogs", "cat cats book books", "cat cats car cars",
+    "cat cats year years", "one two three four", "day days week weeks", "he his she her", "I my you your",
+    "work worked play played", "work working play playing", "old young high low",
+)  # fmt: skip
+
+
+def rank_of(directions: np.ndarray, a: int, b: int, c: int, d: int) -> int:
+    """The rank, from 1, of d among the answers to "a is to b as c is to ..."; `directions` are unit vectors (V, D)."""
+    scores = directions @ (directions[b] - directions[a] + directions[c])
+    scores[[a, b, c]] = -np.inf
+    return 1 + int(np.sum(scores > scores[d]))
+
+
+def inspect(run: LoadedRun, *, analogies: Sequence[str] | None = None, table: str = "embedding") -> Result:
+    """The ranks of the answers to a list of analogies.
+
+    Args:
+      run: the model.
+      analogies: lines of four words, "a b c d" for "a is to b as c is to d"; None for a list of thirty.
+      table: embedding or unembedding.
+    """
+    lines = list(LIST if analogies is None else analogies)
+    for line in lines:
+        if len(line.split()) != 4:
+            raise UserError(
+                f"--analogies: {line[:80]!r} has {len(line.split())} words; expected four: man woman king queen"
+            )
+    directions = unit(vectors_of(run, table))
+    found, left_out = [], []
+    for line in lines:
+        words = line.split()
+        tokens = [token_of_word(run, word, "analogies") for word in words]
+        if None in tokens or len(set(tokens)) < 4:
+            left_out.append(line)
+            continue
+        a, b, c, d = (int(token or 0) for token in tokens)
+        scores = directions @ (directions[b] - directions[a] + directions[c])
+        scores[[a, b, c]] = -np.inf
+        first = token_texts(run.tokenizer, np.array([scores.argmax()]))[0]
+        found.append((line, rank_of(directions, a, b, c, d), first))
+    if not found:
+        raise UserError(f"none of the {len(lines)} analogies has words that are four tokens of this tokenizer")
+    ranks = np.array([rank for _, rank, _ in found])
+    shares = {f"top_{k}": float((ranks <= k).mean()) for k in (1, 5, 10)}
+    notes = [f"{len(left_out)} of {len(lines)} analogies are left out: a word is no single token."] if left_out else []
+    return Result(
+        title="Analogies",
+        about=f"{run.folder}, step {run.step:,} \u00b7 the {table} \u00b7 {len(found)} analogies: "
+        f"{shares['top_1']:.0%} answered first, {shares['top_5']:.0%} among five",
+        numbers={
+            "table": table,
+            "count": len(found),
+            "left_out": left_out,
+            **shares,
+            "mean_reciprocal_rank": float((1 / ranks).mean()),
+            "analogies": [{"words": line, "rank": rank, "first": first} for line, rank, first in found],
+        },
+        arrays={"ranks": ranks},
+        parts=[
+            Table(
+                title="Analogies",
+                head=["a is to b as c is to d", "rank of d", "first answer"],
+                rows=[[line, str(rank), repr(first)] for line, rank, first in found],
+                caption=f"Ranks are among {len(directions) - 3:,} tokens; by chance the mean rank is half of that.",
+            )
+        ],
+        notes=notes,
+        lines=[f"{name}: {share:.1%} of {len(found)}" for name, share in shares.items()],
+    )
