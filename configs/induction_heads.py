@@ -8,6 +8,16 @@
 Olsson et al. 2022, "In-context Learning and Induction Heads", claim 1 and argument 1, on random symbols that repeat
 with a period of their own in every sequence. Attention alone, without feed-forwards. The evaluation `heads` measures
 the score of the best head of each role on repeated random tokens, and the loss of the 60th symbol less that of the 8th.
+
+Hardware: 2 CPU cores beside much other work, 17 minutes. One run each, seed 0; uniform guessing has a loss of 3.47 nats.
+
+    2 layers   a plateau at 3.0 until step 700, then the phase change: 2.4 at step 1,000, 0.4 at 1,200, 0.06 at the end
+    1 layer    2.84: no phase change
+
+The mechanism is that of the paper with another distance. The heads of the first layer attend 5 and 6 tokens back in
+place of 1, and those of the second to the token 6 after the earlier occurrence, which therefore holds both the earlier
+occurrence and the token after it. The score of induction heads, which looks at the token right after the earlier
+occurrence, stays at 0.01: with rotary positions and a shortest period of 8 any distance up to 7 serves as well.
 """
 
 from model.attention.grouped_query import GroupedQuery

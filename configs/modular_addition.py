@@ -5,6 +5,10 @@
 
 Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability", with a smaller modulus, batches
 that are drawn from the training pairs, and the norms of a usual model.
+
+Hardware: 2 CPU cores beside much other work, 2,000 to 2,500 tokens/s, 20 minutes. One run, seed 0. The loss of the
+training pairs is below 0.05 nats at step 300, where that of the others is 0.92; it rises to 1.33 at step 700 while the
+first falls to 0.0004, is 0.26 at step 1,000, has spikes up to 2.0 (step 1,500), and is 0.0003 at step 4,000.
 """
 
 from model.attention.grouped_query import GroupedQuery
@@ -31,7 +35,7 @@ experiment = Experiment(
         scan_layers=False,
     ),
     data=Generated(task=task, batch_size=256, validation_batches=4),
-    training=Training(num_steps=8000),
+    training=Training(num_steps=4000),
     optimizer=AdamW(weight_decay=1.0, b2=0.98),
     schedule=Constant(peak=1e-3, warmup_steps=10),
     evaluation=Evaluation(every=100),

@@ -84,7 +84,7 @@ def phase_diagram(grid: int, steps: int, seed: int) -> tuple[np.ndarray, np.ndar
     """
     densities, relative = np.logspace(0, -2, grid), np.logspace(-1, 1, grid)
     pairs = [(density, importance) for importance in relative for density in densities]
-    toy = Toy(features=2, dimensions=1, steps=steps, batch=256, restarts=3, seed=seed)
+    toy = Toy(features=2, dimensions=1, steps=steps, batch=256, restarts=8, seed=seed)
     importance = np.array([[1.0, i] for _, i in pairs])
     found = train(toy, np.array([1 - density for density, _ in pairs]), importance)
     values = np.stack([represented(found.w_Kmn)[:, 1], interference(found.w_Kmn)[:, 1]], axis=-1)

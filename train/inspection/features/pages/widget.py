@@ -55,9 +55,10 @@ def units_widget(
 
 
 _CAPTION = (
-    "Each text is around the token at which the unit fires most; the colour of a token is its activation as a share of "
-    "the largest one on the page, orange below zero. Point at a token for its number. Bars: how many tokens have an "
-    "activation of each size, on a logarithmic scale."
+    "Each text is around the token at which the unit is largest; the colour of a token is its activation as a share of "
+    "the unit's largest one, orange below zero. Point at a token for its number. Bars: how many tokens have an "
+    "activation of each size; both axes are logarithmic. Logits are those of the unit's direction after the last norm, "
+    "less their mean."
 )
 
 
