@@ -63,6 +63,11 @@ FLAGS: dict[str, Flag] = {
     "tap": Flag("word", "The tap to read, such as ffn_hidden (model/README.md lists them)."),
     "units": Flag("integers", "The numbers of features or neurons, such as 3,17; a random sample when not given."),
     "batches": Flag("integer", "Batches to read: of the validation split, and of the training data for probes."),
+    "skip": Flag("integer", "Tokens at the start of documents to leave out."),
+    "examples": Flag("integer", "Texts of each neuron."),
+    "features": Flag("integer", "Features of a toy model."),
+    "dimensions": Flag("integer", "Dimensions of a toy model."),
+    "grid": Flag("integer", "Sparsities, and importances, of the phase diagram."),
     "task": Flag("word", "The labels to probe for: previous, next, kind or position."),
     "words": Flag("words", "Words, such as king,queen."),
     "table": Flag("word", "Whose vectors: embedding or unembedding."),
@@ -139,12 +144,12 @@ INSTRUMENTS: dict[str, Instrument] = {
     "feature-texts": Instrument(
         "train.inspection.features.pages.features",
         "features of an autoencoder: top texts, logits promoted and suppressed, densities",
-        ("autoencoder", "tap", "layer", "units", "batches", "seed"),
+        ("autoencoder", "tap", "layer", "units", "batches", "skip", "seed"),
     ),
     "neurons": Instrument(
         "train.inspection.features.pages.neurons",
         "neurons, or the entries of any tap: top texts, logits, densities",
-        ("tap", "layer", "units", "batches", "seed"),
+        ("tap", "layer", "units", "batches", "examples", "seed"),
     ),
     "probe": Instrument(
         "train.inspection.probes.probe",
@@ -159,7 +164,7 @@ INSTRUMENTS: dict[str, Instrument] = {
     "superposition": Instrument(
         "train.inspection.superposition.phases",
         "toy models of superposition: features represented against sparsity; needs no --run",
-        ("steps", "seed"),
+        ("features", "dimensions", "steps", "grid", "seed"),
         needs_run=False,
     ),
     "steer": Instrument(

@@ -1,13 +1,13 @@
 """The instrument `features`: trains the autoencoders of a config on a run."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from train.files.remote import print_to_stderr
 from train.inspection.features.training.loop import train_features
 from train.inspection.features.training.report import result_of
 from train.inspection.features.training.settings import from_file
 from train.inspection.result import Result
-from train.process.stop import Stop
 from train.run.loading import LoadedRun
 
 
@@ -18,8 +18,6 @@ def inspect(
     config: str,
     set: Sequence[str] = (),
     hard_stop: int | None = None,
-    say: Callable[[str], None] = print,
-    stop: Stop | None = None,
 ) -> Result:
     """Trains, or goes on with a training.
 
@@ -29,8 +27,6 @@ def inspect(
       config: the config file, which assigns `features = Features(...)`.
       set: overrides of its options, such as "num_steps=100".
       hard_stop: the step to end at without a change of the schedule.
-      say: prints a line.
-      stop: may request the end.
     """
-    train_features(run, from_file(config, set), folder, say, stop, hard_stop)
+    train_features(run, from_file(config, set), folder, print_to_stderr, hard_stop=hard_stop)
     return result_of(folder)

@@ -11,7 +11,7 @@ def test_a_finished_training_is_read_and_nothing_is_trained(copied):
     config = copied.folder.parent / "sae.py"
     config.write_text("from tests.train.inspection.features.conftest import features_of\nfeatures = features_of()\n")
     before = (copied.folder / "metrics.jsonl").read_bytes()
-    result = inspect(copied.run, folder=copied.folder, config=str(config), say=lambda line: None)
+    result = inspect(copied.run, folder=copied.folder, config=str(config))
     assert (copied.folder / "metrics.jsonl").read_bytes() == before
     assert result.lines[0].startswith("top explained variance")
     with pytest.raises(UserError, match="num_steps: 12 -> 13"):

@@ -1,7 +1,7 @@
 """Tokens per second of a training of autoencoders, beside those of the model's own forward pass.
 
-    python -m tests.benchmarks.features_speed                     a model of 124 million parameters, random weights
-    python -m tests.benchmarks.features_speed --width=3072 --layers=4
+    python -m tests.benchmarks.features.speed                     a model of 124 million parameters, random weights
+    python -m tests.benchmarks.features.speed --width=3072 --layers=4
 
 The forward pass is that of an evaluation: the stream and the loss of every token. The training takes in the forward
 pass, up to the stream, the buffer and the updates of one autoencoder. Both run the same batches on all devices here.
