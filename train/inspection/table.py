@@ -55,6 +55,9 @@ FLAGS: dict[str, Flag] = {
     "positive": Flag("texts", "A text of the direction to steer to; may be given many times."),
     "negative": Flag("texts", "A text of the opposite direction; may be given many times."),
     "layer": Flag("integer", "The layer, from 0, -1 for the last; of steering the one after which a vector is added."),
+    "layer": Flag(
+        "integer", "A layer, from 0: of the receiver; or that after which a vector is added, by default the middle one."
+    ),
     "pool": Flag("word", "mean, of the tokens of each text, or last, for its last token."),
     "config": Flag("path", "The config file, such as configs/inspection/sae.py."),
     "set": Flag("texts", "Changes an option of the config, such as num_steps=100; may be given many times."),
@@ -75,6 +78,7 @@ FLAGS: dict[str, Flag] = {
     "analogies": Flag("texts", "Four words, a is to b as c is to d: 'man woman king queen'. May be given many times."),
     "checkpoints": Flag("words", "The steps to show, such as 100,200,300."),
     "against": Flag("path", "The folder of a second tokenizer: a run, a dataset or a Hugging Face folder."),
+    "receiver": Flag("word", "The end of a path: logits, or query, key or value of --layer."),
     "layers": Flag("integers", "The layers to look at, from 0, such as 0,3,-1; all when not given."),
 }
 
@@ -166,6 +170,10 @@ INSTRUMENTS: dict[str, Instrument] = {
         "toy models of superposition: features represented against sparsity; needs no --run",
         ("features", "dimensions", "steps", "grid", "seed"),
         needs_run=False,
+    "paths": Instrument(
+        "train.inspection.causes.paths",
+        "path patching: the effect of each head on the logits or on a later layer's queries, keys or values",
+        ("text", "corrupt", "answer", "wrong", "receiver", "layer"),
     ),
     "steer": Instrument(
         "train.inspection.causes.steer",

@@ -3,11 +3,18 @@
 "use strict";
 inspection.widgets.scatter = (root, data) => {
   const {make, unpack, quoted, tell, hush} = inspection;
-  const points = unpack(data.points), count = data.labels.length, side = 720, edge = 26;
+  const points = unpack(data.points), count = data.labels.length, side = 860, edge = 30;
   let step = data.steps.length - 1;
+  // Both axes have one scale, and the same ends at all steps.
+  const ends = [0, 1].map((axis) => {
+    const values = [...Array(data.steps.length * count).keys()].map((n) => points.at(Math.floor(n / count), n % count, axis)).filter(Number.isFinite);
+    return values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+  });
+  const scale = (side - 2 * edge) / Math.max(...ends.map(([low, high]) => high - low), 1e-9);
+  const height = Math.max(160, 2 * edge + scale * (ends[1][1] - ends[1][0]));
   const controls = make("div", "controls"), canvas = make("canvas"), frame = make("div", "frame", canvas);
   canvas.width = side * 2;
-  canvas.height = side * 2;
+  canvas.height = height * 2;
   canvas.style.width = `${side}px`;
   canvas.style.imageRendering = "auto";
   const shown = make("span", "quiet", data.steps[step]);
@@ -23,13 +30,11 @@ inspection.widgets.scatter = (root, data) => {
     Object.assign(sign.style, {background: color(kind), width: "11px"});
     controls.append(make("span", "legend", sign, name));
   });
-  const finite = points.values.filter(Number.isFinite);
-  const most = Math.max(...finite.map(Math.abs), 1e-9);
-  const place = (i) => [0, 1].map((axis) => edge + (side - 2 * edge) * (axis ? 1 - (points.at(step, i, 1) / most + 1) / 2 : (points.at(step, i, 0) / most + 1) / 2));
+  const place = (i) => [edge + scale * (points.at(step, i, 0) - ends[0][0]), height - edge - scale * (points.at(step, i, 1) - ends[1][0])];
   const paint = () => {
     const pen = canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
     pen.setTransform(2, 0, 0, 2, 0, 0);
-    pen.clearRect(0, 0, side, side);
+    pen.clearRect(0, 0, side, height);
     pen.font = "11px ui-monospace, Menlo, Consolas, monospace";
     const taken = [];
     for (let i = 0; i < count; i++) {
@@ -50,8 +55,8 @@ inspection.widgets.scatter = (root, data) => {
     pen.globalAlpha = 1;
   };
   canvas.addEventListener("mousemove", (event) => {
-    const box = canvas.getBoundingClientRect(), scale = side / box.width;
-    const x = (event.clientX - box.left) * scale, y = (event.clientY - box.top) * scale;
+    const box = canvas.getBoundingClientRect(), zoom = side / box.width;
+    const x = (event.clientX - box.left) * zoom, y = (event.clientY - box.top) * zoom;
     let best = null;
     for (let i = 0; i < count; i++) {
       const [a, b] = place(i), apart = Math.hypot(a - x, b - y);
