@@ -170,6 +170,7 @@ INSTRUMENTS: dict[str, Instrument] = {
         "toy models of superposition: features represented against sparsity; needs no --run",
         ("features", "dimensions", "steps", "grid", "seed"),
         needs_run=False,
+    ),
     "paths": Instrument(
         "train.inspection.causes.paths",
         "path patching: the effect of each head on the logits or on a later layer's queries, keys or values",
