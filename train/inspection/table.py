@@ -54,9 +54,10 @@ FLAGS: dict[str, Flag] = {
     "corrupt": Flag("text", "A text of as many tokens as --text, with another answer."),
     "positive": Flag("texts", "A text of the direction to steer to; may be given many times."),
     "negative": Flag("texts", "A text of the opposite direction; may be given many times."),
-    "layer": Flag("integer", "The layer, from 0, -1 for the last; of steering the one after which a vector is added."),
     "layer": Flag(
-        "integer", "A layer, from 0: of the receiver; or that after which a vector is added, by default the middle one."
+        "integer",
+        "A layer, from 0, -1 for the last: of the tap; of the receiver; or after which a vector is added, by default the "
+        "middle one.",
     ),
     "pool": Flag("word", "mean, of the tokens of each text, or last, for its last token."),
     "config": Flag("path", "The config file, such as configs/inspection/sae.py."),
