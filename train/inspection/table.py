@@ -56,8 +56,8 @@ FLAGS: dict[str, Flag] = {
     "negative": Flag("texts", "A text of the opposite direction; may be given many times."),
     "layer": Flag(
         "integer",
-        "A layer, from 0, -1 for the last: of the tap, of the receiver, or after which a vector is added (the middle one "
-        "when not given).",
+        "A layer, from 0, -1 for the last: of the tap, of the receiver, or after which a vector is added (by default "
+        "the middle one).",
     ),
     "pool": Flag("word", "mean, of the tokens of each text, or last, for its last token."),
     "config": Flag("path", "The config file, such as configs/inspection/sae.py."),
