@@ -54,9 +54,12 @@ def test_a_vector_steers_generation(command, tiny_run, tmp_path):
     status, printed = command("launch.inspect", *made)
     assert status == 0, printed
     asked = [f"--run={tiny_run}", "--prompt=the", "--max_tokens=8", "--temperature=0"]
-    status, steered = command("launch.generate", *asked, f"--steer={tmp_path / 'v'}:60")
-    assert status == 0, steered
-    assert steered.splitlines()[0] != command("launch.generate", *asked)[1].splitlines()[0]
+    texts = set()
+    for scale in (3000, -3000):
+        status, printed = command("launch.generate", *asked, f"--steer={tmp_path / 'v'}:{scale}")
+        assert status == 0, printed
+        texts.add(printed.splitlines()[0])
+    assert len(texts) == 2
     for value, words in (("nowhere:1", "no file nowhere"), (f"{tmp_path}/v", "expected FILE:SCALE")):
         status, printed = command("launch.generate", *asked, f"--steer={value}")
         assert (status, "Traceback" in printed) == (2, False)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,8 +10,11 @@ from model.attention.grouped_query import GroupedQuery
 from model.errors import UserError
 from model.layers import Except
 from model.recurrent.lstm import LSTM
+from model.taps.request import Tap
 from tests.train.inspection.models import FAMILIES, subject, tokens
-from train.inspection.subject import by_layer, chosen_layers, layers_with
+from train.inspection.subject import Subject, by_layer, chosen_layers, layers_with
+from train.parallel.mesh import parse_mesh
+from train.run.loading import load_run
 
 MIXED = dataclasses.replace(
     FAMILIES["llama"],
@@ -41,6 +45,7 @@ def test_missing_taps_and_layers_are_refused(name, layers, words):
         chosen_layers(MIXED, name, layers)
 
 
+@pytest.mark.sweep
 def test_taps_of_different_shapes_are_read_by_layer():
     model = subject(MIXED)
     found = by_layer(model, tokens(1, 5), "attention_weights", [3, 0])
@@ -48,3 +53,11 @@ def test_taps_of_different_shapes_are_read_by_layer():
     assert list(found) == [3, 0]
     for weights in found.values():
         np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+
+
+def test_a_mesh_changes_no_number(tiny_run):
+    ids, tap = tokens(1, 6), Tap("attention_weights")
+    many = Subject.of(load_run(tiny_run, mesh=parse_mesh("fsdp=4,tensor=2")))
+    assert many.layout.ways("heads") == 2
+    one = Subject(many.config, jax.device_get(many.params))
+    np.testing.assert_allclose(many.taps(ids, tap)[tap.name], one.taps(ids, tap)[tap.name], atol=1e-6)

@@ -54,8 +54,9 @@ def test_every_file_of_a_run_is_listed_and_documented():
     used = names_in_code()
     assert {"config.json", "checkpoints", "evaluations", "origin", "damaged", "files.txt", "status.json"} <= used
     assert used <= listed
-    # By the package wandb, by moving, by line, and by launch.evaluate --resume, a constant that no other module spells.
-    written_otherwise = {"wandb", "environment.json.damaged", "perplexity", *of_lines}
+    # By the package wandb, by moving, by line, by launch.evaluate --resume, a constant that no other module spells, and
+    # by launch.inspect.
+    written_otherwise = {"wandb", "environment.json.damaged", "perplexity", "inspection", *of_lines}
     assert listed - used <= written_otherwise
     rows = re.findall(r"^(\S+?)/?  +\S", run_folder.__doc__, re.MULTILINE)
     assert len(rows) == len(set(rows))

@@ -22,7 +22,7 @@ inspection.widgets.attention = (root, data) => {
   };
   const text = make("div", "text"), spans = tokenSpans(data.tokens);
   text.append(...spans);
-  const side = Math.max(1, Math.floor(480 / length)), canvas = make("canvas");
+  const side = Math.min(48, Math.max(2, Math.floor(480 / length))), canvas = make("canvas");
   canvas.width = canvas.height = side * length;
   const frame = make("div", "frame", canvas);
   const halves = make("div", "halves", text, frame);

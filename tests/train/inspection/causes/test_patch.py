@@ -46,6 +46,7 @@ def test_effects_are_those_of_edits(model, question):
         assert found.patched[0][column] == pytest.approx((edited - corrupt) / (clean - corrupt), abs=1e-4)
 
 
+@pytest.mark.sweep
 def test_estimates_are_derivatives(model, question):
     found, clean, corrupt = patch(model, question, "mixer_heads", [1], list(range(4, 12)))
     assert found.patched[1].shape == found.estimated[1].shape == (4,)

@@ -28,6 +28,7 @@ def question():
     return Question(clean, corrupt, 3, 5)
 
 
+@pytest.mark.sweep
 def test_the_last_layer_has_one_path_to_the_logits(model, question):
     found = path_effects(model, question)
     effects = patch(model, question, "mixer_heads", [1], list(range(12)))[0]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from tests.tiers import representatives
 from tests.train.inspection.models import FAMILIES, subject, tokens
 from train.inspection.causes.patch import logit_difference
 from train.inspection.causes.replace import Replacement, Replacer, check_tap, groups_of, refuse_no_change
@@ -11,7 +12,7 @@ from train.inspection.causes.replace import Replacement, Replacer, check_tap, gr
 ALL = tuple(range(12))
 
 
-@pytest.fixture(scope="module", params=["gpt", "gemma"])
+@pytest.fixture(scope="module", params=representatives(["gpt", "gemma"], "gemma"))
 def model(request):
     return subject(FAMILIES[request.param])
 

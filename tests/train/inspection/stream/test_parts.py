@@ -10,6 +10,7 @@ from model.errors import UserError
 from model.feedforward.mlp import Gated
 from model.residual import HyperConnections, PostNorm, Reordered
 from model.transformer import forward
+from tests.tiers import representatives
 from tests.train.inspection.models import FAMILIES, subject, tokens
 from train.inspection.stream.parts import attribute
 
@@ -21,7 +22,7 @@ MODELS = FAMILIES | {
 POSITION, TARGET, AGAINST = 7, 3, 11
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", representatives(MODELS, "gpt", "gemma"))
 def test_shares_sum_to_the_logit(name):
     config, ids = MODELS[name], tokens(1)[0]
     model = subject(config)
@@ -43,6 +44,7 @@ def test_shares_sum_to_the_logit(name):
         assert neurons.sum() + rest == pytest.approx(found.parts[f"ffn {number}"], abs=2e-5)
 
 
+@pytest.mark.sweep
 def test_shares_of_a_difference_are_differences_of_shares():
     model, ids = subject(FAMILIES["llama"]), tokens(1)[0]
     one, other = (attribute(model, ids, POSITION, token) for token in (TARGET, AGAINST))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from model.residual import HyperConnections, PostNorm
+from tests.tiers import representatives
 from tests.train.inspection.models import FAMILIES, subject, tokens
 from train.inspection.stream.lens import streams_of
 from train.inspection.stream.readout import lens, readout, shares
@@ -17,7 +18,7 @@ MODELS = FAMILIES | {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", representatives(MODELS, "gemma", "hyper"))
 def test_the_lens_at_the_last_layer_is_the_logits(name):
     config = MODELS[name]
     model = subject(config)

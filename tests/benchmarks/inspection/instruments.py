@@ -1,6 +1,6 @@
 """Seconds and peak memory of each instrument of launch.inspect on a random model of GPT-2's 124M shape, in float32.
 
-    python -m tests.benchmarks.inspection [--rounds=3] [--tokens=64] [--only=lens,patch]
+    python -m tests.benchmarks.inspection.instruments [--rounds=3] [--tokens=64] [--only=lens,patch]
 
 Each instrument runs in a process of its own: once with compilation, then --rounds times more. Memory is the peak of
 resident memory of the process in those rounds beyond the parameters (0.50 GB). The texts are bytes.
@@ -38,7 +38,6 @@ CALLS: dict[str, dict[str, Any]] = {
 def model() -> Any:
     """The random model as a loaded run, with a tokenizer of bytes whose vocabulary is as large as the model's."""
     import jax
-    import numpy as np
 
     from model.families.sizes import published
     from model.transformer import init
@@ -52,8 +51,8 @@ def model() -> Any:
     class WideBytes(BytesTokenizer):
         """Bytes, and further ids that stand for bytes too."""
 
-        def decode(self, ids: Any) -> str:
-            return super().decode(np.asarray(ids, np.int64) % 256)
+        def checked_ids(self, ids: Any) -> list[int]:
+            return [i % 256 for i in super().checked_ids(ids)]
 
     config = published("gpt2")
     experiment = dataclasses.replace(from_file(str(ROOT / "configs" / "quickstart.py")), model=config)
