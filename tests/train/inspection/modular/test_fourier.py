@@ -33,6 +33,7 @@ def test_the_spectrum_of_a_table():
     np.testing.assert_allclose(fourier.spectrum(table), np.eye(6)[2], atol=1e-12)
 
 
+@pytest.mark.sweep
 def test_the_page_of_a_model_and_another_run(tiny_experiment, tiny_run, tmp_path):
     from train.data.generated import Generated
     from train.evaluation.probes.modular import ModularAddition
