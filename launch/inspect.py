@@ -44,13 +44,15 @@ def main(argv: list[str]) -> int:
     instrument = find(name)
     if more:
         raise UserError(f"unexpected argument {more[0]!r}; give a text with spaces in quotes: --text='two words'")
-    if RUN.value is None:
+    if RUN.value is None and instrument.needs_run:
         raise UserError("--run is missing: which model? Try --run=runs/quickstart")
     given = OTHERS.values()
     refuse(name, given)
     output = _output(name)
     cli.prepare_jax()
-    result = function_of(instrument)(_subject(instrument.reads_weights), **given)
+    folder = {"folder": output} if instrument.takes_folder else {}
+    subject = _subject(instrument.reads_weights) if instrument.needs_run else None
+    result = function_of(instrument)(subject, **folder, **given)
     page = result.write(output)
     for note in result.notes:
         print(note, file=sys.stderr)
@@ -78,6 +80,8 @@ def _output(name: str) -> pathlib.Path:
     """The folder for the files. Raises UserError where it has to be given."""
     if OUTPUT.value is not None:
         return local_path(OUTPUT.value, "the pages of an inspection")
+    if RUN.value is None:
+        return pathlib.Path("runs") / "inspection" / name
     run = RUN.value
     if is_remote(run) or not (pathlib.Path(run) / "checkpoints").is_dir():
         if not is_remote(run) and not pathlib.Path(run).is_dir():

@@ -11,6 +11,7 @@ import pytest
 
 from tests.tiers import COLLECTED, SWEEP, counted, first_of_each, only_swept, representatives
 from train.config_file import from_file
+from train.inspection.features.training.settings import from_file as features_from_file
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOP_PACKAGES = ("model", "train", "configs", "launch")  # each may import itself and those before it
@@ -249,7 +250,7 @@ def test_no_top_folders_beyond_the_design():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=relative)
 def test_every_config_loads_and_says_how_to_run_it(path):
-    from_file(str(path))
+    (features_from_file if path.parent.name == "inspection" else from_file)(str(path))
     said = ast.get_docstring(tree_of(path)) or ""
     named = f"--config={relative(path)}"
     assert named in said or ("quickstart" in path.name and "make quickstart" in said), f"its docstring lacks {named}"

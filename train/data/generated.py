@@ -12,6 +12,7 @@ from train.data.config import MAX_BATCH_TOKENS, MAX_PREFETCH
 from train.data.interface import CheckTokenizer, DataOption, Engine
 from train.evaluation.probes.induction import Induction
 from train.evaluation.probes.markov import MarkovChains
+from train.evaluation.probes.modular import ModularAddition
 from train.evaluation.probes.needle import Needle
 from train.evaluation.probes.recall import Recall
 from train.files.paths import AnyPath, local_path
@@ -36,7 +37,7 @@ class Generated(DataOption):
       prefetch: the number of batches made ahead.
     """
 
-    task: MarkovChains | Induction | Recall | Needle
+    task: MarkovChains | Induction | Recall | Needle | ModularAddition
     batch_size: int = 64
     validation_batches: int = 8
     seed: int = 0

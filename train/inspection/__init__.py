@@ -7,6 +7,8 @@ result.py     the result of an instrument, and the three files that it writes
 page/         the page of a result: one template, and widgets of JavaScript
 vocabulary/   tokens, and their vectors
 attention/    maps of attention, the roles of heads
+features/     autoencoders of features, their pages, pages of neurons
+superposition/, probes/, modular/    toy models, linear probes, the waves of modular addition
 stream/       the residual stream: lenses, shares of a logit, norms
 causes/       replaced activations: ablation, patching, steering
 

@@ -24,13 +24,16 @@ class Flag(NamedTuple):
 class Instrument(NamedTuple):
     """An instrument: the module with its function, one line about it, the names of its flags.
 
-    The function of one that `reads_weights` not gets a tokenizer (vocabulary/tokens.py) in place of a run.
+    The function of one that `reads_weights` not gets a tokenizer (vocabulary/tokens.py) in place of a run, and that of
+    one that `needs_run` not gets None. One that `takes_folder` gets the folder of --output too, as `folder`.
     """
 
     module: str
     summary: str
     flags: tuple[str, ...]
     reads_weights: bool = True
+    takes_folder: bool = False
+    needs_run: bool = True
 
 
 FLAGS: dict[str, Flag] = {
@@ -52,9 +55,24 @@ FLAGS: dict[str, Flag] = {
     "positive": Flag("texts", "A text of the direction to steer to; may be given many times."),
     "negative": Flag("texts", "A text of the opposite direction; may be given many times."),
     "layer": Flag(
-        "integer", "A layer, from 0: of the receiver; or that after which a vector is added, by default the middle one."
+        "integer",
+        "A layer, from 0, -1 for the last: of the tap, of the receiver, or after which a vector is added (by default "
+        "the middle one).",
     ),
     "pool": Flag("word", "mean, of the tokens of each text, or last, for its last token."),
+    "config": Flag("path", "The config file, such as configs/inspection/sae.py."),
+    "set": Flag("texts", "Changes an option of the config, such as num_steps=100; may be given many times."),
+    "hard_stop": Flag("integer", "The step to end at, without a change of the schedule."),
+    "autoencoder": Flag("path", "The folder of an autoencoder: cfg.json and sae_weights.safetensors."),
+    "tap": Flag("word", "The tap to read, such as ffn_hidden (model/README.md lists them)."),
+    "units": Flag("integers", "The numbers of features or neurons, such as 3,17; a random sample when not given."),
+    "batches": Flag("integer", "Batches to read: of the validation split, and of the training data for probes."),
+    "skip": Flag("integer", "Tokens at the start of documents to leave out."),
+    "examples": Flag("integer", "Texts of each neuron."),
+    "features": Flag("integer", "Features of a toy model."),
+    "dimensions": Flag("integer", "Dimensions of a toy model."),
+    "grid": Flag("integer", "Sparsities, and importances, of the phase diagram."),
+    "task": Flag("word", "The labels to probe for: previous, next, kind or position."),
     "words": Flag("words", "Words, such as king,queen."),
     "table": Flag("word", "Whose vectors: embedding or unembedding."),
     "top": Flag("integer", "How many to show."),
@@ -121,6 +139,38 @@ INSTRUMENTS: dict[str, Instrument] = {
         "train.inspection.causes.patch",
         "activation patching between a clean and a corrupt text, and its estimate by gradients",
         ("text", "corrupt", "answer", "wrong", "taps", "layers", "positions"),
+    ),
+    "features": Instrument(
+        "train.inspection.features.training.train",
+        "trains sparse autoencoders and transcoders on the activations of the model",
+        ("config", "set", "hard_stop"),
+        takes_folder=True,
+    ),
+    "feature-texts": Instrument(
+        "train.inspection.features.pages.features",
+        "features of an autoencoder: top texts, logits promoted and suppressed, densities",
+        ("autoencoder", "tap", "layer", "units", "batches", "skip", "seed"),
+    ),
+    "neurons": Instrument(
+        "train.inspection.features.pages.neurons",
+        "neurons, or the entries of any tap: top texts, logits, densities",
+        ("tap", "layer", "units", "batches", "examples", "seed"),
+    ),
+    "probe": Instrument(
+        "train.inspection.probes.probe",
+        "linear probes on a tap by layer, with a control task and an interval",
+        ("task", "tap", "layers", "batches", "seed"),
+    ),
+    "fourier": Instrument(
+        "train.inspection.modular.fourier",
+        "the waves of a model of modular addition (configs/modular_addition.py)",
+        (),
+    ),
+    "superposition": Instrument(
+        "train.inspection.superposition.phases",
+        "toy models of superposition: features represented against sparsity; needs no --run",
+        ("features", "dimensions", "steps", "grid", "seed"),
+        needs_run=False,
     ),
     "paths": Instrument(
         "train.inspection.causes.paths",

@@ -12,7 +12,7 @@ from train.inspection import table
 def test_a_function_takes_the_flags_of_its_row(name):
     row = table.INSTRUMENTS[name]
     run, *others = inspect.signature(table.function_of(row)).parameters.values()
-    assert [each.name for each in others] == list(row.flags)
+    assert [each.name for each in others] == ["folder"] * row.takes_folder + list(row.flags)
     assert run.name == "run"
     assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in others)
     assert set(row.flags) <= set(table.FLAGS)

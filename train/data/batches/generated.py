@@ -20,13 +20,13 @@ class GeneratedBatches:
     def __init__(self, data: Generated, split: str = "train", fields: Sequence[str] = tuple(FIELDS)) -> None:
         """Args: the option, the name of the split, the fields to make."""
         self.fields = check_fields(fields)
-        self.data, self.split = data, split
+        self.data, self.split, self._task = data, split, data.task.for_split(split)
 
     def rows(self, n: int, rows: Sequence[int] | None = None) -> Batch:
         """The given rows of global batch n, all of them by default."""
         wanted = range(self.data.batch_size) if rows is None else rows
         numbers = [n * self.data.batch_size + row for row in wanted]
-        made = self.data.task.sequences(generators(self.data.seed, self.split, numbers))
+        made = self._task.sequences(generators(self.data.seed, self.split, numbers))
         shape = made.tokens.shape
         all_fields = made._asdict() | {
             "segment_ids": np.ones(shape, np.int32),
@@ -51,7 +51,7 @@ class GeneratedBatches:
 
     def num_targets(self, n: int) -> int:
         """The number of counted targets in global batch n, over the rows of all hosts."""
-        made = self.data.task.sequences(
+        made = self._task.sequences(
             generators(self.data.seed, self.split, range(n * self.data.batch_size, (n + 1) * self.data.batch_size))
         )
         return int((made.weights > 0).sum())
@@ -61,7 +61,7 @@ class GeneratedBatches:
         found = []
         for row in range(self.data.batch_size) if rows is None else rows:
             number, length = n * self.data.batch_size + row, self.data.sequence_length
-            tokens = self.data.task.sequences(generators(self.data.seed, self.split, [number])).tokens[0]
+            tokens = self._task.sequences(generators(self.data.seed, self.split, [number])).tokens[0]
             found.append(
                 DocumentSpan(
                     row,

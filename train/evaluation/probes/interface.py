@@ -169,6 +169,10 @@ class Task(Probe, Prepared):
     def sized(cls, reader: Reader) -> "Task":
         """The task in a size that suits a model that was not trained on it."""
 
+    def for_split(self, split: str) -> "Task":
+        """The task of a split of training data; another one where the splits have different sequences by rule."""
+        return self
+
     def prepare(self, reader: Reader) -> "Task":
         """See `Probe`."""
         for name, needed, available in (

@@ -11,7 +11,6 @@ from train.evaluation.probes.markov import MarkovChains
 from train.evaluation.probes.needle import Needle
 from train.evaluation.probes.recall import Recall
 
-TrainingTask = MarkovChains | Induction | Recall | Needle
 AnyProbe = MarkovChains | Induction | Recall | Needle | Letters
 PROBES: dict[str, type[Probe]] = {
     "induction": Induction,

@@ -54,3 +54,22 @@ def test_findings_by_position():
 def test_refused(fields, words):
     with pytest.raises(UserError, match=words):
         check(Induction(**fields))
+
+
+def test_each_sequence_may_have_a_period_of_its_own():
+    task = Induction(num_symbols_drawn=30, length=19, shortest=4)
+    made = task.sequences(generators(0, "train", range(40)))
+    periods = set()
+    for tokens, targets, weights in zip(*made, strict=True):
+        symbols = [*tokens, targets[-1]]
+        period = int((weights == 0).sum())
+        periods.add(period)
+        assert all(symbols[t] == symbols[t - period] for t in range(period, 20))
+        assert len(set(symbols[:period])) == period
+    assert periods <= set(range(4, 11))
+    assert len(periods) > 4
+    found = task.findings(made, np.ones((40, 19)), np.ones((40, 19), bool))
+    assert found.pictures[0].x == tuple(range(2, 17))
+    assert found.numbers["first_half_loss"] == 1.0
+    with pytest.raises(UserError, match="shortest: must be from 1 to 10"):
+        check(Induction(length=19, shortest=11))

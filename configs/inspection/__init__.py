@@ -1,0 +1,1 @@
+"""Configs of what is trained on a model's activations."""

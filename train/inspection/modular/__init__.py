@@ -1,0 +1,4 @@
+"""Modular addition: how a model that has grokked it computes with waves.
+
+fourier.py  the instrument
+"""
