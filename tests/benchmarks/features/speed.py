@@ -115,9 +115,9 @@ def main():
             batch_tokens=tokens,
             buffer_tokens=2 * tokens,
         )
-        from train.data.batches.opening import training_batches
 
-        batches = [training_batches(run.dataset(), run.experiment.data).rows(n) for n in range(2)]
+        opened = run.experiment.data.training_batches(run.dataset(), tuple(FIELDS))
+        batches = [opened.rows(n) for n in range(2)]
         trainings = {}
         for name, architecture in (("ReLU", ReLU()), ("TopK", TopK(k=32))):
             option = dataclasses.replace(base.autoencoders[0], architecture=architecture)

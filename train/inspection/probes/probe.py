@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from model.errors import UserError
-from train.data.batches.opening import training_batches
 from train.data.batches.rows import Batch
 from train.inspection.features.training.measures import Evaluation
 from train.inspection.features.training.settings import Autoencoder, Features, Site
@@ -64,7 +63,7 @@ def inspect(
     stream = ActivationStream(run, settings)
     texts = token_texts(run.tokenizer, np.arange(run.experiment.model.vocab_size))
     kinds_V = np.array([kind_of(text) for text in texts])
-    training = training_batches(run.dataset(), stream.data, FIELDS)
+    training = stream.data.training_batches(run.dataset(), FIELDS)
     names = labels_of(task, training.rows(0), kinds_V).names
     fitted = _read(stream, (training.rows(n) for n in range(batches)), task, kinds_V, TRAIN_TOKENS)
     held = _read(stream, iter(Evaluation(stream, settings).batches), task, kinds_V, None)

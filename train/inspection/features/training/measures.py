@@ -21,7 +21,6 @@ import numpy as np
 from model.taps.request import Tap, Taps
 from model.transformer import stream, unembedding
 from model.vocabulary.cross_entropy import nll
-from train.data.batches.opening import evaluation_batches
 from train.inspection.features.autoencoders.interface import Params, decode
 from train.inspection.features.training.settings import Autoencoder, Features, Site
 from train.inspection.features.training.state import AutoencoderState, centred, folded
@@ -90,7 +89,7 @@ class Evaluation:
         self.stream, self.features = activations, features
         self.model, self.layout = run.experiment.model, run.layout
         rows = feed.local_rows(run.layout.placement(("batch", "sequence")), activations.data.batch_size)
-        self.batches = evaluation_batches(run.dataset(), activations.data, split, features.eval_batches, rows)
+        self.batches = activations.data.evaluation_batches(run.dataset(), split, features.eval_batches, rows)
         self.sites = {each.name: each.sites(self.model.num_layers) for each in features.autoencoders}
         self._sums = jax.jit(self._sums_of_batch, out_shardings=replicated(run.layout.mesh))
 

@@ -18,7 +18,6 @@ from model.options.words import nearest
 from model.taps.meanings import TAPS
 from model.taps.request import Tap
 from model.transformer import abstract_params, stream
-from train.data.batches.opening import training_batches
 from train.data.batches.rows import Batch
 from train.inspection.features.training.settings import Features, Site
 from train.parallel import feed
@@ -117,7 +116,7 @@ class ActivationStream:
         self.data = dataclasses.replace(run.experiment.data, **_without_ramp(run.experiment.data))
         self.with_segments = feed.needs_segments(self.data, run.experiment.model)
         self._placement = run.layout.placement(("batch", "sequence"))
-        self._batches = training_batches(run.dataset(), self.data, FIELDS)
+        self._batches = self.data.training_batches(run.dataset(), FIELDS)
         shape = (self.data.batch_size, self.data.sequence_length)
         self.tokens_per_batch = shape[0] * shape[1]
         self.batches_per_block = max(1, features.buffer_tokens // self.tokens_per_batch)

@@ -8,7 +8,7 @@ from model.errors import UserError
 from model.taps.request import Tap
 from model.transformer import stream
 from tests.train.inspection.features.conftest import features_of
-from train.data.batches.opening import training_batches
+from train.data.batches.rows import FIELDS
 from train.inspection.features.training.settings import Autoencoder, Site
 from train.inspection.features.training.stream import ActivationStream, take
 
@@ -22,7 +22,7 @@ def test_a_block_has_the_activations_of_the_runs_batches(opened, loaded):
     block = opened.block(1)
     assert opened.batches_per_block == 2  # 300 tokens hold two batches of 8 x 16
     assert opened.steps_per_block == 4
-    batches = training_batches(loaded.dataset(), loaded.experiment.data)
+    batches = loaded.experiment.data.training_batches(loaded.dataset(), tuple(FIELDS))
     taps = (Tap("block_output", (1,)), Tap("mixer_heads", (0,)), Tap("mixer_output", (0,)))
     model, params = loaded.experiment.model, jax.device_put(jax.device_get(loaded.params), jax.devices()[0])
     single = jax.jit(lambda p, t, d: stream(model, p, t, **d, taps=taps).taps)
