@@ -103,6 +103,7 @@ def main():
     parser.add_argument("--width", type=int, default=6144, help="features of the autoencoder")
     parser.add_argument("--repeats", type=int, default=5, help="measurements")
     given = parser.parse_args()
+    from train.data.batches.rows import FIELDS
     from train.inspection.features.autoencoders import ReLU, TopK
     from train.inspection.features.training.settings import Autoencoder, Features
     from train.run.loading import load_run

@@ -53,8 +53,7 @@ def attention():
         sinks=True,
         qk_norm=QKNorm(norm=LayerNorm(), over="each_head"),
     )
-    others = [QKNorm(over="head"), QKNorm(over="projection")]
-    layers = [GroupedQuery(num_heads=4, output_gate="channel", qk_norm=norm) for norm in others]
+    layers = [GroupedQuery(num_heads=4, output_gate="channel", qk_norm=QKNorm(over=o)) for o in ("head", "projection")]
     return ModelConfig(
         num_layers=3,
         mixer=heads,
@@ -344,10 +343,10 @@ def test_attention_norms_and_tables():
     check(config)
     found, expected = treatment(config), table(ATTENTION)
     assert {name: words for name, words in found.items() if not name.startswith(("blocks.1.", "blocks.2."))} == expected
-    for number, gate in ((1, "[embed -> heads head_dim]"), (2, "[embed -> heads head_dim]")):
+    for number in (1, 2):
         inside = {n.removeprefix(f"blocks.{number}."): words for n, words in found.items() if f"s.{number}." in n}
         other = {n.removeprefix("blocks.0."): words for n, words in found.items() if n.startswith("blocks.0.")}
-        other["mixer.gate"] = f"projection decayed {gate}"
+        other["mixer.gate"] = "projection decayed [embed -> heads head_dim]"
         assert inside.items() <= other.items()
 
 
@@ -387,9 +386,7 @@ def test_experts_and_modules_that_predict_ahead():
 
 def test_every_role_has_a_parameter_here():
     quantized = dataclasses.replace(attention(), precision=Precision(weights=QuantizedWeights()))  # is not trained
-    adapted = dataclasses.replace(
-        between_layers(), adapters=DoRA()
-    )  # tests/train/optimizers/test_adapted_parameters.py
+    adapted = dataclasses.replace(between_layers(), adapters=DoRA())  # see test_adapted_parameters.py
     met = {
         spec.role
         for config in (attention(), mixers(), between_layers(), experts(), quantized, adapted)
@@ -399,5 +396,5 @@ def test_every_role_has_a_parameter_here():
 
 
 def test_every_way_to_norm_queries_and_keys_is_here():
-    norms = {layer.mixer.qk_norm.over for layer in attention().layers}
-    assert norms == set(typing.get_args(fields_of(QKNorm)["over"]))
+    met = {layer.mixer.qk_norm.over for layer in attention().layers}
+    assert met == set(typing.get_args(fields_of(QKNorm)["over"]))
