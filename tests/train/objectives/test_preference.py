@@ -67,7 +67,7 @@ def pairs_of(policy, change):
         (ORPO(), orpo),
         (ORPO(weight_of_odds=1.5), orpo),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )
 def test_losses_and_slopes_are_those_of_the_equations(option, equation):
     expected, margin = equation(POLICY, option)
@@ -165,7 +165,7 @@ def test_maxtexts_losses_follow_from_its_log_probabilities(stored):
         (ORPO(weight_of_odds=0.0), "objective.weight_of_odds: must be above 0"),
         (KTO(undesirable=0.0), "objective.undesirable: must be above 0"),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )
 def test_bad_options(option, words):
     with pytest.raises(UserError, match=words):
