@@ -179,7 +179,7 @@ def test_an_older_one_that_cannot_be_judged_ends_a_training_and_the_search_for_t
 
 
 def test_a_note_of_another_format_is_not_damaged(experiment, two, monkeypatch):
-    monkeypatch.setattr("train.checkpoints.store.EARLIER_NAMES", {1: ()})
+    monkeypatch.setattr("train.checkpoints.contents.EARLIER_NAMES", {1: ()})
     with pytest.raises(UserError, match=r"written by another version of this code \(its format is 4; known here: 1\)"):
         CheckpointStore(two, Checkpoints())
 

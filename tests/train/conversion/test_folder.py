@@ -71,7 +71,7 @@ def test_folders_that_are_none(tmp_path):
     with pytest.raises(UserError, match="it has no config.json; download that file too"):
         read_published(folder, tmp_path / "run")
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="holds an adapter .*, not a model; merge it into its model"):
+    with pytest.raises(UserError, match="holds an adapter .*, not a model; give the run of its model too, with --base"):
         read_published(folder, tmp_path / "run")
     (folder / "model.Q4_K.gguf").write_bytes(b"")
     with pytest.raises(UserError, match="published: weights in GGUF files are not read; take the model's repository"):

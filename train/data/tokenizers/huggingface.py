@@ -51,8 +51,6 @@ def read_tokenizer(content: bytes, where: str) -> tuple[tokenizers.Tokenizer, tu
     if dropout := getattr(tokenizer.model, "dropout", None):
         disabled.append(f"a dropout of {dropout:g} of the merges")
         tokenizer.model.dropout = None
-    # It adds special tokens, which nobody asks for here, and takes spaces out of the offsets of tokens.
-    tokenizer.post_processor = None
     # A special token's name in a text is text: encoding it as the token would let any document end itself.
     tokenizer.encode_special_tokens = True
     return tokenizer, tuple(disabled)
@@ -67,6 +65,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self.option = option
         self._content = content
         self._tokenizer, self.disabled_settings = read_tokenizer(content, where)
+        self._tokenizer.post_processor = None  # it takes spaces out of the characters of tokens, and changes no id
         # Ids may have gaps: the vocabulary must hold the largest id that a text can have.
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._special = special = {token.content for token in added if token.special}
@@ -127,7 +126,7 @@ class HuggingFaceTokenizer(Tokenizer):
     @functools.cached_property
     def _marked_tokenizer(self) -> tokenizers.Tokenizer:
         tokenizer, _ = read_tokenizer(self._content, "the tokenizer")
-        tokenizer.encode_special_tokens = False
+        tokenizer.post_processor, tokenizer.encode_special_tokens = None, False
         return tokenizer
 
     @functools.cached_property
