@@ -28,6 +28,7 @@ from model.options.annotations import alternatives, fields_of
 from model.options.json import from_json, to_json
 from model.options.tree import check, find_problems
 from model.parameters.maker import FanIn
+from model.parameters.adapters import DoRA, LoRA
 from model.parameters.precision import Precision
 from model.positions.absolute import Learned, NoPositions
 from model.recompute import SaveOnly
@@ -56,6 +57,7 @@ LAYERS = ["0", "-1", ":1", "1::2", "::3", "2:"]
 # With room for every token in every expert: what is dropped depends on the tokens beside, of which a cache has fewer.
 FIXED = {Dropout: Dropout(), Precision: Precision(), Capacity: Capacity(factor=9.0)}
 FIXED |= {SaveOnly: SaveOnly(taps=("block_output",))}  # the tap that every layer has
+FIXED |= {LoRA: LoRA(rank=2), DoRA: DoRA(rank=2)}
 LENGTH = 8
 
 
