@@ -101,7 +101,8 @@ def main(argv: list[str]) -> int:
     if OTHER.asked():
         for flag in (TEXT, *OF_TEXTS):
             if flag.present:
-                raise UserError(f"--{flag.name} has no effect beside --probes, --harness and --questions; leave it out")
+                others = "--probes, --harness, --questions and --preferences"
+                raise UserError(f"--{flag.name} has no effect beside {others}; leave it out")
         cli.prepare_jax()
         return OTHER.run(RUN.value, CHECKPOINT.value, cli.mesh_from_flag(MESH), HTML.value, JSON.value)
     cli.prepare_jax()

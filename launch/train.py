@@ -34,7 +34,10 @@ from train.process.watchdog import STALL_SECONDS
 CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
 INIT_FROM = cli.define_path(
-    "init_from", None, "A run: the config's model becomes its model, and training starts from its parameters."
+    "init_from",
+    None,
+    "A run: the config's model becomes its model, with the adapters and the score head that the config adds, and "
+    "training starts from its parameters.",
 )
 MESH = cli.define_mesh()
 HOSTS = cli.define_hosts()

@@ -22,14 +22,16 @@ from train import experiment as experiments
 from train.earlier import MOVED, MOVED_MODULES, RENAMED_CLASSES, RENAMED_VALUES
 from train.experiment import Experiment
 from train.files.paths import expand_paths, literal_path
+from train.run.added_parts import added_parts
 
 
 def from_file(path: str, overrides: Sequence[str] = (), init_from: str | None = None) -> Experiment:
     """Returns the checked experiment that a config file defines, with `--set` overrides applied in order.
 
-    With `init_from`, a run folder, the model is that run's and training starts from its parameters. A config file is
-    Python and assigns `experiment = Experiment(...)`; of a file that assigns an ablation it is the base. Raises
-    UserError for a missing file, for a file that defines no experiment, and for every problem of the options.
+    With `init_from`, a run folder, the model is that run's and training starts from its parameters; parts that this
+    model lacks and the file's model adds, such as adapters and a score head, stay. A config file is Python and assigns
+    `experiment = Experiment(...)`; of a file that assigns an ablation it is the base. Raises UserError for a missing
+    file, for a file that defines no experiment, and for every problem of the options.
     """
     assigned = assignments_of(path)
     experiment = assigned.get("experiment")
@@ -39,6 +41,8 @@ def from_file(path: str, overrides: Sequence[str] = (), init_from: str | None = 
         raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
     if init_from is not None:
         model = experiments.load(literal_path(init_from)).model
+        own: dict[str, Any] = {name: getattr(experiment.model, name) for name in added_parts(model, experiment.model)}
+        model = dataclasses.replace(model, **own)
         training = dataclasses.replace(experiment.training, init_from=init_from)
         experiment = dataclasses.replace(experiment, model=model, training=training)
     return with_overrides(experiment, overrides)

@@ -8,7 +8,6 @@ pairs the wrong answer is the chosen one; the pairs of the test are right. Minut
 
 Measured once (one seed): the right answer of 87.5% [82.9%, 91.0%] of 256 test pairs has the higher score, by 1.65
 [1.49, 1.82] in the mean.
-
 """
 
 import dataclasses

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import typing
 
@@ -6,6 +7,7 @@ import pytest
 from model.errors import UserError
 from model.options.annotations import alternatives, fields_of
 from model.options.assignments import override
+from model.parameters.adapters import LoRA
 from tests.train.config_files import CONFIG, refusal
 from train.config_file import all_option_classes, from_file
 from train.earlier import MOVED_MODULES
@@ -41,6 +43,20 @@ def test_the_model_of_a_run_and_its_parameters(config, tmp_path, tiny_experiment
     assert (experiment.training.init_from, experiment.training.num_steps) == (str(run), 30)
     with pytest.raises(UserError, match="is no run folder"):
         from_file(config(), init_from=str(tmp_path / "none"))
+
+
+def test_parts_that_a_config_adds_to_the_model_of_a_run_stay(config, tmp_path, tiny_experiment):
+    run = tmp_path / "run"
+    run.mkdir()
+    fits = ["data.sequence_length=16", "samples.length=8", "data.tokenizer=Bytes()"]
+    adds = CONFIG.replace("width=32,", "width=32, adapters=LoRA(rank=2),").replace(
+        "\n\n", "\nfrom model.parameters.adapters import LoRA\n\n", 1
+    )
+    save(tiny_experiment(), run)
+    adapted = dataclasses.replace(tiny_experiment().model, adapters=LoRA(rank=2))
+    assert from_file(config(CONFIG, adds), fits, init_from=str(run)).model == adapted
+    save(tiny_experiment(model__adapters=LoRA(rank=4)), run)  # the run's own
+    assert from_file(config(CONFIG, adds), fits, init_from=str(run)).model.adapters == LoRA(rank=4)
 
 
 def test_no_such_file_names_the_nearest(config, tmp_path):

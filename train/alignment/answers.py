@@ -3,7 +3,8 @@
 import re
 from typing import NamedTuple
 
-_WORD = re.compile(r"[^\W_]+(?:[.,'-][^\W_]+)*")
+# A word or a number; the sign of a number is part of it, and a dash between words is not.
+_WORD = re.compile(r"(?:(?<!\w)-(?=\d))?[^\W_]+(?:[.,'-][^\W_]+)*")
 
 
 class Verdict(NamedTuple):

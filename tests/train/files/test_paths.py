@@ -85,11 +85,8 @@ def test_every_field_that_is_a_path_is_written_out(home):
 
 def test_no_field_of_that_name_is_forgotten():
     fields = [(cls, field) for cls in all_option_classes(Experiment).values() for field in dataclasses.fields(cls)]
-    named = {
-        (cls.__name__, f.name)
-        for cls, f in fields
-        if f.name in ("path", "init_from", "run", "folder", "file", "reference")
-    }
+    names = ("path", "init_from", "run", "folder", "file", "reference", "teacher")
+    named = {(cls.__name__, f.name) for cls, f in fields if f.name in names}
     marked = {(cls.__name__, f.name) for cls, f in fields if f.metadata.get("path")}
     assert named == marked
     assert ("Data", "path") in marked

@@ -185,6 +185,8 @@ def _fenced(message: dict[str, Any]) -> dict[str, Any]:
     """A message with marks around its content, inside the white space that templates may trim."""
     content = message["content"]
     core = content.strip()
+    if not core:  # of an answer that calls tools, or that a model left empty
+        return message
     before, _, after = content.partition(core)
     return {**message, "content": before + CONTENT[message["role"]] + core + CONTENT_END + after}
 

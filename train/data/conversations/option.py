@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from model.errors import UserError
 from model.options.field_marks import EXECUTION_ONLY
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from train.data.conversations.batches import ConversationBatches, ConversationEvaluation
     from train.data.prepare.progress import Reporter
     from train.data.shards.dataset import Dataset
-
-# The settings that decide the tokens of a prepared folder.
-SETTINGS = ("tokenizer", "template", "mask", "too_long", "validation", "sequence_length")
 
 # ------------------------------------------------------------------------------------------------------- templates
 
@@ -87,8 +84,81 @@ class OneToARow:
 # ------------------------------------------------------------------------------------------------------------ data
 
 
+class RowsOption(DataOption):
+    """An option of data that are rows of files, which a chat template writes: the base of several.
+
+    Its fields include those that are declared here; `token_settings` are the fields that decide the tokens of a
+    prepared folder, apart from the rows.
+    """
+
+    token_settings: ClassVar[tuple[str, ...]]
+
+    if TYPE_CHECKING:
+
+        @property
+        def path(self) -> str:
+            """The files of rows."""
+
+        @property
+        def tokenizer(self) -> SentencePieceFile | HuggingFace | Bytes | TokenizerOf | None:
+            """None for that of the run that training starts from."""
+
+        @property
+        def template(self) -> Any:
+            """The chat template; None for that of the run that training starts from, or the plain one."""
+
+        @property
+        def validation(self) -> Any:
+            """The rows that are held out; those of a path of their own have a field `path`."""
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The paths of rows, under the names of their fingerprints (train/data/prepare/settings.py)."""
+        own = getattr(self.validation, "path", None)
+        return {"0": self.path} if own is None else {"0": self.path, "validation": own}
+
+    def starting_from(self, run: str | None) -> Self:
+        """See `DataOption`: takes the tokenizer and the template of the run where none is given."""
+        option: Any = self
+        if run is None:
+            template = PlainTemplate() if self.template is None else self.template
+            started: Self = dataclasses.replace(option, template=template)
+            return started
+        from train.data.conversations.found_template import find_chat_template
+        from train.data.shards.dataset import dataset_of_run
+
+        folder = literal_path(run)
+        try:
+            dataset = dataset_of_run(folder)
+        except UserError:  # refused by training.init_from before the first step; later it may be gone
+            return self
+        changes: dict[str, Any] = {}
+        if self.tokenizer is None:
+            changes["tokenizer"] = TokenizerOf(path=str(dataset.folder))
+        if self.template is None:
+            found = find_chat_template(folder, dataset.tokenizer)
+            changes["template"] = PlainTemplate() if found is None else TemplateOf(run=run)
+        elif isinstance(self.template, TemplateFile) and self.template.run is None:
+            changes["template"] = dataclasses.replace(self.template, run=run)
+        started = dataclasses.replace(option, **changes)
+        return started
+
+    def require_validation(self) -> None:
+        """See `DataOption`."""
+        from train.data.conversations.rows import files_of
+
+        if (path := self.paths.get("validation")) is not None:
+            files_of(path)
+
+    def shared_settings(self) -> Mapping[str, Any] | None:
+        """See `DataOption`; None where the run that training starts from decides some of them."""
+        if self.tokenizer is None or self.template is None:
+            return None
+        return {name: to_json(getattr(self, name)) for name in ("path", *self.token_settings)}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Conversations(DataOption):
+class Conversations(RowsOption):
     """Conversations to learn from. Batch n is a pure function of this option, of the files, and of n.
 
     Rows hold as many conversations as fit; none sees another, and none is cut. The tokens of a conversation are those
@@ -109,6 +179,8 @@ class Conversations(DataOption):
       seed: the seed of the order.
       prefetch: the number of batches read ahead.
     """
+
+    token_settings = "tokenizer", "template", "mask", "too_long", "validation", "sequence_length"
 
     path: str = dataclasses.field(metadata=IS_PATH)
     tokenizer: SentencePieceFile | HuggingFace | Bytes | TokenizerOf | None = None
@@ -146,42 +218,6 @@ class Conversations(DataOption):
     def no_text(self) -> str | None:
         """See `DataOption`."""
         return "conversations are no running text"
-
-    def starting_from(self, run: str | None) -> Conversations:
-        """See `DataOption`: takes the tokenizer and the template of the run where none is given."""
-        if run is None:
-            template = PlainTemplate() if self.template is None else self.template
-            return dataclasses.replace(self, template=template)
-        from train.data.conversations.found_template import find_chat_template
-        from train.data.shards.dataset import dataset_of_run
-
-        folder = literal_path(run)
-        try:
-            dataset = dataset_of_run(folder)
-        except UserError:  # refused by training.init_from before the first step; later it may be gone
-            return self
-        changes: dict[str, Any] = {}
-        if self.tokenizer is None:
-            changes["tokenizer"] = TokenizerOf(path=str(dataset.folder))
-        if self.template is None:
-            found = find_chat_template(folder, dataset.tokenizer)
-            changes["template"] = PlainTemplate() if found is None else TemplateOf(run=run)
-        elif isinstance(self.template, TemplateFile) and self.template.run is None:
-            changes["template"] = dataclasses.replace(self.template, run=run)
-        return dataclasses.replace(self, **changes)
-
-    def require_validation(self) -> None:
-        """See `DataOption`."""
-        from train.data.conversations.rows import files_of
-
-        if isinstance(self.validation, SeparateConversations):
-            files_of(self.validation.path)
-
-    def shared_settings(self) -> Mapping[str, Any] | None:
-        """See `DataOption`; None where the run that training starts from decides some of them."""
-        if self.tokenizer is None or self.template is None:
-            return None
-        return {name: to_json(getattr(self, name)) for name in ("path", *SETTINGS)}
 
     def prepare(
         self,

@@ -29,10 +29,10 @@ from train.data.conversations.found_template import (
     template_in_file,
 )
 from train.data.conversations.option import (
-    SETTINGS,
     Conversations,
     HeldOutConversations,
     PlainTemplate,
+    RowsOption,
     SeparateConversations,
     TemplateFile,
 )
@@ -66,7 +66,7 @@ class _Left:
         self.first = self.first or f"{where} ({tokens:,} tokens)"
 
 
-def template_of(data: Conversations, tokenizer: Tokenizer) -> ChatTemplate:
+def template_of(data: RowsOption, tokenizer: Tokenizer) -> ChatTemplate:
     """The template of an option that says which. Raises UserError where there is none."""
     option = data.template
     if isinstance(option, PlainTemplate):
@@ -84,11 +84,32 @@ def template_of(data: Conversations, tokenizer: Tokenizer) -> ChatTemplate:
 def prepare_conversations(
     data: Conversations, folder: pathlib.Path, progress: Reporter | None, check: CheckTokenizer | None
 ) -> pathlib.Path:
-    """Fills a folder with the tokens of conversations, or checks that it holds those of this option; returns it.
+    """Fills a folder with the tokens of conversations; see `prepare_rows`.
 
-    Raises UserError for a row that cannot be learned from, and for a folder that was made with other settings.
+    Raises UserError for a row that cannot be learned from too.
     """
     data, progress = expand_paths(data, "data"), progress or Reporter()
+
+    def fill(tokenizer: Tokenizer) -> None:
+        _Preparation(data, tokenizer, folder, progress).run()
+
+    return prepare_rows(data, folder, check, fill)
+
+
+def prepare_rows(
+    data: RowsOption, folder: pathlib.Path, check: CheckTokenizer | None, fill: Callable[[Tokenizer], None]
+) -> pathlib.Path:
+    """Fills a folder with the tokens of rows, or checks that it holds those of this option; returns it.
+
+    Args:
+      data: the option, with its paths written out.
+      folder: the folder.
+      check: called with the tokenizer and the folder before the rows are read.
+      fill: reads the rows and writes all files but the settings and the tokenizer; the description of the dataset last.
+
+    Raises:
+      UserError: where there is no tokenizer, and for a folder that was made with other settings.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -100,7 +121,8 @@ def prepare_conversations(
         if data.tokenizer is None:
             raise UserError(
                 "data.tokenizer: expected one, because the run starts from no other (training.init_from); such as "
-                "HuggingFace(path='tokenizer.json', end_of_document='</s>') or Bytes()"
+                "HuggingFace(path='tokenizer.json', end_of_document='</s>'), TokenizerOf(path='runs/base/data') or "
+                "Bytes()"
             )
         settings.write_or_check(folder, _settings(data, finished), finished, reusable=False)
         if not finished:
@@ -108,23 +130,20 @@ def prepare_conversations(
             save_tokenizer(tokenizer, folder)
             if check is not None:
                 check(tokenizer, folder)
-            _Preparation(data, tokenizer, folder, progress).run()
+            fill(tokenizer)
     return folder
 
 
-def _settings(data: Conversations, finished: bool) -> dict[str, Any]:
+def _settings(data: RowsOption, finished: bool) -> dict[str, Any]:
     """The settings that decide the folder; the files may be gone once it is finished."""
-    paths = {"0": data.path}
-    if isinstance(data.validation, SeparateConversations):
-        paths["validation"] = data.validation.path
     texts = {}
-    for name, path in paths.items():
+    for name, path in data.paths.items():
         try:
             texts[name] = fingerprint(path)
         except UserError:
             if not finished:
                 raise
-    own = {name: to_json(getattr(data, name)) for name in SETTINGS}
+    own = {name: to_json(getattr(data, name)) for name in data.token_settings}
     return {"format": dataset.FORMAT, "sources": [{"path": data.path}], "texts": texts, **own}
 
 

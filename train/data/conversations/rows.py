@@ -186,8 +186,8 @@ def _message(item: Any, where: str) -> dict[str, Any]:
     content = fields.get("content")
     if isinstance(content, list):
         content = _joined_parts(content, where)
-    if content is None and fields.get("tool_calls"):
-        return {**fields, "content": None}
+    if content in (None, "") and fields.get("tool_calls"):
+        return {**fields, "content": content}
     return {**fields, "content": _text(content, f"{where} ({role}): content")}
 
 

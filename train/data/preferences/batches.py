@@ -44,6 +44,11 @@ class _Filler:
         self.stored = StoredPreferences(dataset.folder, split, 2 if data.form == "pairs" else 1)
         if not self.stored.num_rows:
             raise UserError(f"{dataset.folder}: the {split} split has no row; give more rows, or another share of them")
+        if split == "train" and fields is not None and "margin" in fields and not self.stored.answers["margin"].any():
+            raise UserError(
+                f"{dataset.folder}: no row has a margin above 0; give rows the field 'margin', or "
+                "leave margins out of the loss (objective.margins=False)"
+            )
 
     def batch(self, numbers: Sequence[int], wanted: Sequence[int]) -> Batch:
         """The wanted rows of a batch whose rows have these numbers in the split; -1 stands for a row of padding."""

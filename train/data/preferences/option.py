@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from model.errors import UserError
 from model.options.field_marks import EXECUTION_ONLY
-from model.options.json import to_json
 from train.data.config import (
     MAX_BATCH_TOKENS,
     MAX_PREFETCH,
@@ -17,9 +15,9 @@ from train.data.config import (
     SentencePieceFile,
     TokenizerOf,
 )
-from train.data.conversations.option import PlainTemplate, TemplateFile, TemplateOf
-from train.data.interface import CheckTokenizer, DataOption, Engine
-from train.files.paths import IS_PATH, AnyPath, literal_path, local_path
+from train.data.conversations.option import PlainTemplate, RowsOption, TemplateFile, TemplateOf
+from train.data.interface import CheckTokenizer, Engine
+from train.files.paths import IS_PATH, AnyPath, local_path
 
 if TYPE_CHECKING:
     from train.data.preferences.batches import PreferenceBatches, PreferenceEvaluation
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 OF_ANSWER = ("tokens", "targets", "weights")
 PAIR_FIELDS = (*(f"chosen_{name}" for name in OF_ANSWER), *(f"rejected_{name}" for name in OF_ANSWER), "margin")
 LABEL_FIELDS = (*OF_ANSWER, "label", *(f"other_{name}" for name in OF_ANSWER))
-# The settings that decide the tokens of a prepared folder.
-SETTINGS = ("tokenizer", "template", "form", "validation", "sequence_length", "too_long")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +58,7 @@ class SeparatePreferences:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preferences(DataOption):
+class Preferences(RowsOption):
     """Pairs of answers, or answers with labels (train/data/preferences/reading.py).
 
     Batch n is a pure function of this option, of the files, and of n. No answer is cut.
@@ -79,6 +75,8 @@ class Preferences(DataOption):
       seed: the seed of the order.
       prefetch: the number of batches read ahead.
     """
+
+    token_settings = "tokenizer", "template", "form", "validation", "sequence_length", "too_long"
 
     path: str = dataclasses.field(metadata=IS_PATH)
     tokenizer: SentencePieceFile | HuggingFace | Bytes | TokenizerOf | None = None
@@ -122,42 +120,6 @@ class Preferences(DataOption):
     def no_text(self) -> str | None:
         """See `DataOption`."""
         return "preferences are no running text"
-
-    def starting_from(self, run: str | None) -> Preferences:
-        """See `DataOption`: takes the tokenizer and the template of the run where none is given."""
-        if run is None:
-            template = PlainTemplate() if self.template is None else self.template
-            return dataclasses.replace(self, template=template)
-        from train.data.conversations.found_template import find_chat_template
-        from train.data.shards.dataset import dataset_of_run
-
-        folder = literal_path(run)
-        try:
-            dataset = dataset_of_run(folder)
-        except UserError:  # refused by training.init_from before the first step; later it may be gone
-            return self
-        changes: dict[str, Any] = {}
-        if self.tokenizer is None:
-            changes["tokenizer"] = TokenizerOf(path=str(dataset.folder))
-        if self.template is None:
-            found = find_chat_template(folder, dataset.tokenizer)
-            changes["template"] = PlainTemplate() if found is None else TemplateOf(run=run)
-        elif isinstance(self.template, TemplateFile) and self.template.run is None:
-            changes["template"] = dataclasses.replace(self.template, run=run)
-        return dataclasses.replace(self, **changes)
-
-    def require_validation(self) -> None:
-        """See `DataOption`."""
-        from train.data.conversations.rows import files_of
-
-        if isinstance(self.validation, SeparatePreferences):
-            files_of(self.validation.path)
-
-    def shared_settings(self) -> Mapping[str, Any] | None:
-        """See `DataOption`; None where the run that training starts from decides some of them."""
-        if self.tokenizer is None or self.template is None:
-            return None
-        return {name: to_json(getattr(self, name)) for name in ("path", *SETTINGS)}
 
     def prepare(
         self,

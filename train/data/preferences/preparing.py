@@ -9,22 +9,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from model.errors import UserError
-from model.options.json import to_json
 from train.data.batches.order import stable_hash
 from train.data.conversations.found_template import save_template, trained_template
 from train.data.conversations.option import TemplateOf
-from train.data.conversations.prepare import template_of
-from train.data.conversations.rows import fingerprint
+from train.data.conversations.prepare import prepare_rows, template_of
 from train.data.interface import CheckTokenizer
-from train.data.preferences.option import SETTINGS, HeldOutPrompts, NoTemplate, Preferences, SeparatePreferences
+from train.data.preferences.option import HeldOutPrompts, NoTemplate, Preferences, SeparatePreferences
 from train.data.preferences.reading import Preference, read_preferences
 from train.data.preferences.rendering import Rendered, Renderer
 from train.data.preferences.stored import FILE, Writer
-from train.data.prepare import settings
-from train.data.prepare.prepare import folder_lock
 from train.data.prepare.progress import Reporter
 from train.data.shards import dataset
-from train.data.tokenizers.interface import Tokenizer, make_tokenizer, save_tokenizer
+from train.data.tokenizers.interface import Tokenizer
 from train.files.files import write_json
 from train.files.paths import expand_paths, literal_path
 
@@ -34,53 +30,16 @@ TRAIN, VALIDATION = "train", "validation"
 def prepare_preferences(
     data: Preferences, folder: pathlib.Path, progress: Reporter | None, check: CheckTokenizer | None
 ) -> pathlib.Path:
-    """Fills a folder with the tokens of preferences, or checks that it holds those of this option; returns it.
+    """Fills a folder with the tokens of preferences; see train/data/conversations/prepare.py.
 
-    Raises UserError for bad rows, with file and line, and for a folder that was made with other settings.
+    Raises UserError for bad rows too, with file and line.
     """
     data, progress = expand_paths(data, "data"), progress or Reporter()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}; name another one") from None
-    with folder_lock(folder):
-        finished = dataset.is_dataset(folder)
-        if finished and (data.tokenizer is None or data.template is None):
-            return folder  # the run that had them is gone, and they are here
-        if data.tokenizer is None:
-            raise UserError(
-                "data.tokenizer: expected one, because the run starts from no other (training.init_from); such as "
-                "TokenizerOf(path='runs/sft/data') or Bytes()"
-            )
-        settings.write_or_check(folder, _settings(data, finished), finished, reusable=False)
-        if not finished:
-            _prepare(data, folder, progress, check)
-    return folder
+    return prepare_rows(data, folder, check, lambda tokenizer: _prepare(data, tokenizer, folder, progress))
 
 
-def _settings(data: Preferences, finished: bool) -> dict[str, Any]:
-    """The settings that decide the folder; the files may be gone once it is finished."""
-    paths, texts = {"0": data.path}, {}
-    if isinstance(data.validation, SeparatePreferences):
-        paths["validation"] = data.validation.path
-    for name, path in paths.items():
-        try:
-            texts[name] = fingerprint(path)
-        except UserError:
-            if not finished:
-                raise
-    own = {name: to_json(getattr(data, name)) for name in SETTINGS}
-    return {"format": dataset.FORMAT, "sources": [{"path": data.path}], "texts": texts, **own}
-
-
-def _prepare(data: Preferences, folder: pathlib.Path, progress: Reporter, check: CheckTokenizer | None) -> None:
-    assert data.tokenizer is not None
-    tokenizer = make_tokenizer(data.tokenizer, ())
-    save_tokenizer(tokenizer, folder)
-    if check is not None:
-        check(tokenizer, folder)
-    option: Any = data  # whose field `template` is that of conversations
-    template = None if isinstance(data.template, NoTemplate) else template_of(option, tokenizer)
+def _prepare(data: Preferences, tokenizer: Tokenizer, folder: pathlib.Path, progress: Reporter) -> None:
+    template = None if isinstance(data.template, NoTemplate) else template_of(data, tokenizer)
     writers = {TRAIN: Writer(), VALIDATION: Writer()}
     with progress.stage("rendering preferences", 0) as stage:
         left_out = _fill(data, Renderer(tokenizer, template), writers, stage)

@@ -71,6 +71,8 @@ class Renderer:
                 "has no prompt, and a chat template needs messages; give one, or take texts as they are with "
                 "data.template=NoTemplate()"
             )
+        if (role := given[-1]["role"]) != "assistant":
+            raise UserError(f"an answer ends with a message of the {role}; expected one of the assistant")
         mask: Mask = "last" if len(given) == 1 else "assistant"
         conversation = Conversation([*prompt, *given], None, row.name, row.where)
         rendered = render(conversation, self._template, self._marks, mask)

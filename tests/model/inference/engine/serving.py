@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import jax.numpy as jnp
+import numpy as np
+
 from model.attention.grouped_query import GroupedQuery
 from model.attention.latent import Latent
 from model.attention.patterns import SlidingWindow
@@ -11,6 +14,8 @@ from model.feedforward.mlp import Gated
 from model.inference.engine.engine import Engine
 from model.inference.engine.options import EngineOptions
 from model.layers import Except
+from model.parameters.adapters import DoRA
+from model.parameters.names import flatten, unflatten
 from model.positions.absolute import NoPositions
 from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK
@@ -49,13 +54,26 @@ MODELS = {
     "positions of lengths": dataclasses.replace(
         DENSE, position=Rotary(scaling=DynamicNTK(factor=2.0, original_length=12))
     ),
+    "adapters": dataclasses.replace(DENSE, adapters=DoRA(rank=2)),
 }
+
+
+def params_of(name):
+    """The drawn parameters of a model; those that start at 0, the second factors of adapters, are drawn too."""
+    params = draw(MODELS[name])
+    if MODELS[name].adapters is None:
+        return params
+    arrays, rng = flatten(params), np.random.default_rng(0)
+    for path in arrays:
+        if path.endswith("lora_b"):
+            arrays[path] = jnp.asarray(rng.normal(0, 0.4, arrays[path].shape), arrays[path].dtype)
+    return unflatten(params, arrays)
 
 
 def engine_of(name, draft=None, **options):
     """An engine of a model whose cache is a little larger than the longest text, and the model's parameters."""
     defaults = dict(rows=4, tokens_per_step=9, page_size=4, cache_tokens=44, max_logprobs=3)
-    params = draw(MODELS[name])
+    params = params_of(name)
     return Engine(MODELS[name], params, EngineOptions(**defaults | options), draft=draft), params
 
 

@@ -66,3 +66,10 @@ def test_roles_are_kept_where_contents_are_and_unknown_otherwise():
     np.testing.assert_array_equal(trimmed.roles, [0, 2, 0, 0, 3, 0])
     source = "{% for m in messages %}[{{ m.content | length }}{{ m.content }}]{% endfor %}"
     assert not render(conversation, ChatTemplate(source), [], "all").roles.any()
+
+
+def test_an_answer_without_words_counts_as_what_the_template_writes():
+    """As a call of a tool has, or an answer that a model left empty and a judge scores."""
+    source = "{% for m in messages %}{{ m.role[0] }}{{ m.content }};{% endfor %}"
+    source += "{% if add_generation_prompt %}a{% endif %}"
+    assert counted(source, "last", [*CHAT[:3], {"role": "assistant", "content": ""}]) == ";"

@@ -41,6 +41,7 @@ def test_systems_tools_and_further_fields():
     found = conversation({"messages": [USER, call, {"role": "observation", "content": "3"}]}).messages
     assert [message["role"] for message in found] == ["user", "assistant", "tool"]
     assert found[1]["tool_calls"] == [{"name": "f"}]
+    assert conversation({"messages": [USER, call | {"content": ""}]}).messages[1]["content"] == ""
 
 
 @pytest.mark.parametrize(

@@ -105,3 +105,12 @@ def test_a_read_ahead_of_nothing(option, prepared):
     data = dataclasses.replace(option(), prefetch=0)
     batches = PreferenceBatches(prepared(data), data)
     np.testing.assert_array_equal(next(batches.iterator(3))["chosen_tokens"], batches.rows(3)["chosen_tokens"])
+
+
+def test_margins_that_no_row_has_are_missed(option, prepared, write):
+    assert PreferenceBatches(prepared(option()), option(), "train", ["margin"]).rows(0)["margin"].any()
+    data = option(path=write([{"prompt": "p", "chosen": "a", "rejected": "b"}], "plain.jsonl"))
+    dataset = prepared(data, "plain")
+    with pytest.raises(UserError, match="no row has a margin above 0"):
+        PreferenceBatches(dataset, data, "train", ["margin"])
+    assert not PreferenceBatches(dataset, data).rows(0)["margin"].any()

@@ -58,7 +58,9 @@ def test_bad_rows_are_named():
     changing = ChatTemplate("{{ messages | length }}{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}"
                             "{% else %}{% generation %}{{ m.content }}{% endgeneration %}{% endif %}{% endfor %}")  # fmt: skip
     several = ([{"role": "assistant", "content": "a"}, USER, {"role": "assistant", "content": "b"}],)
+    asked = [USER, {"role": "assistant", "content": "old"}]
     for renderer, row, words in (
+        (with_template, Preference(prompt=asked, answers=([USER],)), "an answer ends with a message of the user"),
         (Renderer(TOKENIZER, None), Preference(prompt=[USER], answers=([USER],)), "has messages, which need a chat"),
         (with_template, Preference(prompt="", answers=("a", "b")), "has no prompt, and a chat template needs messages"),
         (Renderer(BytesTokenizer(Bytes(end_of_document=False)), None), Preference(prompt="", answers=("ab", "b")),
