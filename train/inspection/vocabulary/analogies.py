@@ -87,7 +87,7 @@ def inspect(run: LoadedRun, *, analogies: Sequence[str] | None = None, table: st
         arrays={"ranks": ranks},
         parts=[
             Table(
-                title="Analogies",
+                title="Answers",
                 head=["a is to b as c is to d", "rank of d", "first answer"],
                 rows=[[line, str(rank), repr(first)] for line, rank, first in found],
                 caption=f"Ranks are among {len(directions) - 3:,} tokens; by chance the mean rank is half of that.",
