@@ -1,4 +1,4 @@
-"""Induction heads form in two layers of attention, and not in one.
+"""Copying from earlier in the context: two layers of attention learn it in a phase change, one layer does not.
 
     python -m launch.train --config=configs/induction_heads.py --run=runs/induction
     python -m launch.train --config=configs/induction_heads.py --run=runs/induction_one --set model.num_layers=1
@@ -14,10 +14,10 @@ Hardware: 2 CPU cores beside much other work, 17 minutes. One run each, seed 0. 
     2 layers   a plateau at 3.0 until step 700, then the phase change: 2.4 at step 1,000, 0.4 at 1,200, 0.06 at the end
     1 layer    2.84: no phase change
 
-The mechanism is that of the paper with another distance. The heads of the first layer attend 5 and 6 tokens back in
-place of 1, and those of the second to the token 6 after the earlier occurrence, which therefore holds both the earlier
-occurrence and the token after it. The score of induction heads, which looks at the token right after the earlier
-occurrence, stays at 0.01: with rotary positions and a shortest period of 8 any distance up to 7 serves as well.
+The heads are not the paper's induction heads: their score, the weight on the token right after the earlier occurrence,
+stays at 0.01. In the one sequence whose attention was looked at, the heads of the first layer attend most to 5 and 6
+tokens back, where the paper's attend to 1, and those of the second to the token 6 after the earlier occurrence. This
+suggests the same two steps at another distance, which periods of 8 and more allow; no ablation has tested it.
 """
 
 from model.attention.grouped_query import GroupedQuery

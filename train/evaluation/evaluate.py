@@ -16,7 +16,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -257,9 +257,11 @@ def _too_short(document: Document, window: int) -> UserError:
 
 
 def finite_values(values: Any) -> Any:
-    """JSON values with None in the place of numbers that are not finite."""
-    if isinstance(values, dict):
-        return {name: finite_values(value) for name, value in values.items()}
+    """Values for JSON, also of nested NumPy values; numbers that are not finite become None."""
+    if isinstance(values, Mapping):
+        return {str(name): finite_values(value) for name, value in values.items()}
+    if isinstance(values, np.ndarray | np.generic):
+        return finite_values(values.tolist())
     if isinstance(values, list | tuple):
         return [finite_values(value) for value in values]
     return finite_or_none(values) if isinstance(values, float) else values

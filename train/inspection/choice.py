@@ -1,10 +1,11 @@
-"""Positions of a text and tokens of the vocabulary that a user names."""
+"""Positions of a text, layers, and tokens of the vocabulary that a user names."""
 
 from typing import Any
 
 import jax
 import numpy as np
 
+from model.config import ModelConfig
 from model.errors import UserError
 from model.taps.request import Taps
 from model.transformer import logits, stream
@@ -21,6 +22,13 @@ def position_in(tokens: Tokens, position: int) -> int:
             f"--position={position}: the text has {count} tokens; give 0 to {count - 1}, or -1 for the last"
         )
     return position % count
+
+
+def layer_in(config: ModelConfig, layer: int) -> int:
+    """A layer counted from 0. Raises UserError for one that is not there."""
+    if not -config.num_layers <= layer < config.num_layers:
+        raise UserError(f"--layer={layer}: the model has layers 0 to {config.num_layers - 1}, -1 is the last")
+    return layer % config.num_layers
 
 
 def single_token(run: LoadedRun, text: str, flag: str) -> int:

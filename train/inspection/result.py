@@ -6,7 +6,6 @@ The files of a folder: index.html (the page, which refers to nothing outside its
 import dataclasses
 import io
 import json
-import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from model.errors import UserError
+from train.evaluation.evaluate import finite_values
 from train.files.files import replace_file
 from train.report.drawing import Chart
 
@@ -95,23 +95,10 @@ class Result:
         arrays = io.BytesIO()
         named: dict[str, Any] = {name: np.asarray(array) for name, array in self.arrays.items()}
         np.savez_compressed(arrays, **named)
-        replace_file(folder / "result.json", (json.dumps(finite(values), indent=1) + "\n").encode())
+        replace_file(folder / "result.json", (json.dumps(finite_values(values), indent=1) + "\n").encode())
         replace_file(folder / "arrays.npz", arrays.getvalue())
         for name, save in self.savers.items():
             save(folder / name)
         page = folder / "index.html"
         replace_file(page, render(self).encode("utf-8", errors="backslashreplace"))
         return page
-
-
-def finite(values: Any) -> Any:
-    """JSON values of nested NumPy values; numbers that are not finite become None."""
-    if isinstance(values, Mapping):
-        return {str(name): finite(value) for name, value in values.items()}
-    if isinstance(values, np.ndarray | np.generic):
-        return finite(values.tolist())
-    if isinstance(values, list | tuple):
-        return [finite(value) for value in values]
-    if isinstance(values, float) and not math.isfinite(values):
-        return None
-    return values

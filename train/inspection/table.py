@@ -15,10 +15,11 @@ from train.inspection.result import Result
 
 
 class Flag(NamedTuple):
-    """A flag: the form of its value, and its help."""
+    """A flag: the form of its value, its help, and the smallest number of one that has a bound."""
 
     kind: Literal["text", "texts", "path", "integer", "integers", "number", "word", "words", "switch"]
     help: str
+    least: int | None = None
 
 
 class Instrument(NamedTuple):
@@ -39,10 +40,10 @@ class Instrument(NamedTuple):
 FLAGS: dict[str, Flag] = {
     "text": Flag("text", "The text to look at."),
     "half": Flag("integer", "The random tokens that are repeated; as many as the context holds, 128 at most."),
-    "sequences": Flag("integer", "Rows of random tokens."),
-    "seed": Flag("integer", "The seed of random choices."),
+    "sequences": Flag("integer", "Rows of random tokens.", 1),
+    "seed": Flag("integer", "The seed of random choices.", 0),
     "tuned": Flag("switch", "Trains a tuned lens, and shows it beside the logit lens."),
-    "steps": Flag("integer", "The steps of a training."),
+    "steps": Flag("integer", "The steps of a training.", 1),
     "corpus": Flag("text", "The text to train on; the run's own when not given."),
     "position": Flag("integer", "The number of a token of the text, from 0, -1 for the last."),
     "answer": Flag("text", "The text of the token whose logit is taken; the likeliest one when not given."),
@@ -62,20 +63,20 @@ FLAGS: dict[str, Flag] = {
     "pool": Flag("word", "mean, of the tokens of each text, or last, for its last token."),
     "config": Flag("path", "The config file, such as configs/inspection/sae.py."),
     "set": Flag("texts", "Changes an option of the config, such as num_steps=100; may be given many times."),
-    "hard_stop": Flag("integer", "The step to end at, without a change of the schedule."),
+    "hard_stop": Flag("integer", "The step to end at, without a change of the schedule.", 1),
     "autoencoder": Flag("path", "The folder of an autoencoder: cfg.json and sae_weights.safetensors."),
     "tap": Flag("word", "The tap to read, such as ffn_hidden (model/README.md lists them)."),
     "units": Flag("integers", "The numbers of features or neurons, such as 3,17; a random sample when not given."),
-    "batches": Flag("integer", "Batches to read: of the validation split, and of the training data for probes."),
-    "skip": Flag("integer", "Tokens at the start of documents to leave out."),
-    "examples": Flag("integer", "Texts of each neuron."),
-    "features": Flag("integer", "Features of a toy model."),
-    "dimensions": Flag("integer", "Dimensions of a toy model."),
-    "grid": Flag("integer", "Sparsities, and importances, of the phase diagram."),
+    "batches": Flag("integer", "Batches to read: of the validation split, and of the training data for probes.", 1),
+    "skip": Flag("integer", "Tokens at the start of documents to leave out.", 0),
+    "examples": Flag("integer", "Texts of each neuron.", 1),
+    "features": Flag("integer", "Features of a toy model.", 1),
+    "dimensions": Flag("integer", "Dimensions of a toy model.", 1),
+    "grid": Flag("integer", "Sparsities, and importances, of the phase diagram.", 1),
     "task": Flag("word", "The labels to probe for: previous, next, kind or position."),
     "words": Flag("words", "Words, such as king,queen."),
     "table": Flag("word", "Whose vectors: embedding or unembedding."),
-    "top": Flag("integer", "How many to show."),
+    "top": Flag("integer", "How many to show.", 1),
     "analogies": Flag("texts", "Four words, a is to b as c is to d: 'man woman king queen'. May be given many times."),
     "checkpoints": Flag("words", "The steps to show, such as 100,200,300."),
     "against": Flag("path", "The folder of a second tokenizer: a run, a dataset or a Hugging Face folder."),
@@ -208,12 +209,15 @@ def needed(instrument: Instrument) -> list[str]:
 
 
 def refuse(name: str, given: Mapping[str, Any]) -> None:
-    """Raises UserError for flags that an instrument does not take, and for missing ones."""
+    """Raises UserError for flags that an instrument does not take, numbers that are too small, and missing flags."""
     instrument = find(name)
     for flag in given:
         if flag not in instrument.flags:
             takes = ", ".join(f"--{each}" for each in instrument.flags) or "none"
             raise UserError(f"--{flag} has no effect with {name}, which takes {takes}; leave it out")
+        least = FLAGS[flag].least
+        if least is not None and given[flag] < least:
+            raise UserError(f"--{flag} must be at least {least}, got {given[flag]}")
     for flag in needed(instrument):
         if flag not in given:
             raise UserError(f"--{flag} is missing, which {name} needs: {FLAGS[flag].help}")

@@ -13,7 +13,7 @@ from train.data.shards.dataset import Dataset
 from train.data.tokenizers.interface import BytesTokenizer
 from train.data.tokenizers.unrestored import UnrestoredText
 from train.evaluation.documents import from_files
-from train.evaluation.evaluate import MEASURES, Result, evaluate
+from train.evaluation.evaluate import MEASURES, Result, evaluate, finite_values
 from train.evaluation.measures import LossSums, Tally
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import Sharding, layout_of
@@ -132,3 +132,8 @@ def test_text_without_words_has_no_figures_per_word(run):
     found = evaluate(run, ["   "]).as_json()
     assert (found["words"], found["word_loss"], found["word_perplexity"]) == (0, None, None)
     assert found["bits_per_byte"] > 0
+
+
+def test_json_holds_no_infinity():
+    found = finite_values({"a": [np.inf, np.array([1.0, np.nan])], 3: (2,), "b": np.float32(1.5)})
+    assert found == {"a": [None, [1.0, None]], "3": [2], "b": 1.5}

@@ -1,4 +1,4 @@
-"""Positions and tokens that a user names."""
+"""Positions, layers and tokens that a user names."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from model.errors import UserError
 from model.transformer import forward
 from tests.train.inspection.models import FAMILIES, subject, tokens
-from train.inspection.choice import position_in, predictions, single_token
+from train.inspection.choice import layer_in, position_in, predictions, single_token
 from train.inspection.text import Tokens
 from train.run.loading import load_run
 
@@ -17,6 +17,13 @@ def test_positions_count_from_both_ends():
     for n in (4, -5):
         with pytest.raises(UserError, match="the text has 4 tokens; give 0 to 3, or -1"):
             position_in(text, n)
+
+
+def test_layers_count_from_both_ends():
+    assert [layer_in(FAMILIES["llama"], n) for n in (0, 1, -1, -2)] == [0, 1, 1, 0]
+    for n in (2, -3):
+        with pytest.raises(UserError, match=f"--layer={n}: the model has layers 0 to 1, -1 is the last"):
+            layer_in(FAMILIES["llama"], n)
 
 
 def test_predictions_are_those_of_the_model():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from train.inspection.result import Result, Table, finite
+from train.inspection.result import Result, Table
 
 
 def test_three_files_are_written(tmp_path):
@@ -35,7 +35,3 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be made"):
         Result(title="", about="", numbers={}, arrays={}, parts=()).write(tmp_path / "file" / "x")
-
-
-def test_json_holds_no_infinity():
-    assert finite({"a": [np.inf, np.array([1.0, np.nan])], 3: (2,)}) == {"a": [None, [1.0, None]], "3": [2]}

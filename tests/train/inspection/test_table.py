@@ -34,6 +34,8 @@ def test_flags_without_effect_and_missing_flags_are_refused():
         table.refuse("attention", {"text": "a", "wheel": 1})
     with pytest.raises(UserError, match="--text is missing, which attention needs"):
         table.refuse("attention", {"layers": [0]})
+    with pytest.raises(UserError, match="--examples must be at least 1, got 0"):
+        table.refuse("neurons", {"examples": 0})
 
 
 def test_the_listing_has_a_line_for_each():

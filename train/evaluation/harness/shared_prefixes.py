@@ -46,7 +46,9 @@ class PrefixScorer:
           advance: is told of every scored text.
         """
         engine, found = self._made(), [(0.0, True)] * len(texts)
-        order = sorted(range(len(texts)), key=lambda i: list(texts[i]))  # those that begin alike follow each other
+        # Those that begin alike follow each other. A continuation without tokens has nothing to score.
+        order = sorted((i for i, count in enumerate(counts) if count), key=lambda i: list(texts[i]))
+        advance(len(texts) - len(order))
         running: dict[int, int] = {}
         submitted = 0
         while submitted < len(order) or engine.num_unfinished:

@@ -172,11 +172,7 @@ def inspect(
     clean = dirty = float("nan")
     for name in names:
         effects[name], clean, dirty = patch(subject, question, name, layers, places)
-    if abs(clean - dirty) < SMALL:
-        notes.append(
-            f"The logit difference changes by {abs(clean - dirty):.3f} alone between the texts: effects, which are "
-            "shares of that, are large and say little. Take texts and answers that the model tells apart."
-        )
+    notes += notes_on_change(clean, dirty)
     answers = token_texts(run.tokenizer, np.array([question.answer, question.wrong]))
     other = token_texts(run.tokenizer, question.corrupt)
     agreement = {name: _agreement(each) for name, each in effects.items()}
@@ -208,6 +204,16 @@ def inspect(
             for name, each in effects.items()
         ],
     )
+
+
+def notes_on_change(clean: float, corrupt: float) -> list[str]:
+    """A warning where the measure changes so little between the texts that shares of the change say little."""
+    if abs(clean - corrupt) >= SMALL:
+        return []
+    return [
+        f"The logit difference changes by only {abs(clean - corrupt):.3f} between the texts: effects, which are shares "
+        "of that, are large and say little. Take texts and answers that the model tells apart."
+    ]
 
 
 def _places(question: Question, positions: Sequence[int] | None) -> tuple[list[int], list[str]]:

@@ -17,7 +17,7 @@ from model.errors import UserError
 from model.options.words import nearest
 from model.taps.request import Tap, Taps, TapSite
 from model.transformer import stream
-from train.inspection.causes.patch import Question, logit_difference, question_of
+from train.inspection.causes.patch import Question, logit_difference, notes_on_change, question_of
 from train.inspection.causes.replace import ROWS, groups_of
 from train.inspection.page.page import packed
 from train.inspection.result import Result, Widget
@@ -31,8 +31,10 @@ TAP = "mixer_heads"
 
 def path_effects(
     subject: Subject, question: Question, receiver: str = "logits", layer: int | None = None
-) -> dict[int, np.ndarray]:
-    """The effects of all heads before the receiver, by layer: 0 for none, 1 for the clean result.
+) -> tuple[dict[int, np.ndarray], float, float]:
+    """The effects of all heads before the receiver, by layer, and the measures of the clean and of the corrupt text.
+
+    An effect of 0 is none, one of 1 restores the clean result.
 
     Args:
       subject: the model.
@@ -91,7 +93,8 @@ def path_effects(
         rows = np.resize(wanted[first : first + ROWS], (ROWS, 2))
         found.append(call(tokens_BT, both_L2T, rows[:, 0], rows[:, 1])[: len(wanted[first : first + ROWS])])
     effects = (np.concatenate(found) - corrupt) / (clean - corrupt)
-    return dict(zip(senders, effects.reshape(len(senders), heads), strict=True))
+    by_layer = dict(zip(senders, effects.reshape(len(senders), heads), strict=True))
+    return by_layer, float(clean), float(corrupt)
 
 
 def inspect(
@@ -117,15 +120,23 @@ def inspect(
     """
     subject = Subject.of(run)
     question, tokens = question_of(run, text, corrupt, answer, wrong)
-    effects = path_effects(subject, question, receiver, layer)
+    effects, clean, dirty = path_effects(subject, question, receiver, layer)
     names = token_texts(run.tokenizer, np.array([question.answer, question.wrong]))
     values = np.stack(list(effects.values()))
     most = max(float(np.abs(values).max()), 1e-9)
     to = receiver if layer is None else f"{receiver} of layer {layer % subject.config.num_layers}"
     return Result(
         title=f"Paths of heads to the {to}",
-        about=f"{run.folder}, step {run.step:,} \u00b7 logit of {names[0]!r} less that of {names[1]!r}",
-        numbers={"receiver": receiver, "layer": layer, "effects": effects, "tokens": list(tokens.texts)},
+        about=f"{run.folder}, step {run.step:,} \u00b7 logit of {names[0]!r} less that of {names[1]!r}: "
+        f"{clean:.3f} after the clean text, {dirty:.3f} after the corrupt one",
+        numbers={
+            "receiver": receiver,
+            "layer": layer,
+            "clean": clean,
+            "corrupt": dirty,
+            "effects": effects,
+            "tokens": list(tokens.texts),
+        },
         arrays={"effects": values, "layers": np.array(list(effects))},
         parts=[
             Widget(
@@ -144,6 +155,6 @@ def inspect(
                 "all other heads keep their corrupt outputs. 1 restores the clean result.",
             )
         ],
-        notes=tokens.notes,
+        notes=[*tokens.notes, *notes_on_change(clean, dirty)],
         lines=[f"layer {n}: " + " ".join(f"{x:+.3f}" for x in row) for n, row in effects.items()],
     )

@@ -12,6 +12,7 @@ from model.options.words import nearest
 from model.taps.request import Tap
 from model.transformer import stream
 from train.inspection.causes.steering import FILE, SteeringVector
+from train.inspection.choice import layer_in
 from train.inspection.result import Result, Table
 from train.inspection.stream.readout import lens
 from train.inspection.subject import Subject
@@ -45,10 +46,7 @@ def inspect(
         raise UserError(f"--pool={pool[:40]!r}: expected mean or last; {nearest(pool, POOLS)}")
     if not config.residual.one_vector:
         raise UserError(f"residual={type(config.residual).__name__} has several streams, which no one vector steers")
-    chosen = (config.num_layers - 1) // 2 if layer is None else layer
-    if not -config.num_layers <= chosen < config.num_layers:
-        raise UserError(f"--layer={layer}: the model has layers 0 to {config.num_layers - 1}, -1 is the last")
-    chosen %= config.num_layers
+    chosen = (config.num_layers - 1) // 2 if layer is None else layer_in(config, layer)
     means = {
         flag: _means(run, subject, texts, pool, flag)
         for flag, texts in (("positive", positive), ("negative", negative))

@@ -167,4 +167,4 @@ def _curves(run: LoadedRun) -> list[Chart]:
         axes.legend(frameon=False, labelcolor=colors.muted)
 
     svg = draw_svg("grokking", draw, width=4.2, height=2.6, label="loss of both kinds of pairs over steps")
-    return [Chart(title="Loss over steps", caption="The other pairs follow long after those trained on.", svg=svg)]
+    return [Chart(title="Loss over steps", caption="The pairs that are trained on, and all others.", svg=svg)]

@@ -8,7 +8,8 @@ import numpy as np
 
 from model.errors import UserError
 from model.options.words import nearest
-from train.inspection.result import Charts, Result, Table, Widget, finite
+from train.evaluation.evaluate import finite_values
+from train.inspection.result import Charts, Result, Table, Widget
 from train.report.template import as_script_data, fill, read_source
 
 PACKAGE = "train.inspection.page"
@@ -19,7 +20,7 @@ def render(result: Result) -> str:
     """The page of a result. Raises UserError when it would be too large to open."""
     widgets = [part for part in result.parts if isinstance(part, Widget)]
     names = list(dict.fromkeys(widget.name for widget in widgets))
-    data = as_script_data([finite(widget.data) for widget in widgets])
+    data = as_script_data([finite_values(widget.data) for widget in widgets])
     if len(data) > MAX_PAGE_BYTES:
         raise UserError(
             f"the page would have {len(data) / 1e6:.0f} MB, too many to open in a browser; choose fewer --layers, or a "

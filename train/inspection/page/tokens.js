@@ -2,20 +2,14 @@
 // texts], ...]}, ...].
 "use strict";
 inspection.widgets.tokens = (root, data) => {
-  const {make, visible, quoted, tell, hush} = inspection;
+  const {make, quoted, tokenSpans, tell, hush} = inspection;
   const halves = make("div", "halves");
   const letters = data.readings.length > 1 ? ["A: ", "B: "] : [""];
   data.readings.forEach((reading, number) => {
     const text = make("div", "text");
-    reading.pieces.forEach(([piece, ids], index) => {
-      const span = make("span");
-      for (const part of visible(piece).split(/(\n)/)) {
-        if (part === "\n") span.append(make("i", "sign", "⏎"), "\n");
-        else if (part) span.append(part);
-      }
-      span.dataset.index = index;
+    tokenSpans(reading.pieces.map(([piece]) => piece)).forEach((span, index) => {
       span.style.background = `hsl(${(index * 137.5) % 360} 70% 60% / .32)`;
-      if (ids.length > 1) span.style.textDecoration = "underline dotted";
+      if (reading.pieces[index][1].length > 1) span.style.textDecoration = "underline dotted";
       text.append(span);
     });
     text.addEventListener("mouseover", (event) => {

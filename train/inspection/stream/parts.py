@@ -157,11 +157,11 @@ def _terms(config: ModelConfig, layer: Any, tap: str, x: jax.Array) -> tuple[jax
     terms = jnp.einsum("NH,NHD->ND", values, w) if w.ndim == 3 else values[:, None] * w
     given = layer[name].get(bias)
     rest = jnp.zeros(w.shape[-1]) if given is None else given.astype(jnp.float32)
-    write, constant = _written(config, layer.get("residual", {}), name, jnp.sum(terms, axis=0) + rest)
+    write, constant = written(config, layer.get("residual", {}), name, jnp.sum(terms, axis=0) + rest)
     return write(terms), write(rest) + constant
 
 
-def _written(
+def written(
     config: ModelConfig, residual: Any, name: str, whole_D: jax.Array
 ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
     """The linear map from parts of a sublayer's output to what is added to the stream, and a constant beside it."""

@@ -26,10 +26,15 @@ LIST = (
 )  # fmt: skip
 
 
-def rank_of(directions: np.ndarray, a: int, b: int, c: int, d: int) -> int:
-    """The rank, from 1, of d among the answers to "a is to b as c is to ..."; `directions` are unit vectors (V, D)."""
-    scores = directions @ (directions[b] - directions[a] + directions[c])
+def answers(directions: np.ndarray, a: int, b: int, c: int) -> np.ndarray:
+    """The scores (V,) of the answers to "a is to b as c is to ..."; `directions` are unit vectors (V, D)."""
+    scores: np.ndarray = directions @ (directions[b] - directions[a] + directions[c])
     scores[[a, b, c]] = -np.inf
+    return scores
+
+
+def rank_of(scores: np.ndarray, d: int) -> int:
+    """The rank of an answer, from 1."""
     return 1 + int(np.sum(scores > scores[d]))
 
 
@@ -56,12 +61,14 @@ def inspect(run: LoadedRun, *, analogies: Sequence[str] | None = None, table: st
             left_out.append(line)
             continue
         a, b, c, d = (int(token or 0) for token in tokens)
-        scores = directions @ (directions[b] - directions[a] + directions[c])
-        scores[[a, b, c]] = -np.inf
+        scores = answers(directions, a, b, c)
         first = token_texts(run.tokenizer, np.array([scores.argmax()]))[0]
-        found.append((line, rank_of(directions, a, b, c, d), first))
+        found.append((line, rank_of(scores, d), first))
     if not found:
-        raise UserError(f"none of the {len(lines)} analogies has words that are four tokens of this tokenizer")
+        raise UserError(
+            f"none of the {len(lines)} analogies has four words that are each a token of this tokenizer, which has "
+            f"{run.tokenizer.vocab_size:,}; name others with --analogies, or take a model with a larger vocabulary"
+        )
     ranks = np.array([rank for _, rank, _ in found])
     shares = {f"top_{k}": float((ranks <= k).mean()) for k in (1, 5, 10)}
     notes = [f"{len(left_out)} of {len(lines)} analogies are left out: a word is no single token."] if left_out else []
@@ -80,7 +87,7 @@ def inspect(run: LoadedRun, *, analogies: Sequence[str] | None = None, table: st
         arrays={"ranks": ranks},
         parts=[
             Table(
-                title="Analogies",
+                title="Answers",
                 head=["a is to b as c is to d", "rank of d", "first answer"],
                 rows=[[line, str(rank), repr(first)] for line, rank, first in found],
                 caption=f"Ranks are among {len(directions) - 3:,} tokens; by chance the mean rank is half of that.",

@@ -51,6 +51,8 @@ def tokens_of_words(run: LoadedRun, words: Sequence[str], flag: str = "words") -
     """The tokens of words. Raises UserError for a word of several tokens, with these."""
     found = {}
     for word in words:
+        if not word.strip():
+            raise UserError(f"--{flag} has an empty word; leave it out")
         token = token_of_word(run, word, flag)
         if token is None:
             ids = encode(run.tokenizer, word, flag)

@@ -16,7 +16,7 @@ from model.inference.request import Request
 from model.inference.sampling import Sampling
 from model.transformer import forward
 from tests.model.inference.engine.serving import DENSE, MODELS, engine_of, serve
-from tests.model.inference.engine.test_exactness import HEADS, few, schedules, served
+from tests.model.inference.engine.test_exactness import HEADS, check_as_alone, few, schedules, served
 from tests.model.inference.greedy import draw
 from tests.tiers import SWEEP
 
@@ -32,18 +32,8 @@ def guessing(name, speculation):
 
 
 def check(name, speculation, schedule):
-    engine, (plain, params, alone) = guessing(name, speculation), served(name)
-    requests, delays, cancels = schedule
-    for request in requests:
-        if (key := repr(request)) not in alone:
-            plain.replace_params(params)  # an empty cache
-            alone[key] = serve(plain, [request])[0]
-    for request, answer in zip(requests, serve(engine, requests, delays, cancels), strict=True):
-        expected = alone[repr(request)]
-        if answer.ended_by == "cancelled":
-            assert answer.scores == expected.scores[: len(answer.scores)]
-            continue
-        assert answer == expected
+    engine = guessing(name, speculation)
+    check_as_alone(engine, served(name), schedule)
     assert engine.is_exact
 
 

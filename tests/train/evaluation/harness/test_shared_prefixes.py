@@ -48,6 +48,13 @@ def test_scores_are_those_of_batches_and_contexts_are_read_once(models, scorer):
     assert scorer._engine.statistics.new_tokens == 0
 
 
+def test_a_continuation_without_tokens_has_nothing_to_score(models, scorer):
+    model, some = models["adds_begin"], Continuation([3, 4, 5], [6])
+    found = ask(scorer, model, [Continuation([3, 4, 5], []), some])
+    assert found[0] == (0.0, True)
+    assert found[1] == ask(scorer, model, [some])[0]
+
+
 def test_scores_are_the_recorded_ones(recorded, scorer):
     model, requests, answers = recorded
     if model.marks.adds_begin:

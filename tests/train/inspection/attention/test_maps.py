@@ -45,6 +45,7 @@ def test_maps_of_a_run(run, tmp_path):
     assert len(result.lines) == 5
 
 
+@pytest.mark.sweep
 def test_a_long_text_is_cut_and_one_token_is_enough(run, monkeypatch):
     assert "first 32: the model's context" in maps.inspect(run, text="a" * 99).notes[0]
     monkeypatch.setattr(maps, "MAX_WEIGHTS", 8 * 49)

@@ -1,6 +1,6 @@
 """Scores of head roles against loops, and on heads that have a role by construction."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
@@ -14,7 +14,7 @@ READER = Reader(vocab_size=50, context_length=16, begin=49, end=49)
 
 def test_patterns_are_those_of_loops():
     tokens = np.array([[3, 1, 3, 3, 2, 1], [0, 0, 0, 1, 2, 0]])
-    found = patterns(jnp.asarray(tokens))
+    found = jax.device_get(jax.jit(patterns)(tokens))
     for row, x in enumerate(tokens):
         for t in range(6):
             for s in range(6):
@@ -39,7 +39,7 @@ def test_heads_that_have_a_role_have_its_score():
         heads[:, 1, t, t - 6 if t >= 7 else 0] = 1  # duplicate token
         heads[:, 2, t, t - 5 if t >= 7 else 0] = 1  # induction
         heads[:, 3, t, 0] = 1  # first token
-    found = score(jnp.asarray(heads), jnp.asarray(tokens), repeated.half, repeated.begins)
+    found = jax.device_get(jax.jit(score, static_argnums=(2, 3))(heads, tokens, repeated.half, repeated.begins))
     assert set(found) == set(ROLES)
     np.testing.assert_allclose(found["previous_token"][0], 12 / 13, rtol=1e-6)
     np.testing.assert_allclose(found["duplicate_token"], [0, 6 / 13, 0, 0], atol=1e-6)

@@ -30,7 +30,7 @@ def test_the_rise_is_that_of_an_edit(run, tmp_path):
     assert result.numbers["loss"] == pytest.approx(base, abs=1e-5)
     tap = Tap("mixer_heads", layers=(1,))
     mean = forward(run.experiment.model, run.params, ids[None], taps=(tap,)).taps["mixer_heads"][0].mean(1)
-    for head in range(4):
+    for head in (0, 3):
         edit = {tap: lambda x, s, h=head: x.at[:, [2, 7], h].set(mean[:, h])}
         assert result.numbers["rise"]["mixer_heads"][1][head] == pytest.approx(loss(run, ids, edit) - base, abs=1e-5)
     result.write(tmp_path)

@@ -10,7 +10,7 @@ from model.errors import UserError
 from model.taps.request import Tap, Taps
 from model.transformer import forward
 from tests.train.inspection.models import FAMILIES, subject, tokens
-from train.inspection.causes.patch import Question, inspect, patch
+from train.inspection.causes.patch import Question, inspect, notes_on_change, patch
 from train.run.loading import load_run
 
 
@@ -34,14 +34,14 @@ def difference(model, ids, edit=None):
 
 
 def test_effects_are_those_of_edits(model, question):
-    found, clean, corrupt = patch(model, question, "ffn_output", [0], [4, 6, 11])
+    found, clean, corrupt = patch(model, question, "ffn_output", [0], [4, 11])
     assert (clean, corrupt) == (
         pytest.approx(difference(model, question.clean), abs=1e-5),
         pytest.approx(difference(model, question.corrupt), abs=1e-5),
     )
     tap = Tap("ffn_output", layers=(0,))
     new = forward(model.config, model.params, question.clean[None], taps=(tap,)).taps["ffn_output"][0]
-    for column, place in enumerate((4, 6, 11)):
+    for column, place in enumerate((4, 11)):
         edited = difference(model, question.corrupt, {tap: lambda x, site, p=place: x.at[:, p].set(new[:, p])})
         assert found.patched[0][column] == pytest.approx((edited - corrupt) / (clean - corrupt), abs=1e-4)
 
@@ -69,6 +69,11 @@ def test_patches_without_a_change_are_empty_or_refused(model, question):
         patch(model, question, "block_output", [0], [0, 3])
     with pytest.raises(UserError, match="the same logit difference"):
         patch(model, question._replace(corrupt=question.clean), "block_output", [0], [3])
+
+
+def test_a_small_change_between_the_texts_is_said():
+    assert notes_on_change(1.0, 0.5) == []
+    assert "changes by only 0.050" in notes_on_change(1.0, 1.05)[0]
 
 
 def test_a_page_of_a_run(tiny_run, tmp_path):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.errors import UserError
+from train.inspection.choice import layer_in
 from train.inspection.features.pages.effects import effects
 from train.inspection.features.pages.top_texts import Collected, collect
 from train.inspection.features.pages.widget import units_widget
@@ -127,6 +128,7 @@ def _places(
     elif tap is None:
         raise UserError(f"{folder} does not say which activation it reads; give --tap and --layer")
     else:
+        layer = None if layer is None else layer_in(run.experiment.model, layer)
         into, out = Autoencoder(name="read", tap=tap, layer=layer).sites(run.experiment.model.num_layers)
         out = trained.out or out
     require_fit(trained, run, folder, into, out)
@@ -167,7 +169,7 @@ def _logits(run: LoadedRun, site: Site, directions_UO: np.ndarray) -> np.ndarray
     """The logits (units, V) of directions that are added to the residual stream; None for others."""
     config = run.experiment.model
     in_stream = site.tap in ("embedding", "mixer_output", "ffn_output", "block_output")
-    if not in_stream or directions_UO.shape[1] != config.width:
+    if not in_stream or not config.residual.one_vector or directions_UO.shape[1] != config.width:
         return None
     subject = Subject.of(run)
     found: np.ndarray = subject.compiled(lambda params, x: effects(config, params, x, subject.layout))(directions_UO)

@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from train.inspection.choice import layer_in
 from train.inspection.features.pages.effects import effects
 from train.inspection.features.pages.features import MOST_UNITS, check_units, opened, result_of
 from train.inspection.features.pages.top_texts import collect
 from train.inspection.features.training.measures import Evaluation
 from train.inspection.features.training.settings import Autoencoder
 from train.inspection.result import Result
-from train.inspection.subject import Subject
+from train.inspection.stream.parts import written
+from train.inspection.subject import Subject, layers_with
 from train.inspection.weights import of_layer
 from train.run.loading import LoadedRun
 
@@ -22,7 +24,7 @@ def inspect(
     run: LoadedRun,
     *,
     tap: str = "ffn_hidden",
-    layer: int | None = -1,
+    layer: int | None = None,
     units: Sequence[int] | None = None,
     batches: int = 16,
     examples: int = 10,
@@ -33,12 +35,18 @@ def inspect(
     Args:
       run: the model.
       tap: the tap whose entries are the neurons.
-      layer: the layer, -1 for the last.
+      layer: the layer; None for the last that has the tap, and for a tap outside of the layers.
       units: the numbers of the neurons; None for some, drawn at random.
       batches: batches of the validation split to read.
       examples: texts of each neuron.
       seed: draws the neurons.
     """
+    model = run.experiment.model
+    having = layers_with(model, tap)
+    if layer is None:
+        layer = max(having, default=None)
+    else:
+        layer = layer_in(model, layer)
     settings, stream = opened(run, Autoencoder(name="read", tap=tap, layer=layer), batches)
     site = stream.sites[0]
     width, notes = stream.widths[site], []
@@ -55,14 +63,13 @@ def inspect(
     collected = collect(
         batches_read, lambda batch: compiled(run.params, stream.to_devices(batch)), chosen, examples, skip=0
     )
-    logits_UV = _logits(run, site.tap, site.layer, chosen)
+    logits_UV = logits_of(Subject.of(run), site.tap, site.layer, chosen)
     return result_of(run, collected, logits_UV, f"Neurons of {site.text}", site, "neuron", notes)
 
 
-def _logits(run: LoadedRun, tap: str, layer: int | None, chosen: list[int]) -> np.ndarray | None:
-    """The logits (units, V) of the rows of the down projection; None where a neuron has no such row."""
-    subject = Subject.of(run)
-    if tap != "ffn_hidden" or layer is None:
+def logits_of(subject: Subject, tap: str, layer: int | None, chosen: list[int]) -> np.ndarray | None:
+    """The logits (units, V) of the neurons' own outputs; None where a neuron writes no one vector to the stream."""
+    if tap != "ffn_hidden" or layer is None or not subject.config.residual.one_vector:
         return None
     shapes = jax.eval_shape(lambda params: of_layer(subject.config, params, layer), subject.params)
     down = shapes.get("ffn", {}).get("down")
@@ -70,8 +77,14 @@ def _logits(run: LoadedRun, tap: str, layer: int | None, chosen: list[int]) -> n
         return None
 
     def found(params: Any, index: jax.Array) -> jax.Array:
-        rows_UD = of_layer(subject.config, params, layer)["ffn"]["down"][index].astype(jnp.float32)
-        return effects(subject.config, params, rows_UD, subject.layout)
+        of_this = of_layer(subject.config, params, layer)
+
+        def write(row_D: jax.Array) -> jax.Array:
+            """The direction that a row adds to the stream: a norm and a gain after the feed-forward turn it."""
+            return written(subject.config, of_this.get("residual", {}), "ffn", row_D)[0](row_D)
+
+        rows_UD = of_this["ffn"]["down"][index].astype(jnp.float32)
+        return effects(subject.config, params, jax.vmap(write)(rows_UD), subject.layout)
 
     logits_UV: np.ndarray = subject.compiled(found)(np.asarray(chosen, np.int32))
     return logits_UV
