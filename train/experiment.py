@@ -233,7 +233,8 @@ class Experiment:
         if self.data.sequence_length > self.model.context_length:
             yield (
                 "data.sequence_length",
-                f"{self.data.sequence_length} is longer than model.context_length={self.model.context_length}",
+                f"{self.data.sequence_length} is longer than model.context_length={self.model.context_length}; give "
+                f"data.sequence_length={self.model.context_length} or less",
             )
         if self.samples.length >= self.model.context_length:
             yield (

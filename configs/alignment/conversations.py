@@ -6,7 +6,8 @@
     python -m launch.generate --run=runs/chat --chat
 
 --init_from gives the model, the tokenizer and the chat template. One epoch or two of a few thousand conversations are
-common: num_steps is the number of batches, of 16 rows with several conversations each.
+common: num_steps is the number of batches, of 16 rows with several conversations each. A model with a context of fewer
+than 1,024 tokens needs data.sequence_length too: `--set data.sequence_length=512` for a run of configs/quickstart.py.
 
 Hardware: what the model's size needs; `--print_config` prints the memory of a device.
 """
