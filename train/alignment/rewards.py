@@ -79,8 +79,8 @@ class RewardProcess:
             self._say(f"WARNING: {told}; it counts as 0")
             return 0.0
         raise UserError(
-            f"{told}; mend the function, or count such answers as 0 with objective.reward.failures='zero'. Nothing is "
-            "lost: the same command continues from the last checkpoint"
+            f"{told}; mend the function, or count such answers as 0 with objective.reward.failures='zero'. The same "
+            "command continues from the last checkpoint, and draws the answers since then again"
         )
 
     def _start(self) -> None:

@@ -4,7 +4,8 @@
     {"prompt": "reverse abc = ", "answer": "cba"}
 
 A list of messages is written by the chat template, with the words that ask for an answer; a text is taken as it is,
-after the token that begins documents. The dataset folder holds the prompts as ids, so that a run needs the file once.
+after the token that begins documents. The dataset folder holds the prompts as ids, so that a run needs the file once;
+it is checked, and refused where it was made with other settings or from another file.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -20,12 +22,16 @@ import numpy as np
 
 from model.errors import UserError
 from model.options.field_marks import EXECUTION_ONLY
+from model.options.json import to_json
 from train.data.batches.coverage import Coverage
 from train.data.batches.prefetch import read_ahead
 from train.data.batches.rows import DocumentSpan
 from train.data.config import MAX_BATCH_TOKENS, Bytes, HuggingFace, SentencePieceFile, TokenizerOf
 from train.data.conversations.option import Conversations, PlainTemplate, TemplateFile, TemplateOf
+from train.data.conversations.rows import fingerprint
 from train.data.interface import CheckTokenizer, DataOption, Engine
+from train.data.prepare import settings
+from train.data.prepare.prepare import folder_lock
 from train.data.prepare.progress import Reporter
 from train.data.shards import dataset as datasets
 from train.data.shards.dataset import Dataset
@@ -33,6 +39,7 @@ from train.data.tokenizers.interface import Tokenizer, make_tokenizer, save_toke
 from train.files.files import replace_file
 from train.files.paths import IS_PATH, AnyPath, expand_paths, local_path
 
+SETTINGS = ("tokenizer", "template", "held_out", "sequence_length")  # they decide the folder
 FILE = "prompts.{split}.jsonl"
 Split = Literal["train", "validation"]
 
@@ -54,7 +61,8 @@ class Prompts(DataOption):
       path: the file of rows, a folder of such files or a glob.
       tokenizer, template: None for those of the run that training starts from (training.init_from).
       group: the samples of one prompt; a batch has batch_size / group prompts.
-      held_out: the share of prompts on which the loss of the right answers (the field "answer") is measured.
+      held_out: the share of prompts on which the loss of the right answers (the field "answer") is measured; one at
+        least, and at least one is left to train on.
       batch_size: the rollouts of a batch.
       sequence_length: T, the most tokens of a prompt and its answer, without the last.
       seed: the seed of the order.
@@ -113,27 +121,23 @@ class Prompts(DataOption):
         check: CheckTokenizer | None = None,
         engine: Engine = "processes",
     ) -> AnyPath:
-        """See `DataOption`; a folder that is there is taken as it is."""
+        """See `DataOption`. Raises UserError for a row that is no prompt, and for a folder made with other settings."""
         folder, own = local_path(into, "a dataset that is made"), expand_paths(self, "data")
-        if datasets.is_dataset(folder):
-            return folder
-        if own.tokenizer is None:
-            raise UserError("data.tokenizer: expected one, because the run starts from no other (training.init_from)")
-        tokenizer = make_tokenizer(own.tokenizer, ())
-        folder.mkdir(parents=True, exist_ok=True)
-        save_tokenizer(tokenizer, folder)
-        if check is not None:
-            check(tokenizer, folder)
-        lines: dict[str, list[str]] = {"train": [], "validation": []}
-        for prompt in _encoded(own, tokenizer):
-            lines[_split_of(prompt, self.held_out)].append(json.dumps(prompt._asdict()) + "\n")
-        for split, written in lines.items():
-            if not written:
-                raise UserError(f"{self.path}: no prompt is left for {split}; give more rows or another data.held_out")
-            replace_file(folder / FILE.format(split=split), "".join(written).encode())
-        empty = datasets.describe_split([]) | datasets.unrestored_entry([])
-        splits = dict.fromkeys(lines, empty)
-        datasets.write_dataset(folder, datasets.describe(tokenizer, folder) | {"splits": splits}, {})
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the folder {folder}: {error.strerror}; name another one") from None
+        with folder_lock(folder):
+            finished = datasets.is_dataset(folder)
+            if finished and (own.tokenizer is None or own.template is None):
+                return folder  # the run that had them is gone, and they are here
+            if own.tokenizer is None:
+                raise UserError(
+                    "data.tokenizer: expected one, because the run starts from no other (training.init_from)"
+                )
+            settings.write_or_check(folder, _settings(own, finished), finished, reusable=False)
+            if not finished:
+                _prepare(own, folder, check)
         return folder
 
     def training_batches(self, dataset: Dataset, fields: Sequence[str]) -> PromptBatches:
@@ -150,6 +154,37 @@ class Prompts(DataOption):
         """See `DataOption`."""
         prompts = self.training_batches(dataset, ()).prompts(step - 1)
         return "\n".join(f"{prompt.where}: {prompt.text[:characters]!r}" for prompt in prompts)
+
+
+def _settings(data: Prompts, finished: bool) -> dict[str, Any]:
+    """The settings that decide the folder; the file may be gone once it is finished."""
+    texts = {}
+    try:
+        texts["0"] = fingerprint(data.path)
+    except UserError:
+        if not finished:
+            raise
+    own = {name: to_json(getattr(data, name)) for name in SETTINGS}
+    return {"format": datasets.FORMAT, "sources": [{"path": data.path}], "texts": texts, **own}
+
+
+def _prepare(data: Prompts, folder: pathlib.Path, check: CheckTokenizer | None) -> None:
+    assert data.tokenizer is not None
+    tokenizer = make_tokenizer(data.tokenizer, ())
+    save_tokenizer(tokenizer, folder)
+    if check is not None:
+        check(tokenizer, folder)
+    prompts = list(_encoded(data, tokenizer))
+    bound = _bound(data, [_number(prompt) for prompt in prompts])
+    lines: dict[Split, list[str]] = {"train": [], "validation": []}
+    for prompt in prompts:
+        split: Split = "validation" if _number(prompt) < bound else "train"
+        lines[split].append(json.dumps(prompt._asdict()) + "\n")
+    for split, written in lines.items():
+        replace_file(folder / FILE.format(split=split), "".join(written).encode())
+    empty = datasets.describe_split([]) | datasets.unrestored_entry([])
+    splits = dict.fromkeys(lines, empty)
+    datasets.write_dataset(folder, datasets.describe(tokenizer, folder) | {"splits": splits}, {})
 
 
 def _encoded(data: Prompts, tokenizer: Tokenizer) -> Iterator[Prompt]:
@@ -182,9 +217,20 @@ def _encoded(data: Prompts, tokenizer: Tokenizer) -> Iterator[Prompt]:
         yield Prompt(ids, text, fields, row.where)
 
 
-def _split_of(prompt: Prompt, held_out: float) -> Split:
-    number = int.from_bytes(hashlib.blake2b(json.dumps(prompt.ids).encode(), digest_size=8).digest(), "big")
-    return "validation" if number < held_out * 2**64 else "train"
+def _number(prompt: Prompt) -> int:
+    """A hash of the prompt's ids, below 2^64."""
+    return int.from_bytes(hashlib.blake2b(json.dumps(prompt.ids).encode(), digest_size=8).digest(), "big")
+
+
+def _bound(data: Prompts, numbers: Sequence[int]) -> int:
+    """The hash below which prompts are held out: one at least is, and one at least is not. Raises UserError for one."""
+    different = sorted(set(numbers))
+    if len(different) < 2:
+        raise UserError(
+            f"{data.path}: has {len(numbers)} rows with {len(different)} different prompts; expected at least 2, one "
+            "to train on and one that is held out: give more rows"
+        )
+    return min(max(int(data.held_out * 2**64), different[1]), different[-1])
 
 
 def read_prompts(dataset: Dataset, split: Split) -> list[Prompt]:

@@ -13,6 +13,9 @@ At the first update of a rollout p_old is p: the ratio is exactly 1, by construc
 are different programs; `logprob_difference` is the largest difference of their log-probabilities at each rollout.
 With top_k, top_p or min_p the draws come from a part of the policy; the ratio is that of the whole policy, so that it
 is 1 at the first update too.
+
+Dropout is off in training: the policy that draws the answers has none, and the gradient is to be of that policy. The
+losses of the model, its taps and the numbers to report are means over the tokens that count, whatever the mean of loss.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from model.vocabulary.cross_entropy import nll
 from train.objectives.interface import Batch, Preparation, Sums
 from train.objectives.next_token import with_model_losses
 from train.objectives.rollout_options import Baseline, Reward, Rollouts
+from train.objectives.tap_sums import LOG_Z, tap_sums
 
 if TYPE_CHECKING:
     from train.hooks.interface import Session
@@ -104,7 +108,7 @@ class GRPO:
         layout: Layout,
         taps: tuple[str, ...] = (),
     ) -> tuple[jax.Array, Sums]:
-        """See `Objective`."""
+        """See `Objective`; `dropout_key` is not used, for the policy that drew the answers has no dropout."""
         output = stream(
             model,
             params,
@@ -112,22 +116,35 @@ class GRPO:
             positions_BT=batch.get("positions"),
             segment_ids_BT=batch.get("segment_ids"),
             consecutive_positions=True,
-            dropout_key=dropout_key,
+            dropout_key=None,
             weights_BT=batch["weights"],
             targets_BT=batch["targets"],
             layout=layout,
+            taps=[name for name in taps if name != LOG_Z],
         )
         head = at_temperature(unembedding(model, params), self.rollouts.temperature)
-        logprob_BT = -nll(output.stream_BTD, head, batch["targets"], layout)[0]
-        weights_BT = batch["weights"]
+        nll_BT, log_z_BT = nll(output.stream_BTD, head, batch["targets"], layout)
+        counted_BT, rows_BT = batch["weights"], batch["weights"]
         if self.mean == "sequence":
-            weights_BT = weights_BT / jnp.maximum(jnp.sum(weights_BT, axis=1, keepdims=True), 1)
-        terms = self.terms(logprob_BT, batch)
-        sums = {name: jnp.sum(jnp.where(weights_BT > 0, x, 0) * weights_BT) for name, x in terms.items()}
-        loss = sums.pop("loss")
-        reported = {name: jax.lax.stop_gradient(x) for name, x in sums.items()}
-        minimised = with_model_losses(loss, output.losses)
-        return minimised, Sums(jax.lax.stop_gradient(loss), reported | output.losses, output.measurements, {})
+            rows_BT = counted_BT / jnp.maximum(jnp.sum(counted_BT, axis=1, keepdims=True), 1)
+        terms = self.terms(-nll_BT, batch)
+        loss_BT = terms.pop("loss")
+        loss = jnp.sum(jnp.where(rows_BT > 0, loss_BT, 0) * rows_BT)
+        weight, tokens = self.weight(batch), jnp.maximum(jnp.sum(counted_BT), 1)
+
+        def mean(total: jax.Array) -> jax.Array:
+            """A sum over tokens that becomes their mean when it is divided by the weight; exact for a sum of ones."""
+            return total / tokens * weight
+
+        numbers = {name: mean(jnp.sum(jnp.where(counted_BT > 0, x, 0) * counted_BT)) for name, x in terms.items()}
+        sums, maxima = tap_sums(output.taps, counted_BT)
+        if LOG_Z in taps:
+            sums[LOG_Z] = jnp.sum(jax.lax.stop_gradient(log_z_BT) * counted_BT)
+        losses, sums = ({name: mean(x) for name, x in each.items()} for each in (output.losses, sums))
+        loss_and_numbers: tuple[jax.Array, dict[str, jax.Array]] = jax.lax.stop_gradient((loss, numbers))
+        report, reported = loss_and_numbers
+        minimised = with_model_losses(loss, losses)
+        return minimised, Sums(report, losses, output.measurements, sums, maxima, reported)
 
     def terms(self, logprob_BT: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """The loss of each token, and numbers to report, each (B, T), from the log-probabilities of the policy.

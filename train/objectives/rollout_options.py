@@ -16,8 +16,8 @@ class Reward:
     Attributes:
       function: the name of a known one, or FILE.py:FUNCTION.
       seconds: the time that it has for an answer.
-      failures: a function that raises, hangs or returns no finite number ends the run, with everything saved ("stop"),
-        or gives 0 and is counted as `reward_failures` ("zero").
+      failures: a function that raises, hangs or returns no finite number ends the run ("stop"), which continues from
+        its last checkpoint and draws the same answers again, or gives 0 and is counted as `reward_failures` ("zero").
     """
 
     function: str = "exact"

@@ -57,7 +57,9 @@ def test_failures_are_told_with_their_row_and_the_others_are_judged(process):
 
 
 def test_by_default_a_failure_ends_the_run(process):
-    with pytest.raises(UserError, match=r"raised ValueError: no such word, for prompts.jsonl, line 7.*Nothing is lost"):
+    with pytest.raises(
+        UserError, match=r"raised ValueError: no such word, for prompts.jsonl, line 7.*from the last checkpoint"
+    ):
         process("own.py:brevity")([ask("raise")])
 
 

@@ -1,68 +1,145 @@
-"""A whole small run of GRPO: its rollouts are reproducible, and a run that is stopped and continued ends the same."""
+"""A small run of GRPO with all options: its rollouts, its weights, its reference, and its end after a crash."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from model.errors import UserError
+from model.transformer import forward
 from tests.train.test_loop import parameters
-from train.alignment.rollouts import seed_of
-from train.data.config import Bytes
+from train.alignment.rollouts import RolloutPreparation, seed_of
+from train.data.config import Bytes, Data, SeparateText
 from train.data.prompts import Prompts
 from train.loop import train
 from train.objectives.policy import GRPO
 from train.objectives.rollout_options import Reward, Rollouts
 from train.run.metrics import read_metrics, read_samples
+from train.run.pretrained import initial_params
 from train.run.time_spent import read_time_spent
 
-REWARD = "def vowels(prompt, answer, fields):\n    return sum(letter in 'aeiou' for letter in answer) / 4\n"
+REWARD = """
+def vowels(prompt, answer, fields):
+    return 1 if "h" in prompt else sum(letter in "aeiou" for letter in answer) / 4
+"""
+SMALL = {"model__num_layers": 1, "model__width": 16, "model__ffn__width": 16, "samples__prompts": ()}
 
 
-@pytest.fixture
-def experiment(tiny_experiment, tmp_path):
+@pytest.fixture(scope="module")
+def start(tiny_experiment, tmp_path_factory):
+    """A run whose model ends a text after a few letters."""
+    folder = tmp_path_factory.mktemp("start")
+    texts = [{"text": "abe"[i % 3] * (1 + i % 4)} for i in range(60)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    path = str(folder / "texts.jsonl")
+    data = Data(path=path, tokenizer=Bytes(), validation=SeparateText(path=path), batch_size=8, sequence_length=16)
+    train(tiny_experiment(**SMALL, data=data), folder / "run", say=lambda line: None)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def experiment(tiny_experiment, start, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prompts")
     rows = [{"prompt": f"say {word}", "answer": word} for word in ("abc", "bcd", "cde", "dea", "eab", "fgh", "hij")]
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "reward.py").write_text(REWARD)
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "reward.py").write_text(REWARD)
     return tiny_experiment(
+        **SMALL,
         data=Prompts(
-            path=str(tmp_path / "prompts.jsonl"),
+            path=str(folder / "prompts.jsonl"),
             tokenizer=Bytes(),
             group=4,
             batch_size=8,
             sequence_length=16,
-            held_out=0.3,
-        ),
+            held_out=1e-6,
+        ).starting_from(None),
         objective=GRPO(
-            reward=Reward(function=f"{tmp_path / 'reward.py'}:vowels"),
-            rollouts=Rollouts(max_tokens=4, rows=2, top_p=0.9, temperature=0.8, minibatches=2),
+            reward=Reward(function=f"{folder / 'reward.py'}:vowels"),
+            rollouts=Rollouts(
+                max_tokens=4, rows=2, top_p=0.9, temperature=0.8, minibatches=2, epochs=2, truncated="mask"
+            ),
+            kl=0.1,
+            filter_equal=True,
+            overlong=2,
         ),
-        training__num_steps=4,
+        training__num_steps=6,
+        training__init_from=str(start),
         checkpoints__every=3,
-        evaluation__every=4,
-        samples__prompts=(),
+        evaluation__every=6,
         logging__every=1,
     )
 
 
-def test_a_run_that_is_stopped_between_two_updates_of_a_rollout_ends_the_same(experiment, tmp_path):
-    whole, halved = tmp_path / "whole", tmp_path / "halved"
-    train(experiment, whole, say=lambda line: None)
-    train(experiment, halved, hard_stop=3, say=lambda line: None)
-    train(experiment, halved, say=lambda line: None)
-    for name in ("metrics.jsonl", "samples.txt"):
-        assert (whole / name).read_bytes() == (halved / name).read_bytes()
-    assert parameters(whole) == parameters(halved)
-    lines = [line for line in read_metrics(whole) if line["kind"] == "train"]
-    assert [line["ratio"] for line in lines][::2] == [1, 1]  # the first update of a rollout, at any temperature
-    assert lines[1]["ratio"] != 1
+@pytest.fixture(scope="module")
+def whole(experiment, tmp_path_factory):
+    """A finished run, and of each rollout its answers, its rewards and its arrays."""
+    run, rollouts, arrays_of = tmp_path_factory.mktemp("grpo") / "run", [], RolloutPreparation._arrays
+
+    def kept(self, prompts, answers, rewards):
+        rollouts.append((answers, rewards, arrays_of(self, prompts, answers, rewards)))
+        return rollouts[-1][-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RolloutPreparation, "_arrays", kept)
+        train(experiment, run, say=lambda line: None)
+    return run, rollouts
+
+
+def test_the_metrics_of_two_rollouts_of_which_each_serves_two_epochs_of_two_updates(whole):
+    run, rollouts = whole
+    assert len(rollouts) == 2
+    lines = [line for line in read_metrics(run) if line["kind"] == "train"]
+    assert [line["ratio"] == 1 for line in lines] == [True, False, False, False, True, False]  # at any temperature
     assert all(0 <= line["logprob_difference"] < 1e-5 for line in lines)
-    assert lines[0]["reward"] == lines[1]["reward"]  # two updates of one rollout
+    assert len({line["reward"] for line in lines[:4]}) == 1  # four updates of one rollout
     assert all(np.isfinite(line["loss"]) and line["answer_tokens"] <= 4 for line in lines)
-    assert "say " in read_samples(whole)[0][1]
-    (spent,) = read_time_spent(whole)
-    assert spent["rollout"] > 0
-    assert spent["reward"] > 0
+    assert 0 < lines[0]["truncated_share"] < 1
+    assert 0 <= lines[0]["kl"] < 1e-9 < 1e-6 < lines[3]["kl"]  # the policy starts as the reference
+    assert "say " in read_samples(run)[0][1]
+    (spent,) = read_time_spent(run)
+    assert all(spent[name] > 0 for name in ("rollout", "reward", "reference"))
+
+
+def test_weights_and_advantages_are_those_of_the_options(whole):
+    """Groups of equal rewards and answers cut off by the limit do not count; long answers lose reward."""
+    seen = set()
+    for answers, rewards, arrays in whole[1]:
+        for first in range(0, len(answers), 4):
+            group = range(first, first + 4)
+            differ = len({rewards[i] for i in group}) > 1
+            lost = [{3: 0.5, 4: 1.0}.get(len(answers[i].ids), 0.0) for i in group]
+            total = rewards[first : first + 4] - lost
+            gain = (total - total.mean()) / (total.std(ddof=1) + 1e-4)
+            np.testing.assert_allclose(arrays["advantages"][first : first + 4, 0], gain, rtol=1e-5, atol=1e-6)
+            for i in group:
+                counts = differ and not answers[i].truncated
+                assert arrays["drawn"][i].sum() == len(answers[i].ids)
+                np.testing.assert_array_equal(arrays["weights"][i], arrays["drawn"][i] * counts)
+                seen.add((differ, answers[i].truncated))
+    assert seen >= {(True, True), (True, False), (False, False)}
+
+
+def test_the_reference_is_the_run_of_init_from(whole, experiment):
+    _, _, arrays = whole[1][1]  # those of the second rollout, when the policy is another
+    logits = np.asarray(forward(experiment.model, initial_params(experiment), arrays["tokens"]).logits_BTV, np.float64)
+    logits /= 0.8
+    logprob = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = np.take_along_axis(logprob, arrays["targets"][..., None], -1)[..., 0]
+    drawn = arrays["drawn"] > 0
+    np.testing.assert_allclose(arrays["reference"][drawn], expected[drawn], rtol=1e-4, atol=1e-5)
+    assert np.abs(arrays["reference"] - arrays["old"])[drawn].max() > 1e-3
+
+
+def test_a_run_that_crashes_between_two_updates_of_a_rollout_ends_the_same(whole, experiment, tmp_path):
+    run, again = whole[0], tmp_path / "again"
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "checkpoints" / "6")  # of the steps after the third there are lines, and no state
+    train(experiment, again, say=lambda line: None)
+    for name in ("metrics.jsonl", "samples.txt"):
+        assert (run / name).read_bytes() == (again / name).read_bytes()
+    assert parameters(run) == parameters(again)
+    assert len(read_time_spent(again)) == 2
 
 
 def test_data_without_prompts_and_a_distance_without_reference_are_refused(experiment, tiny_experiment, tmp_path):

@@ -1,5 +1,6 @@
 """Prompts: their order is a pure function, both forms are read, faults are named with their rows."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -67,6 +68,37 @@ def test_messages_are_written_by_the_template(tmp_path):
     dataset = open_dataset(Prompts(**(vars(data) | {"sequence_length": 40})).prepare(tmp_path / "data"))
     one = read_prompts(dataset, "train")[0]
     assert dataset.tokenizer.decode(one.ids) == f"user:\n{one.text}\nassistant:\n"
+
+
+@pytest.mark.parametrize("held_out", [1e-6, 1 - 1e-6])
+def test_at_least_one_prompt_is_held_out_and_one_is_left(held_out, tmp_path):
+    data = dataclasses.replace(write(tmp_path, [*ROWS, *ROWS]), held_out=held_out)
+    dataset = open_dataset(data.prepare(tmp_path / "data"))
+    counts = [len(read_prompts(dataset, split)) for split in ("train", "validation")]
+    assert sorted(counts) == [2, 22]  # a prompt and its double are in one split
+    assert counts[0] == (22 if held_out < 0.5 else 2)
+
+
+def test_a_single_prompt_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"has 2 rows with 1 different prompts; expected at least 2.*give more rows"):
+        write(tmp_path, ROWS[:1] * 2).prepare(tmp_path / "data")
+
+
+def test_a_folder_that_was_made_with_other_settings_or_another_file_is_refused(made, tmp_path):
+    data, dataset = made
+    before = read_prompts(dataset, "train")
+    assert dataclasses.replace(data, group=4, seed=3).prepare(tmp_path / "data") == dataset.folder
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[1:]))
+    for changed, said in (
+        ({"held_out": 0.4}, "held_out: 0.3 -> 0.4"),
+        ({"path": str(tmp_path / "other.jsonl")}, r"the text: .*prompts.jsonl -> .*other.jsonl"),
+        ({"sequence_length": 13}, "sequence_length: 12 -> 13"),
+    ):
+        with pytest.raises(UserError, match=f"(?s)was made with other settings, or from other text:.*{said}"):
+            dataclasses.replace(data, **changed).prepare(tmp_path / "data")
+    (tmp_path / "prompts.jsonl").unlink()  # the folder has all of it
+    data.prepare(tmp_path / "data")
+    assert read_prompts(dataset, "train") == before
 
 
 @pytest.mark.parametrize(

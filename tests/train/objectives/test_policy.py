@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from model.layout import ONE_DEVICE
 from model.options.tree import check
+from tests.model.conftest import drawn_params
+from train.objectives.next_token import NextToken
 from train.objectives.policy import GRPO
 from train.objectives.rollout_options import Rollouts
 
@@ -65,6 +68,34 @@ def test_the_divisors_of_the_means(mean, divisor):
     objective = GRPO(mean=mean, rollouts=Rollouts(max_tokens=7))
     assert float(objective.weight({"weights": weights})) == divisor
     assert int(objective.tokens({"drawn": drawn})) == 6
+
+
+def test_taps_and_numbers_are_means_over_the_tokens_that_count_and_dropout_is_off(tiny_experiment):
+    """Divided by the weight, as a step does, taps are those of next-token prediction, which is given no dropout."""
+    changes = {"model__num_layers": 1, "model__width": 16, "model__ffn__width": 16, "model__vocab_size": 31}
+    model = tiny_experiment(**changes, model__dropout="Dropout(residual=0.5)").model
+    weights = np.array([[0, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]], np.float32)
+    tokens, targets = DRAW.integers(0, model.vocab_size, (2, 4, 6)).astype(np.int32)
+    rows = batch(first=1.0) | {"tokens": tokens, "targets": targets, "weights": weights}
+    taps = ("stream_squares", "score_sizes", "log_z")
+    objectives = {"sequence": GRPO(kl=0.1), "constant": GRPO(kl=0.1, mean="constant")}
+
+    @jax.jit
+    def sums(params, key):
+        given = {"layout": ONE_DEVICE, "taps": taps}
+        losses = [one.loss(model, params, rows, dropout_key=key, **given)[1] for one in objectives.values()]
+        return losses, NextToken().loss(model, params, rows, dropout_key=None, **given)[1]
+
+    found, expected = sums(drawn_params(model), jax.random.key(1))
+    assert float(expected.taps["log_z"]) != 0
+    for objective, of_objective in zip(objectives.values(), found, strict=True):
+        weight = float(objective.weight(rows))
+        assert of_objective.taps.keys() == set(taps)
+        for name in taps:
+            np.testing.assert_allclose(of_objective.taps[name] / weight, expected.taps[name] / 8, rtol=1e-5)
+        np.testing.assert_allclose(of_objective.maxima["score_sizes"], expected.maxima["score_sizes"], rtol=1e-6)
+        assert float(of_objective.numbers["ratio"]) / weight == 1
+        assert float(of_objective.loss) != 0
 
 
 @pytest.mark.parametrize(
