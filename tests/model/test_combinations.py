@@ -27,8 +27,8 @@ from model.layers import Except
 from model.options.annotations import alternatives, fields_of
 from model.options.json import from_json, to_json
 from model.options.tree import check, find_problems
-from model.parameters.maker import FanIn
 from model.parameters.adapters import DoRA, LoRA
+from model.parameters.maker import FanIn
 from model.parameters.precision import Precision
 from model.positions.absolute import Learned, NoPositions
 from model.recompute import SaveOnly
