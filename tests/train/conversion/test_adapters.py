@@ -78,6 +78,7 @@ def test_a_merged_run_computes_the_same_and_is_published(runs, tmp_path):
         merge_run(tmp_path / "merged", tmp_path / "twice")
 
 
+@pytest.mark.sweep
 def test_an_adapter_beside_a_quantised_base(runs, tmp_path):
     quantize_run(runs / "llama", tmp_path / "int8", QuantizedWeights(format="int8"))
     read_adapter(ADAPTERS / "lora", tmp_path / "int8", tmp_path / "run")
