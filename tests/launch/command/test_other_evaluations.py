@@ -42,7 +42,7 @@ def answers(call, tiny_run, tmp_path_factory):
 def test_probes_are_printed_and_drawn(answers):
     table = answers["table"]
     assert table.status == 0, table.err
-    assert "induction: Induction(num_symbols_drawn=256, length=31)" in table.out
+    assert "induction: Induction(num_symbols_drawn=256, length=31, shortest=None)" in table.out
     assert "loss of: uniform" in table.out
     assert "Accuracy in the repetition" in answers["page"].read_text()
     found = json.loads(answers["json"].out)
