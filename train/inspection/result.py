@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from model.errors import UserError
-from train.evaluation.evaluate import finite_values
 from train.files.files import replace_file
 from train.report.drawing import Chart
 
@@ -85,6 +84,7 @@ class Result:
 
         Raises UserError when they cannot be written.
         """
+        from train.evaluation.evaluate import finite_values
         from train.inspection.page.page import render
 
         try:

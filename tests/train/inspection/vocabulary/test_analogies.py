@@ -28,7 +28,7 @@ def test_analogies_of_a_run(tiny_run, tmp_path):
     assert 1 <= entry["rank"] <= 254
     assert "1 of 2 analogies are left out" in result.notes[0]
     assert "rank of d" in result.write(tmp_path).read_text()
-    with pytest.raises(UserError, match="none of the 30 analogies has words that are four tokens"):
+    with pytest.raises(UserError, match="none of the 30 analogies has four words that are each a token"):
         inspect(run)
     with pytest.raises(UserError, match="'a b' has 2 words; expected four"):
         inspect(run, analogies=["a b"])
