@@ -28,7 +28,6 @@ from train.data.batches.prefetch import read_ahead
 from train.data.batches.rows import DocumentSpan
 from train.data.config import MAX_BATCH_TOKENS, Bytes, HuggingFace, SentencePieceFile, TokenizerOf
 from train.data.conversations.option import Conversations, PlainTemplate, TemplateFile, TemplateOf
-from train.data.conversations.rows import fingerprint
 from train.data.interface import CheckTokenizer, DataOption, Engine
 from train.data.prepare import settings
 from train.data.prepare.prepare import folder_lock
@@ -158,6 +157,8 @@ class Prompts(DataOption):
 
 def _settings(data: Prompts, finished: bool) -> dict[str, Any]:
     """The settings that decide the folder; the file may be gone once it is finished."""
+    from train.data.conversations.rows import fingerprint
+
     texts = {}
     try:
         texts["0"] = fingerprint(data.path)
