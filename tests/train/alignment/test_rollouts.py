@@ -92,13 +92,16 @@ def test_the_metrics_of_two_rollouts_of_which_each_serves_two_epochs_of_two_upda
     assert len(rollouts) == 2
     lines = [line for line in read_metrics(run) if line["kind"] == "train"]
     ratios = [line["ratio"] for line in lines]
-    assert ratios[::4] == [1, 1], ratios  # the first update of a rollout, at any temperature
-    assert all(ratio not in (0, 1) for ratio in (*ratios[1:4], ratios[5])), ratios
+    assert ratios[0] == 1, ratios  # the first update of a rollout, at any temperature; 0 where no answer counts
+    assert ratios[4] in (0, 1), ratios
+    assert 1 not in (*ratios[1:4], ratios[5]), ratios
+    assert max(ratios[1:4]) > 0, ratios
     assert all(0 <= line["logprob_difference"] < 1e-5 for line in lines)
     assert len({line["reward"] for line in lines[:4]}) == 1  # four updates of one rollout
     assert all(np.isfinite(line["loss"]) and line["answer_tokens"] <= 4 for line in lines)
     assert 0 < lines[0]["truncated_share"] < 1
-    assert 0 <= lines[0]["kl"] < 1e-9 < 1e-6 < lines[3]["kl"]  # the policy starts as the reference
+    assert 0 <= lines[0]["kl"] < 1e-9  # the policy starts as the reference
+    assert max(line["kl"] for line in lines[1:4]) > 1e-6
     assert "say " in read_samples(run)[0][1]
     (spent,) = read_time_spent(run)
     assert all(spent[name] > 0 for name in ("rollout", "reward", "reference"))
@@ -120,7 +123,8 @@ def test_weights_and_advantages_are_those_of_the_options(whole):
                 assert arrays["drawn"][i].sum() == len(answers[i].ids)
                 np.testing.assert_array_equal(arrays["weights"][i], arrays["drawn"][i] * counts)
                 seen.add((differ, answers[i].truncated))
-    assert seen >= {(True, True), (True, False), (False, False)}
+    assert seen >= {(True, True), (True, False)}
+    assert {differ for differ, _ in seen} == {True, False}
 
 
 def test_the_reference_is_the_run_of_init_from(whole, experiment):
