@@ -80,7 +80,7 @@ class RewardProcess:
             return 0.0
         raise UserError(
             f"{told}; mend the function, or count such answers as 0 with objective.reward.failures='zero'. The same "
-            "command continues from the last checkpoint, and draws the answers since then again"
+            "command continues from the last checkpoint, if there is one, and draws the answers since then again"
         )
 
     def _start(self) -> None:
