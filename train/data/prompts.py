@@ -28,10 +28,7 @@ from train.data.batches.prefetch import read_ahead
 from train.data.batches.rows import DocumentSpan
 from train.data.config import MAX_BATCH_TOKENS, Bytes, HuggingFace, SentencePieceFile, TokenizerOf
 from train.data.conversations.option import Conversations, PlainTemplate, TemplateFile, TemplateOf
-from train.data.conversations.rows import fingerprint
 from train.data.interface import CheckTokenizer, DataOption, Engine
-from train.data.prepare import settings
-from train.data.prepare.prepare import folder_lock
 from train.data.prepare.progress import Reporter
 from train.data.shards import dataset as datasets
 from train.data.shards.dataset import Dataset
@@ -122,6 +119,9 @@ class Prompts(DataOption):
         engine: Engine = "processes",
     ) -> AnyPath:
         """See `DataOption`. Raises UserError for a row that is no prompt, and for a folder made with other settings."""
+        from train.data.prepare import settings
+        from train.data.prepare.prepare import folder_lock
+
         folder, own = local_path(into, "a dataset that is made"), expand_paths(self, "data")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -158,6 +158,8 @@ class Prompts(DataOption):
 
 def _settings(data: Prompts, finished: bool) -> dict[str, Any]:
     """The settings that decide the folder; the file may be gone once it is finished."""
+    from train.data.conversations.rows import fingerprint
+
     texts = {}
     try:
         texts["0"] = fingerprint(data.path)
