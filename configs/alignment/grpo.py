@@ -11,7 +11,7 @@ and `logprob_difference` of each rollout.
 Hardware: 2 CPU cores, 5 minutes beside much other work. One seed. Exact match of greedy answers to 256 test prompts:
 24.6% before, 26.2% after 20 steps, 27.7% after 40, 30.1% after 60: Wilson's intervals, [19.7%, 30.2%] before and
 [24.8%, 36.0%] after, overlap. The mean reward of drawn answers is 0.20 in the first 20 steps, 0.27 in the next and 0.32
-in the last; no prompt comes twice. With a rate of 5e-5 the match is 25.8%, 27.7%, 27.7%. A rate of 3e-4 harmed a start
+in the last; no row comes twice. With a rate of 5e-5 the match is 25.8%, 27.7%, 27.7%. A rate of 3e-4 harmed a start
 with 66.8% (the same supervised run with 150 steps): 62.5%, 58.6%, 53.5%. Further supervised steps help far more
 (configs/alignment/sft.py).
 """
