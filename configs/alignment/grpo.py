@@ -1,13 +1,19 @@
 """GRPO with a verifiable reward: the model of instructions learns from its own answers, which a checker judges.
 
-    python -m launch.train --config=configs/alignment/sft.py --run=runs/instructions_sft --set training.num_steps=60
+    python -m launch.train --config=configs/alignment/sft.py --run=runs/instructions_sft_short \
+        --set training.num_steps=100
     python -m launch.train --config=configs/alignment/grpo.py --run=runs/instructions_grpo
 
-Starts from runs/instructions_sft, which a short supervised run makes, so that most answers are still wrong. The reward
-is 1 for the right answer, character for character, and 0 otherwise; metrics.jsonl has `reward`, `kl`, `entropy`,
-`clip_share`, `truncated_share` and `logprob_difference` of each rollout.
+Starts from a short supervised run, so that most answers are still wrong. The reward is 1 for the right answer,
+character for character, and 0 otherwise; metrics.jsonl has `reward`, `kl`, `entropy`, `clip_share`, `truncated_share`
+and `logprob_difference` of each rollout.
 
-Hardware: 2 CPU cores.
+Hardware: 2 CPU cores, 5 minutes beside much other work. One seed. Exact match of greedy answers to 256 test prompts:
+24.6% before, 26.2% after 20 steps, 27.7% after 40, 30.1% after 60: Wilson's intervals, [19.7%, 30.2%] before and
+[24.8%, 36.0%] after, overlap. The mean reward of drawn answers is 0.20 in the first 20 steps, 0.27 in the next and 0.32
+in the last; no row comes twice. With a rate of 5e-5 the match is 25.8%, 27.7%, 27.7%. A rate of 3e-4 harmed a start
+with 66.8% (the same supervised run with 150 steps): 62.5%, 58.6%, 53.5%. Further supervised steps help far more
+(configs/alignment/sft.py).
 """
 
 import dataclasses
@@ -31,9 +37,9 @@ experiment: Experiment = dataclasses.replace(
         clip_high=0.28,
         mean="token",
     ),
-    training=Training(num_steps=60, init_from="runs/instructions_sft"),
+    training=Training(num_steps=60, init_from="runs/instructions_sft_short"),
     optimizer=AdamW(weight_decay=0.0),
-    schedule=Constant(peak=3e-4),
+    schedule=Constant(peak=1e-4),
     evaluation=Evaluation(every=20),
     evaluations=(
         AnswerEvaluation(name="answers", path="data/instructions/prompts.test.jsonl", every=20, max_tokens=16),

@@ -29,8 +29,6 @@ from train.data.batches.rows import DocumentSpan
 from train.data.config import MAX_BATCH_TOKENS, Bytes, HuggingFace, SentencePieceFile, TokenizerOf
 from train.data.conversations.option import Conversations, PlainTemplate, TemplateFile, TemplateOf
 from train.data.interface import CheckTokenizer, DataOption, Engine
-from train.data.prepare import settings
-from train.data.prepare.prepare import folder_lock
 from train.data.prepare.progress import Reporter
 from train.data.shards import dataset as datasets
 from train.data.shards.dataset import Dataset
@@ -121,6 +119,9 @@ class Prompts(DataOption):
         engine: Engine = "processes",
     ) -> AnyPath:
         """See `DataOption`. Raises UserError for a row that is no prompt, and for a folder made with other settings."""
+        from train.data.prepare import settings
+        from train.data.prepare.prepare import folder_lock
+
         folder, own = local_path(into, "a dataset that is made"), expand_paths(self, "data")
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from train.run.time_spent import read_time_spent
 
 REWARD = """
 def vowels(prompt, answer, fields):
-    return 1 if "h" in prompt else sum(letter in "aeiou" for letter in answer) / 4
+    return 1 if "bb" in prompt else sum(letter in "aeiou" for letter in answer) / 4
 """
 SMALL = {"model__num_layers": 1, "model__width": 16, "model__ffn__width": 16, "samples__prompts": ()}
 
@@ -35,14 +35,14 @@ def start(tiny_experiment, tmp_path_factory):
     (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
     path = str(folder / "texts.jsonl")
     data = Data(path=path, tokenizer=Bytes(), validation=SeparateText(path=path), batch_size=8, sequence_length=16)
-    train(tiny_experiment(**SMALL, data=data), folder / "run", say=lambda line: None)
+    train(tiny_experiment(**SMALL, data=data, training__num_steps=60), folder / "run", say=lambda line: None)
     return folder / "run"
 
 
 @pytest.fixture(scope="module")
 def experiment(tiny_experiment, start, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prompts")
-    rows = [{"prompt": f"say {word}", "answer": word} for word in ("abc", "bcd", "cde", "dea", "eab", "fgh", "hij")]
+    rows = [{"prompt": f"say {word}", "answer": word} for word in ("abe", "bae", "eab", "abb", "ebb", "bea", "aeb")]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "reward.py").write_text(REWARD)
     return tiny_experiment(
@@ -58,12 +58,13 @@ def experiment(tiny_experiment, start, tmp_path_factory):
         objective=GRPO(
             reward=Reward(function=f"{folder / 'reward.py'}:vowels"),
             rollouts=Rollouts(
-                max_tokens=4, rows=2, top_p=0.9, temperature=0.8, minibatches=2, epochs=2, truncated="mask"
+                max_tokens=6, rows=2, top_p=0.9, temperature=0.8, minibatches=2, epochs=2, truncated="mask"
             ),
             kl=0.1,
             filter_equal=True,
             overlong=2,
         ),
+        schedule="Constant(peak=2e-3)",
         training__num_steps=6,
         training__init_from=str(start),
         checkpoints__every=3,
@@ -92,16 +93,13 @@ def test_the_metrics_of_two_rollouts_of_which_each_serves_two_epochs_of_two_upda
     assert len(rollouts) == 2
     lines = [line for line in read_metrics(run) if line["kind"] == "train"]
     ratios = [line["ratio"] for line in lines]
-    assert ratios[0] == 1, ratios  # the first update of a rollout, at any temperature; 0 where no answer counts
-    assert ratios[4] in (0, 1), ratios
-    assert 1 not in (*ratios[1:4], ratios[5]), ratios
-    assert max(ratios[1:4]) > 0, ratios
+    assert ratios[::4] == [1, 1], ratios  # the first update of a rollout, at any temperature
+    assert all(ratio not in (0, 1) for ratio in (*ratios[1:4], ratios[5])), ratios
     assert all(0 <= line["logprob_difference"] < 1e-5 for line in lines)
     assert len({line["reward"] for line in lines[:4]}) == 1  # four updates of one rollout
-    assert all(np.isfinite(line["loss"]) and line["answer_tokens"] <= 4 for line in lines)
+    assert all(np.isfinite(line["loss"]) and line["answer_tokens"] <= 6 for line in lines)
     assert 0 < lines[0]["truncated_share"] < 1
-    assert 0 <= lines[0]["kl"] < 1e-9  # the policy starts as the reference
-    assert max(line["kl"] for line in lines[1:4]) > 1e-6
+    assert 0 <= lines[0]["kl"] < 1e-9 < 1e-6 < lines[3]["kl"]  # the policy starts as the reference
     assert "say " in read_samples(run)[0][1]
     (spent,) = read_time_spent(run)
     assert all(spent[name] > 0 for name in ("rollout", "reward", "reference"))
@@ -114,7 +112,7 @@ def test_weights_and_advantages_are_those_of_the_options(whole):
         for first in range(0, len(answers), 4):
             group = range(first, first + 4)
             differ = len({rewards[i] for i in group}) > 1
-            lost = [{3: 0.5, 4: 1.0}.get(len(answers[i].ids), 0.0) for i in group]
+            lost = [{5: 0.5, 6: 1.0}.get(len(answers[i].ids), 0.0) for i in group]
             total = rewards[first : first + 4] - lost
             gain = (total - total.mean()) / (total.std(ddof=1) + 1e-4)
             np.testing.assert_allclose(arrays["advantages"][first : first + 4, 0], gain, rtol=1e-5, atol=1e-6)
@@ -123,8 +121,7 @@ def test_weights_and_advantages_are_those_of_the_options(whole):
                 assert arrays["drawn"][i].sum() == len(answers[i].ids)
                 np.testing.assert_array_equal(arrays["weights"][i], arrays["drawn"][i] * counts)
                 seen.add((differ, answers[i].truncated))
-    assert seen >= {(True, True), (True, False)}
-    assert {differ for differ, _ in seen} == {True, False}
+    assert seen >= {(True, True), (True, False), (False, False)}
 
 
 def test_the_reference_is_the_run_of_init_from(whole, experiment):

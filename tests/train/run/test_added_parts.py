@@ -137,6 +137,7 @@ def test_a_model_that_differs_in_more_is_refused(tiny_experiment, tiny_run, adap
 # --------------------------------------------------------------------------------------------------- a quantised base
 
 
+@pytest.mark.sweep
 def test_adapters_are_trained_beside_a_quantised_base(tiny_experiment, tiny_run, tmp_path):
     quantize_run(tiny_run, tmp_path / "int4", QuantizedWeights(format="int4", group=16))
     model = experiments.load(tmp_path / "int4").model
