@@ -30,13 +30,19 @@ import jax.numpy as jnp
 from model.config import ModelConfig
 from model.errors import UserError
 from model.layout import Layout
-from model.transformer import stream, unembedding
+from model.transformer import unembedding
 from model.vocabulary import cross_entropy
 from model.vocabulary.cross_entropy import total_nll
 from model.vocabulary.unembedding import Unembedding
 from train.files.paths import IS_PATH, literal_path
 from train.objectives.interface import Batch, Preparation, Sums
-from train.objectives.next_token import with_model_losses
+from train.objectives.next_token import (
+    OfTargets,
+    log_z_of_targets,
+    stream_of_batch,
+    stream_of_targets,
+    with_model_losses,
+)
 from train.objectives.tap_sums import LOG_Z, tap_sums
 
 if TYPE_CHECKING:
@@ -49,7 +55,7 @@ Divergence = Literal["forward", "reverse", "jsd"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Distillation:
+class Distillation(OfTargets):
     """The divergence from a teacher's distribution, mixed with the cross-entropy of the text.
 
     Attributes:
@@ -75,19 +81,6 @@ class Distillation:
         if self.top_k < 1:
             yield "top_k", f"must be at least 1, got {self.top_k}"
 
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """See `Objective`."""
-        return "tokens", "targets", "weights"
-
-    def tokens(self, batch: Batch) -> jax.Array:
-        """The number of counted targets."""
-        return jnp.sum(batch["weights"] > 0, dtype=jnp.int32)
-
-    def weight(self, batch: Batch) -> jax.Array:
-        """The sum of the targets' weights."""
-        return jnp.sum(batch["weights"])
-
     def loss(
         self,
         model: ModelConfig,
@@ -100,19 +93,7 @@ class Distillation:
     ) -> tuple[jax.Array, Sums]:
         """See `Objective`."""
         weights_BT = batch["weights"]
-        output = stream(
-            model,
-            params,
-            batch["tokens"],
-            positions_BT=batch.get("positions"),
-            segment_ids_BT=batch.get("segment_ids"),
-            consecutive_positions=True,
-            dropout_key=dropout_key,
-            weights_BT=weights_BT,
-            targets_BT=batch["targets"],
-            layout=layout,
-            taps=[name for name in taps if name != LOG_Z],
-        )
+        output = stream_of_targets(model, params, batch, dropout_key=dropout_key, layout=layout, taps=taps)
         head = unembedding(model, params)
         reported, nll = total_nll(output.stream_BTD, head, batch["targets"], weights_BT, layout)
         divergence_BT = self.divergences(output.stream_BTD, head, batch, layout)
@@ -122,8 +103,7 @@ class Distillation:
         losses = {"next_token": reported, "divergence": jax.lax.stop_gradient(divergence)}
         sums, maxima = tap_sums(output.taps, weights_BT)
         if LOG_Z in taps:
-            log_z_BT = jax.lax.stop_gradient(cross_entropy.nll(output.stream_BTD, head, batch["targets"], layout)[1])
-            sums[LOG_Z] = jnp.sum(log_z_BT * weights_BT)
+            sums[LOG_Z] = log_z_of_targets(output.stream_BTD, head, batch, layout)
         sums_of = Sums(jax.lax.stop_gradient(total), output.losses | losses, output.measurements, sums, maxima)
         return with_model_losses(total, output.losses), sums_of
 
@@ -190,15 +170,7 @@ def teacher_targets(
     model: ModelConfig, params: Any, batch: Batch, layout: Layout, temperature: float, top_k: int
 ) -> dict[str, jax.Array]:
     """Returns the tokens with the largest logits and the logarithms of their probabilities, each (B, T, k)."""
-    output = stream(
-        model,
-        params,
-        batch["tokens"],
-        positions_BT=batch.get("positions"),
-        segment_ids_BT=batch.get("segment_ids"),
-        consecutive_positions=True,
-        layout=layout,
-    )
+    output = stream_of_batch(model, params, batch, layout)
 
     def of_part(logits_BTV: jax.Array) -> tuple[jax.Array, jax.Array]:
         log_q_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32) / temperature)

@@ -12,27 +12,17 @@ import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.layout import Layout
+from model.output import Output
 from model.transformer import stream, unembedding
 from model.vocabulary.cross_entropy import nll, total_nll
 from model.vocabulary.token_statistics import TokenStatistics, token_statistics
+from model.vocabulary.unembedding import Unembedding
 from train.objectives.interface import Batch, Sums
 from train.objectives.tap_sums import LOG_Z, tap_sums
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NextToken:
-    """The cross-entropy of every token given those before it, and the losses that the model adds.
-
-    Attributes:
-      z_loss: the coefficient of log^2 Z, a term that is minimised but not reported.
-    """
-
-    z_loss: float = 0.0
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields each invalid field with its problem."""
-        if self.z_loss < 0:
-            yield "z_loss", f"must be 0 or more, got {self.z_loss}"
+class OfTargets:
+    """A loss that is a mean over the counted targets of a batch."""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -47,6 +37,22 @@ class NextToken:
         """The sum of the targets' weights."""
         return jnp.sum(batch["weights"])
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextToken(OfTargets):
+    """The cross-entropy of every token given those before it, and the losses that the model adds.
+
+    Attributes:
+      z_loss: the coefficient of log^2 Z, a term that is minimised but not reported.
+    """
+
+    z_loss: float = 0.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        if self.z_loss < 0:
+            yield "z_loss", f"must be 0 or more, got {self.z_loss}"
+
     def loss(
         self,
         model: ModelConfig,
@@ -58,27 +64,61 @@ class NextToken:
         taps: tuple[str, ...] = (),
     ) -> tuple[jax.Array, Sums]:
         """See `Objective`."""
-        output = stream(
-            model,
-            params,
-            batch["tokens"],
-            positions_BT=batch.get("positions"),
-            segment_ids_BT=batch.get("segment_ids"),
-            consecutive_positions=True,
-            dropout_key=dropout_key,
-            weights_BT=batch["weights"],
-            targets_BT=batch["targets"],
-            layout=layout,
-            taps=[name for name in taps if name != LOG_Z],
-        )
+        output = stream_of_targets(model, params, batch, dropout_key=dropout_key, layout=layout, taps=taps)
         head, targets, weights = unembedding(model, params), batch["targets"], batch["weights"]
         reported, minimised = total_nll(output.stream_BTD, head, targets, weights, layout, self.z_loss)
         minimised = with_model_losses(minimised, output.losses)
         sums, maxima = tap_sums(output.taps, weights)
         if LOG_Z in taps:
-            log_z_BT = jax.lax.stop_gradient(nll(output.stream_BTD, head, targets, layout)[1])
-            sums[LOG_Z] = jnp.sum(log_z_BT * weights)
+            sums[LOG_Z] = log_z_of_targets(output.stream_BTD, head, batch, layout)
         return minimised, Sums(reported, output.losses, output.measurements, sums, maxima)
+
+
+def stream_of_batch(
+    model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], layout: Layout, **options: Any
+) -> Output:
+    """Runs the model on the tokens of a batch, with the segments and positions that it has.
+
+    `options` are further ones of `model.transformer.stream`; without them there is no dropout.
+    """
+    return stream(
+        model,
+        params,
+        batch["tokens"],
+        positions_BT=batch.get("positions"),
+        segment_ids_BT=batch.get("segment_ids"),
+        consecutive_positions=True,
+        layout=layout,
+        **options,
+    )
+
+
+def stream_of_targets(
+    model: ModelConfig,
+    params: Any,
+    batch: Batch,
+    *,
+    dropout_key: jax.Array | None,
+    layout: Layout,
+    taps: tuple[str, ...],
+) -> Output:
+    """Runs the model for a loss of the batch's targets; arguments as for `Objective.loss`."""
+    return stream_of_batch(
+        model,
+        params,
+        batch,
+        layout,
+        dropout_key=dropout_key,
+        weights_BT=batch["weights"],
+        targets_BT=batch["targets"],
+        taps=[name for name in taps if name != LOG_Z],
+    )
+
+
+def log_z_of_targets(stream_BTD: jax.Array, head: Unembedding, batch: Batch, layout: Layout) -> jax.Array:
+    """The weighted sum of the log-normalisers over the counted targets, for the statistic `log_z`."""
+    log_z_BT = jax.lax.stop_gradient(nll(stream_BTD, head, batch["targets"], layout)[1])
+    return jnp.sum(log_z_BT * batch["weights"])
 
 
 def with_model_losses(objective: jax.Array, losses: Mapping[str, jax.Array]) -> jax.Array:
@@ -97,7 +137,7 @@ def token_nll(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], l
       batch: tokens and targets (B, T); segment_ids and positions if the model keeps documents apart.
       layout: the sharding of activations.
     """
-    stream_BTD = _evaluated_stream(model, params, batch, layout)
+    stream_BTD = stream_of_batch(model, params, batch, layout).stream_BTD
     return nll(stream_BTD, unembedding(model, params), batch["targets"], layout)[0]
 
 
@@ -105,17 +145,5 @@ def statistics_of_tokens(
     model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], layout: Layout
 ) -> TokenStatistics:
     """-log p, the entropy, the confidence and the rank of every target; arguments as for `token_nll`."""
-    stream_BTD = _evaluated_stream(model, params, batch, layout)
+    stream_BTD = stream_of_batch(model, params, batch, layout).stream_BTD
     return token_statistics(stream_BTD, unembedding(model, params), batch["targets"], layout)
-
-
-def _evaluated_stream(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], layout: Layout) -> jax.Array:
-    return stream(
-        model,
-        params,
-        batch["tokens"],
-        positions_BT=batch.get("positions"),
-        segment_ids_BT=batch.get("segment_ids"),
-        consecutive_positions=True,
-        layout=layout,
-    ).stream_BTD

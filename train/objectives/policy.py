@@ -29,10 +29,10 @@ import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.layout import Layout
-from model.transformer import stream, unembedding
+from model.transformer import unembedding
 from model.vocabulary.cross_entropy import nll
 from train.objectives.interface import Batch, Preparation, Sums
-from train.objectives.next_token import with_model_losses
+from train.objectives.next_token import stream_of_targets, with_model_losses
 from train.objectives.rollout_options import Baseline, Reward, Rollouts
 from train.objectives.tap_sums import LOG_Z, tap_sums
 
@@ -109,19 +109,7 @@ class GRPO:
         taps: tuple[str, ...] = (),
     ) -> tuple[jax.Array, Sums]:
         """See `Objective`; `dropout_key` is not used, for the policy that drew the answers has no dropout."""
-        output = stream(
-            model,
-            params,
-            batch["tokens"],
-            positions_BT=batch.get("positions"),
-            segment_ids_BT=batch.get("segment_ids"),
-            consecutive_positions=True,
-            dropout_key=None,
-            weights_BT=batch["weights"],
-            targets_BT=batch["targets"],
-            layout=layout,
-            taps=[name for name in taps if name != LOG_Z],
-        )
+        output = stream_of_targets(model, params, batch, dropout_key=None, layout=layout, taps=taps)
         head = at_temperature(unembedding(model, params), self.rollouts.temperature)
         nll_BT, log_z_BT = nll(output.stream_BTD, head, batch["targets"], layout)
         counted_BT, rows_BT = batch["weights"], batch["weights"]
