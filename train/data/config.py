@@ -191,6 +191,26 @@ Packing = Concatenate | BestFit
 MAX_BATCH_TOKENS, MAX_PREFETCH = 1 << 28, 1000
 
 
+def problems_of_minima(option: DataOption, **minima: int) -> Iterator[tuple[str, str]]:
+    """Yields each field that is below its minimum."""
+    for name, minimum in minima.items():
+        if getattr(option, name) < minimum:
+            yield name, f"expected at least {minimum}, got {getattr(option, name)}"
+
+
+def problems_of_batches(option: DataOption, rows: str) -> Iterator[tuple[str, str]]:
+    """Yields batches that a mistyped number made too large for the host; `rows` is a word for what they consist of."""
+    if option.texts_of_row * option.batch_size * option.sequence_length > MAX_BATCH_TOKENS:
+        yield "batch_size", f"one batch has more than {MAX_BATCH_TOKENS:,} tokens; expected fewer {rows}"
+    yield from problems_of_prefetch(option)
+
+
+def problems_of_prefetch(option: DataOption) -> Iterator[tuple[str, str]]:
+    """Yields a number of batches to read ahead that would fill the host."""
+    if option.prefetch > MAX_PREFETCH:
+        yield "prefetch", f"expected at most {MAX_PREFETCH:,}, got {option.prefetch:,}"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
     """One text of a mixture: sequences are drawn from it in proportion to `weight`.
@@ -240,14 +260,11 @@ class Data(DataOption):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        for name, minimum in (("batch_size", 1), ("sequence_length", 2), ("seed", 0), ("prefetch", 0)):
-            if getattr(self, name) < minimum:
-                yield name, f"expected at least {minimum}, got {getattr(self, name)}"
+        yield from problems_of_minima(self, batch_size=1, sequence_length=2, seed=0, prefetch=0)
         if self.batch_size * self.sequence_length > MAX_BATCH_TOKENS:
             size = f"{self.batch_size:,} sequences of {self.sequence_length:,} tokens"
             yield "batch_size", f"{size} make one batch of more than {MAX_BATCH_TOKENS:,} tokens; expected fewer"
-        if self.prefetch > MAX_PREFETCH:
-            yield "prefetch", f"expected at most {MAX_PREFETCH:,}, got {self.prefetch:,}"
+        yield from problems_of_prefetch(self)
         if not self.path:
             yield "path", "expected a path or at least one Source, got nothing"
         if self.ramp is not None and self.batch_size >= 1:

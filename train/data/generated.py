@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.errors import UserError
 from model.options.field_marks import EXECUTION_ONLY
-from train.data.config import MAX_BATCH_TOKENS, MAX_PREFETCH
+from train.data.config import problems_of_batches, problems_of_minima
 from train.data.interface import CheckTokenizer, DataOption, Engine
 from train.evaluation.probes.induction import Induction
 from train.evaluation.probes.markov import MarkovChains
@@ -45,13 +45,8 @@ class Generated(DataOption):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        for name, minimum in (("batch_size", 1), ("validation_batches", 1), ("seed", 0), ("prefetch", 0)):
-            if getattr(self, name) < minimum:
-                yield name, f"expected at least {minimum}, got {getattr(self, name)}"
-        if self.batch_size * self.sequence_length > MAX_BATCH_TOKENS:
-            yield "batch_size", f"one batch has more than {MAX_BATCH_TOKENS:,} tokens; expected fewer sequences"
-        if self.prefetch > MAX_PREFETCH:
-            yield "prefetch", f"expected at most {MAX_PREFETCH:,}, got {self.prefetch:,}"
+        yield from problems_of_minima(self, batch_size=1, validation_batches=1, seed=0, prefetch=0)
+        yield from problems_of_batches(self, "sequences")
 
     @property
     def sequence_length(self) -> int:

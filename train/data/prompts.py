@@ -11,32 +11,37 @@ it is checked, and refused where it was made with other settings or from another
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from model.errors import UserError
 from model.options.field_marks import EXECUTION_ONLY
-from model.options.json import to_json
 from train.data.batches.coverage import Coverage
-from train.data.batches.prefetch import read_ahead
+from train.data.batches.prefetch import EndlessBatches
 from train.data.batches.rows import DocumentSpan
-from train.data.config import MAX_BATCH_TOKENS, Bytes, HuggingFace, SentencePieceFile, TokenizerOf
-from train.data.conversations.option import Conversations, PlainTemplate, TemplateFile, TemplateOf
-from train.data.interface import CheckTokenizer, DataOption, Engine
+from train.data.config import (
+    Bytes,
+    HuggingFace,
+    SentencePieceFile,
+    TokenizerOf,
+    problems_of_batches,
+    problems_of_minima,
+)
+from train.data.conversations.option import PlainTemplate, RowsOption, TemplateFile, TemplateOf
+from train.data.interface import CheckTokenizer, Engine
 from train.data.prepare.progress import Reporter
 from train.data.shards import dataset as datasets
 from train.data.shards.dataset import Dataset
-from train.data.tokenizers.interface import Tokenizer, make_tokenizer, save_tokenizer
+from train.data.tokenizers.interface import Tokenizer
 from train.files.files import replace_file
 from train.files.paths import IS_PATH, AnyPath, expand_paths, local_path
 
-SETTINGS = ("tokenizer", "template", "held_out", "sequence_length")  # they decide the folder
 FILE = "prompts.{split}.jsonl"
 Split = Literal["train", "validation"]
 
@@ -51,7 +56,7 @@ class Prompt(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prompts(DataOption):
+class Prompts(RowsOption):
     """Prompts of a file. Those of batch n are a pure function of this option, of the file, and of n.
 
     Attributes:
@@ -66,6 +71,8 @@ class Prompts(DataOption):
       prefetch: the number of batches made ahead.
     """
 
+    token_settings = "tokenizer", "template", "held_out", "sequence_length"
+
     path: str = dataclasses.field(metadata=IS_PATH)
     tokenizer: SentencePieceFile | HuggingFace | Bytes | TokenizerOf | None = None
     template: PlainTemplate | TemplateFile | TemplateOf | None = None
@@ -78,19 +85,10 @@ class Prompts(DataOption):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        for name, minimum in (
-            ("group", 2),
-            ("batch_size", 1),
-            ("sequence_length", 2),
-            ("seed", 0),
-            ("prefetch", 0),
-        ):
-            if getattr(self, name) < minimum:
-                yield name, f"expected at least {minimum}, got {getattr(self, name)}"
+        yield from problems_of_minima(self, group=2, batch_size=1, sequence_length=2, seed=0, prefetch=0)
         if self.group >= 1 and self.batch_size % self.group:
             yield "batch_size", f"{self.batch_size} rollouts are no whole groups of {self.group}"
-        if self.batch_size * self.sequence_length > MAX_BATCH_TOKENS:
-            yield "batch_size", f"one batch has more than {MAX_BATCH_TOKENS:,} tokens; expected fewer rows"
+        yield from problems_of_batches(self, "rows")
         if not 0 < self.held_out < 1:
             yield "held_out", f"expected a share between 0 and 1, got {self.held_out}"
 
@@ -100,15 +98,14 @@ class Prompts(DataOption):
         return True
 
     @property
+    def paths(self) -> dict[str, str]:
+        """See `RowsOption`: prompts that are held out come from the same files."""
+        return {"0": self.path}
+
+    @property
     def no_text(self) -> str | None:
         """See `DataOption`."""
         return "prompts are no running text"
-
-    def starting_from(self, run: str | None) -> Prompts:
-        """See `DataOption`: takes the tokenizer and the template of the run where none is given."""
-        as_conversations = Conversations(path=self.path, tokenizer=self.tokenizer, template=self.template)
-        found = as_conversations.starting_from(run)
-        return dataclasses.replace(self, tokenizer=found.tokenizer, template=found.template)
 
     def prepare(
         self,
@@ -119,26 +116,10 @@ class Prompts(DataOption):
         engine: Engine = "processes",
     ) -> AnyPath:
         """See `DataOption`. Raises UserError for a row that is no prompt, and for a folder made with other settings."""
-        from train.data.prepare import settings
-        from train.data.prepare.prepare import folder_lock
+        from train.data.conversations.prepare import prepare_rows
 
         folder, own = local_path(into, "a dataset that is made"), expand_paths(self, "data")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make the folder {folder}: {error.strerror}; name another one") from None
-        with folder_lock(folder):
-            finished = datasets.is_dataset(folder)
-            if finished and (own.tokenizer is None or own.template is None):
-                return folder  # the run that had them is gone, and they are here
-            if own.tokenizer is None:
-                raise UserError(
-                    "data.tokenizer: expected one, because the run starts from no other (training.init_from)"
-                )
-            settings.write_or_check(folder, _settings(own, finished), finished, reusable=False)
-            if not finished:
-                _prepare(own, folder, check)
-        return folder
+        return prepare_rows(own, folder, check, lambda tokenizer: _write(own, tokenizer, folder))
 
     def training_batches(self, dataset: Dataset, fields: Sequence[str]) -> PromptBatches:
         """See `DataOption`."""
@@ -156,26 +137,7 @@ class Prompts(DataOption):
         return "\n".join(f"{prompt.where}: {prompt.text[:characters]!r}" for prompt in prompts)
 
 
-def _settings(data: Prompts, finished: bool) -> dict[str, Any]:
-    """The settings that decide the folder; the file may be gone once it is finished."""
-    from train.data.conversations.rows import fingerprint
-
-    texts = {}
-    try:
-        texts["0"] = fingerprint(data.path)
-    except UserError:
-        if not finished:
-            raise
-    own = {name: to_json(getattr(data, name)) for name in SETTINGS}
-    return {"format": datasets.FORMAT, "sources": [{"path": data.path}], "texts": texts, **own}
-
-
-def _prepare(data: Prompts, folder: pathlib.Path, check: CheckTokenizer | None) -> None:
-    assert data.tokenizer is not None
-    tokenizer = make_tokenizer(data.tokenizer, ())
-    save_tokenizer(tokenizer, folder)
-    if check is not None:
-        check(tokenizer, folder)
+def _write(data: Prompts, tokenizer: Tokenizer, folder: pathlib.Path) -> None:
     prompts = list(_encoded(data, tokenizer))
     bound = _bound(data, [_number(prompt) for prompt in prompts])
     lines: dict[Split, list[str]] = {"train": [], "validation": []}
@@ -207,8 +169,7 @@ def _encoded(data: Prompts, tokenizer: Tokenizer) -> Iterator[Prompt]:
         else:
             messages = messages_of(given, f"{row.where}: prompt")
             if template is None:
-                settings = Conversations(path=data.path, tokenizer=data.tokenizer, template=data.template)
-                template = template_of(settings.starting_from(None), tokenizer)
+                template = template_of(data.starting_from(None), tokenizer)
             text = str(messages[-1]["content"])
             ids = encode(tokenizer, template.render(messages))
         if not ids or len(ids) > data.sequence_length:
@@ -244,21 +205,24 @@ def read_prompts(dataset: Dataset, split: Split) -> list[Prompt]:
         raise UserError(f"{path} is missing or damaged ({error}); delete the folder to prepare it again") from None
 
 
-class PromptBatches:
+class PromptBatches(EndlessBatches[Prompts]):
     """See `train.data.interface.TrainingBatches`: each prompt `group` times, followed by padding."""
 
     def __init__(self, dataset: Dataset, data: Prompts, fields: Sequence[str]) -> None:
         """Args: the dataset, the option, the fields to make."""
         self.data, self.fields = data, fields
         self._prompts = read_prompts(dataset, "train")
+        self._order = functools.lru_cache(maxsize=2)(self._order_of_epoch)
+
+    def _order_of_epoch(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.data.seed, epoch]).permutation(len(self._prompts))
 
     def prompts(self, n: int) -> list[Prompt]:
         """The prompts of batch n, each once: those of an epoch are a seeded permutation."""
         count, found = self.data.batch_size // self.data.group, []
         for k in range(n * count, (n + 1) * count):
             epoch, place = divmod(k, len(self._prompts))
-            order = np.random.default_rng([self.data.seed, epoch]).permutation(len(self._prompts))
-            found.append(self._prompts[order[place]])
+            found.append(self._prompts[self._order(epoch)[place]])
         return found
 
     def rows(self, n: int, rows: Sequence[int] | None = None) -> dict[str, np.ndarray]:
@@ -266,15 +230,6 @@ class PromptBatches:
         prompts = self.prompts(n)
         texts = [prompts[row // self.data.group].ids for row in (range(self.data.batch_size) if rows is None else rows)]
         return {name: x for name, x in padded(texts, self.data.sequence_length).items() if name in self.fields}
-
-    def iterator(
-        self, start: int = 0, rows: Sequence[int] | Callable[[int], Sequence[int]] = range, stop: int | None = None
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """See `TrainingBatches`."""
-        wanted = rows(self.data.batch_size) if callable(rows) else rows
-        numbers = range(start, sys.maxsize if stop is None else stop)
-        tokens = max(1, len(wanted)) * self.data.sequence_length
-        return read_ahead(lambda n: self.rows(n, wanted), numbers, tokens, self.data.prefetch)
 
     def num_targets(self, n: int) -> int:
         """Zero: the answers are yet to be drawn."""

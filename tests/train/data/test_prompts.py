@@ -88,6 +88,7 @@ def test_a_folder_that_was_made_with_other_settings_or_another_file_is_refused(m
     data, dataset = made
     before = read_prompts(dataset, "train")
     assert dataclasses.replace(data, group=4, seed=3).prepare(tmp_path / "data") == dataset.folder
+    assert data.shared_settings().keys() == {"path", "tokenizer", "template", "held_out", "sequence_length"}
     (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[1:]))
     for changed, said in (
         ({"held_out": 0.4}, "held_out: 0.3 -> 0.4"),

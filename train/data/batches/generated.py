@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from train.data.batches.coverage import Coverage
-from train.data.batches.prefetch import read_ahead
+from train.data.batches.prefetch import EndlessBatches
 from train.data.batches.rows import FIELDS, Batch, DocumentSpan, check_fields
 from train.data.generated import Generated
 from train.evaluation.probes.interface import generators
 
 
-class GeneratedBatches:
+class GeneratedBatches(EndlessBatches[Generated]):
     """Endless batches with the fields and the methods of `train.data.batches.pipeline.Batches`."""
 
     def __init__(self, data: Generated, split: str = "train", fields: Sequence[str] = tuple(FIELDS)) -> None:
@@ -33,21 +32,6 @@ class GeneratedBatches:
             "positions": np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
         }
         return {name: all_fields[name] for name in self.fields}
-
-    def iterator(
-        self,
-        start: int = 0,
-        rows: Sequence[int] | Callable[[int], Sequence[int]] = range,
-        stop: int | None = None,
-    ) -> Iterator[Batch]:
-        """Batches start, start + 1, ...; a thread makes `data.prefetch` of them ahead until the iterator is closed.
-
-        `rows` are the wanted rows, or a function that returns them for a batch of so many rows; all by default.
-        """
-        wanted = rows(self.data.batch_size) if callable(rows) else rows
-        numbers = range(start, sys.maxsize if stop is None else stop)
-        tokens = max(1, len(wanted)) * self.data.sequence_length
-        return read_ahead(lambda n: self.rows(n, wanted), numbers, tokens, self.data.prefetch)
 
     def num_targets(self, n: int) -> int:
         """The number of counted targets in global batch n, over the rows of all hosts."""

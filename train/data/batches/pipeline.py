@@ -5,9 +5,8 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,18 +14,16 @@ from model.errors import UserError
 from train.data.batches.coverage import Coverage, count_coverage, count_targets
 from train.data.batches.order import row_order, stable_hash
 from train.data.batches.packing import Span, open_index
-from train.data.batches.prefetch import read_ahead
+from train.data.batches.prefetch import EndlessBatches, read_ahead
 from train.data.batches.rows import FIELDS, Batch, DocumentSpan, PackedSplit, check_fields, empty_batch
 from train.data.config import Concatenate, Data
 from train.data.interface import DataOption
 from train.data.shards.dataset import Dataset, open_dataset
 
-# The largest number of elements of a range.
-ENDLESS = sys.maxsize
 Option = TypeVar("Option", bound=DataOption)
 
 
-class PackedBatches(abc.ABC, Generic[Option]):
+class PackedBatches(EndlessBatches[Option]):
     """The endless batches of packed rows: every epoch of every source has another seeded order.
 
     `rows(n, rows)` gives rows of global batch n and depends on nothing else, so hosts that read different rows, or a
@@ -66,23 +63,6 @@ class PackedBatches(abc.ABC, Generic[Option]):
         wanted = range(self.data.batch_size_at(n)) if rows is None else rows
         spans = [self._spans(n, row) for row in wanted]
         return fill_batch(self._sources, spans, self.data.sequence_length, self.fields)
-
-    def iterator(
-        self,
-        start: int = 0,
-        rows: Sequence[int] | Callable[[int], Sequence[int]] = range,
-        stop: int | None = None,
-    ) -> Iterator[Batch]:
-        """Batches start, start + 1, ...; a thread reads `data.prefetch` of them ahead until the iterator is closed.
-
-        `rows` are the wanted rows, or a function that returns them for a batch of so many rows; all by default.
-        """
-        wanted = {size: rows(size) if callable(rows) else rows for size in self.data.batch_sizes()}
-        numbers = range(start, ENDLESS if stop is None else stop)
-        tokens = max(1, *map(len, wanted.values())) * self.data.sequence_length
-        return read_ahead(
-            lambda n: self.rows(n, wanted[self.data.batch_size_at(n)]), numbers, tokens, self.data.prefetch
-        )
 
     def num_targets(self, n: int) -> int:
         """The number of counted targets in global batch n, over the rows of all hosts; reads no token."""

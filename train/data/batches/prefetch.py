@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Generic, SupportsIndex, TypeVar
+import abc
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Generic, SupportsIndex, TypeVar
+
+if TYPE_CHECKING:
+    from train.data.batches.rows import Batch
+    from train.data.interface import DataOption
 
 T = TypeVar("T")
+Option = TypeVar("Option", bound="DataOption")
 # Batches are computed in blocks of about this many tokens.
 BLOCK_TOKENS = 1 << 14
+
+
+# The largest number of elements of a range.
+ENDLESS = sys.maxsize
+
+
+class EndlessBatches(abc.ABC, Generic[Option]):
+    """Endless batches, read ahead; a subclass has `rows`, a pure function of n, and `data`, which knows their sizes."""
+
+    data: Option
+
+    @abc.abstractmethod
+    def rows(self, n: int, rows: Sequence[int] | None = None) -> Batch:
+        """The given rows of global batch n, all of them by default."""
+
+    def iterator(
+        self,
+        start: int = 0,
+        rows: Sequence[int] | Callable[[int], Sequence[int]] = range,
+        stop: int | None = None,
+    ) -> Iterator[Batch]:
+        """Batches start, start + 1, ...; a thread makes `data.prefetch` of them ahead until the iterator is closed.
+
+        `rows` are the wanted rows, or a function that returns them for a batch of so many rows; all by default.
+        """
+        data = self.data
+        wanted = {size: rows(size) if callable(rows) else rows for size in data.batch_sizes()}
+        numbers = range(start, ENDLESS if stop is None else stop)
+        tokens = max(1, data.texts_of_row * max(map(len, wanted.values()))) * data.sequence_length
+        return read_ahead(lambda n: self.rows(n, wanted[data.batch_size_at(n)]), numbers, tokens, data.prefetch)
 
 
 class _Blocks(Generic[T]):

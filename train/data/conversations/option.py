@@ -10,13 +10,13 @@ from model.errors import UserError
 from model.options.field_marks import EXECUTION_ONLY
 from model.options.json import to_json
 from train.data.config import (
-    MAX_BATCH_TOKENS,
-    MAX_PREFETCH,
     BestFit,
     Bytes,
     HuggingFace,
     SentencePieceFile,
     TokenizerOf,
+    problems_of_batches,
+    problems_of_minima,
 )
 from train.data.interface import CheckTokenizer, DataOption, Engine
 from train.data.ramp import Ramp
@@ -197,13 +197,8 @@ class Conversations(RowsOption):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        for name, minimum in (("batch_size", 1), ("sequence_length", 2), ("seed", 0), ("prefetch", 0)):
-            if getattr(self, name) < minimum:
-                yield name, f"expected at least {minimum}, got {getattr(self, name)}"
-        if self.batch_size * self.sequence_length > MAX_BATCH_TOKENS:
-            yield "batch_size", f"one batch has more than {MAX_BATCH_TOKENS:,} tokens; expected fewer rows"
-        if self.prefetch > MAX_PREFETCH:
-            yield "prefetch", f"expected at most {MAX_PREFETCH:,}, got {self.prefetch:,}"
+        yield from problems_of_minima(self, batch_size=1, sequence_length=2, seed=0, prefetch=0)
+        yield from problems_of_batches(self, "rows")
         if not self.path:
             yield "path", "expected the path of a file of conversations, got an empty string"
         if self.ramp is not None and self.batch_size >= 1:

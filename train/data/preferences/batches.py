@@ -9,8 +9,7 @@ at all T places, so that all arrays are split over devices alike.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from model.errors import UserError
 from model.options.words import nearest
 from train.data.batches.coverage import Coverage
 from train.data.batches.order import row_order
-from train.data.batches.prefetch import read_ahead
+from train.data.batches.prefetch import EndlessBatches, read_ahead
 from train.data.batches.rows import Batch, DocumentSpan
 from train.data.preferences.option import Preferences
 from train.data.preferences.stored import StoredPreferences
@@ -95,7 +94,7 @@ def _write(arrays: Batch, prefix: str, ids: np.ndarray, counted: np.ndarray) -> 
         arrays[f"{prefix}weights"][: len(ids) - 1] = counted[1:]
 
 
-class PreferenceBatches:
+class PreferenceBatches(EndlessBatches[Preferences]):
     """Endless batches with the methods of `train.data.batches.pipeline.Batches`."""
 
     def __init__(
@@ -115,18 +114,6 @@ class PreferenceBatches:
     def rows(self, n: int, rows: Sequence[int] | None = None) -> Batch:
         """The given rows of global batch n, all of them by default."""
         return self._filler.batch(self.numbers(n), range(self.data.batch_size_at(n)) if rows is None else rows)
-
-    def iterator(
-        self,
-        start: int = 0,
-        rows: Sequence[int] | Callable[[int], Sequence[int]] = range,
-        stop: int | None = None,
-    ) -> Iterator[Batch]:
-        """Batches start, start + 1, ...; see `Batches.iterator`."""
-        wanted = rows(self.data.batch_size) if callable(rows) else rows
-        numbers = range(start, sys.maxsize if stop is None else stop)
-        tokens = max(1, 2 * len(wanted)) * self.data.sequence_length
-        return read_ahead(lambda n: self.rows(n, wanted), numbers, tokens, self.data.prefetch)
 
     def num_targets(self, n: int) -> int:
         """The number of counted targets in global batch n, over the rows of all hosts; reads no token."""

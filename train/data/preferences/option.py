@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from model.options.field_marks import EXECUTION_ONLY
 from train.data.config import (
-    MAX_BATCH_TOKENS,
-    MAX_PREFETCH,
     Bytes,
     HuggingFace,
     SentencePieceFile,
     TokenizerOf,
+    problems_of_batches,
+    problems_of_minima,
 )
 from train.data.conversations.option import PlainTemplate, RowsOption, TemplateFile, TemplateOf
 from train.data.interface import CheckTokenizer, Engine
@@ -91,13 +91,8 @@ class Preferences(RowsOption):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        for name, minimum in (("batch_size", 1), ("sequence_length", 2), ("seed", 0), ("prefetch", 0)):
-            if getattr(self, name) < minimum:
-                yield name, f"expected at least {minimum}, got {getattr(self, name)}"
-        if self.batch_size * self.sequence_length > MAX_BATCH_TOKENS // 2:
-            yield "batch_size", f"one batch has more than {MAX_BATCH_TOKENS:,} tokens; expected fewer pairs"
-        if self.prefetch > MAX_PREFETCH:
-            yield "prefetch", f"expected at most {MAX_PREFETCH:,}, got {self.prefetch:,}"
+        yield from problems_of_minima(self, batch_size=1, sequence_length=2, seed=0, prefetch=0)
+        yield from problems_of_batches(self, "pairs")
         if not self.path:
             yield "path", "expected the path of a .jsonl file, got an empty string"
 
