@@ -9,22 +9,8 @@ import pytest
 from model.errors import UserError
 from model.taps.request import Tap, Taps
 from model.transformer import forward
-from tests.train.inspection.models import FAMILIES, subject, tokens
-from train.inspection.causes.patch import Question, inspect, notes_on_change, patch
+from train.inspection.causes.patch import inspect, notes_on_change, patch
 from train.run.loading import load_run
-
-
-@pytest.fixture(scope="module")
-def model():
-    return subject(FAMILIES["llama"])
-
-
-@pytest.fixture(scope="module")
-def question():
-    clean = tokens(1)[0]
-    corrupt = clean.copy()
-    corrupt[[4, 6]] = [7, 9]
-    return Question(clean, corrupt, 3, 5)
 
 
 def difference(model, ids, edit=None):

@@ -9,10 +9,8 @@ import numpy as np
 
 from train.inspection.features.autoencoders.interface import (
     Inputs,
-    Loss,
     Params,
     Published,
-    decode,
     pre_activations,
 )
 from train.inspection.features.autoencoders.selection import keep_largest
@@ -55,15 +53,6 @@ class BatchTopK(Selecting):
         """The features of a training batch; padding has none."""
         activations_BM = jax.nn.relu(pre_BM) * inputs.weights_B[:, None]
         return keep_largest(activations_BM, self.k * pre_BM.shape[0], axis=(0, 1))
-
-    def loss(self, params: Params, inputs: Inputs, dead_M: jax.Array, step: jax.Array) -> Loss:
-        """See `Architecture`."""
-        pre_BM = pre_activations(params, inputs.x_BD)
-        f_BM = self.selected(pre_BM, inputs)
-        y_BO = decode(params, f_BM)
-        terms = {"reconstruction": inputs.mean_square(y_BO)}
-        terms |= self.auxiliary_terms(params, inputs, pre_BM, y_BO, dead_M)
-        return Loss(sum(terms.values(), start=jnp.float32(0)), f_BM, y_BO, terms)
 
     def after_step(self, params: Params, features_BM: jax.Array, weights_B: jax.Array) -> Params:
         """See `Architecture`."""

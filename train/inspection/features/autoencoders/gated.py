@@ -1,53 +1,36 @@
 """Gated autoencoders: one product decides which features fire, another how much."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train.inspection.features.autoencoders.dead import Resampling
 from train.inspection.features.autoencoders.interface import (
     Inputs,
     Loss,
     Params,
-    Penalized,
     Published,
     decode,
     decoder_norms,
 )
+from train.inspection.features.autoencoders.relu import L1Penalized
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gated(Penalized):
+class Gated(L1Penalized):
     """Rajamanoharan et al. 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders", equations 3 to 8.
 
         gate = W_enc (x - b_dec) + b_gate           f = 1[gate > 0] ReLU(exp(r) W_enc (x - b_dec) + b_mag)
         loss = |x - y|^2 + l1 sum_i ReLU(gate_i) |W_dec,i| + |x - frozen decoder(ReLU(gate))|^2
 
     Attributes:
-      l1: the coefficient of the penalty.
-      warmup_steps: steps over which it grows from 0.
-      resampling: new directions for dead features, or None.
+      l1, warmup_steps, resampling: see `L1Penalized`.
     """
-
-    l1: float = 5.0
-    resampling: Resampling | None = None
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields each invalid field with its problem."""
-        yield from super().problems()
-        if self.l1 < 0:
-            yield "l1", f"must be 0 or more, got {self.l1}"
 
     def own_parameters(self, width: int) -> Params:
         """See `Architecture`."""
         return {name: jnp.zeros(width, jnp.float32) for name in ("gate_bias", "magnitude_bias", "log_magnitude")}
-
-    def resampler(self) -> Resampling | None:
-        """See `Architecture`."""
-        return self.resampling
 
     def encode(self, params: Params, x_BD: jax.Array) -> jax.Array:
         """See `Architecture`."""

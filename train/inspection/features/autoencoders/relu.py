@@ -21,10 +21,8 @@ from train.inspection.features.autoencoders.interface import (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReLU(Penalized):
-    """Bricken et al. 2023, "Towards Monosemanticity"; with norms: Conerly et al. 2024, "Update on how we train SAEs".
-
-        f = ReLU(W_enc (x - b_dec) + b_enc)        loss = |x - y|^2 + l1 sum_i f_i |W_dec,i|
+class L1Penalized(Penalized):
+    """A penalty of the sum of features, under which dead ones may start again.
 
     Attributes:
       l1: the coefficient of the penalty.
@@ -44,6 +42,17 @@ class ReLU(Penalized):
     def resampler(self) -> Resampling | None:
         """See `Architecture`."""
         return self.resampling
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReLU(L1Penalized):
+    """Bricken et al. 2023, "Towards Monosemanticity"; with norms: Conerly et al. 2024, "Update on how we train SAEs".
+
+        f = ReLU(W_enc (x - b_dec) + b_enc)        loss = |x - y|^2 + l1 sum_i f_i |W_dec,i|
+
+    Attributes:
+      l1, warmup_steps, resampling: see `L1Penalized`.
+    """
 
     def encode(self, params: Params, x_BD: jax.Array) -> jax.Array:
         """See `Architecture`."""

@@ -42,6 +42,19 @@ class Selecting(Architecture):
         if self.k > width:
             yield "k", f"{self.k} of {width} features cannot be kept; give fewer, or a larger width"
 
+    def selected(self, pre_BM: jax.Array, inputs: Inputs) -> jax.Array:
+        """The features of a training batch, from their values before the selection."""
+        raise NotImplementedError
+
+    def loss(self, params: Params, inputs: Inputs, dead_M: jax.Array, step: jax.Array) -> Loss:
+        """See `Architecture`."""
+        pre_BM = pre_activations(params, inputs.x_BD)
+        f_BM = self.selected(pre_BM, inputs)
+        y_BO = decode(params, f_BM)
+        terms = {"reconstruction": inputs.mean_square(y_BO)}
+        terms |= self.auxiliary_terms(params, inputs, pre_BM, y_BO, dead_M)
+        return Loss(sum(terms.values(), start=jnp.float32(0)), f_BM, y_BO, terms)
+
     def auxiliary_terms(
         self, params: Params, inputs: Inputs, pre_BM: jax.Array, output_BO: jax.Array, dead_M: jax.Array
     ) -> dict[str, jax.Array]:
@@ -62,14 +75,9 @@ class TopK(Selecting):
         """See `Architecture`."""
         return keep_largest(jax.nn.relu(pre_activations(params, x_BD)), self.k, axis=1)
 
-    def loss(self, params: Params, inputs: Inputs, dead_M: jax.Array, step: jax.Array) -> Loss:
-        """See `Architecture`."""
-        pre_BM = pre_activations(params, inputs.x_BD)
-        f_BM = keep_largest(jax.nn.relu(pre_BM), self.k, axis=1)
-        y_BO = decode(params, f_BM)
-        terms = {"reconstruction": inputs.mean_square(y_BO)}
-        terms |= self.auxiliary_terms(params, inputs, pre_BM, y_BO, dead_M)
-        return Loss(sum(terms.values(), start=jnp.float32(0)), f_BM, y_BO, terms)
+    def selected(self, pre_BM: jax.Array, inputs: Inputs) -> jax.Array:
+        """See `Selecting`."""
+        return keep_largest(jax.nn.relu(pre_BM), self.k, axis=1)
 
     def published(self, params: dict[str, np.ndarray]) -> Published:
         """See `Architecture`."""
