@@ -3,7 +3,7 @@
     python -m launch.sweep --config=configs/ablations/cooldowns.py --run=runs/cooldowns
 
 Hardware: 2 CPU cores. A cool-down is the last fifth of its run alone: it begins with the parameters and moments of the
-trunk at step 480. Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations".
+trunk at step 240. Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations".
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from train.experiment import Checkpoints
 from train.lab.ablation import Ablation
 from train.schedules import Constant
 
-PEAK, WARMUP, TRUNK, COOLDOWN = 1e-2, 20, 480, 120
+PEAK, WARMUP, TRUNK, COOLDOWN = 1e-2, 20, 240, 60
 
 
 def cooldown(shape: str) -> tuple[str, str]:

@@ -6,22 +6,11 @@ Hardware: 2 CPU cores. Each rate is searched among five, a factor of 2 apart, by
 tenth of AdamW's rate (Chen et al. 2023, section 5).
 """
 
-import dataclasses
-
 from configs.small import experiment
-from train.experiment import Checkpoints, Training
 from train.lab.ablation import Ablation, RateSearch
-from train.schedules import WarmupStableDecay
-
-SCHEDULE = WarmupStableDecay(peak=1e-2, warmup_steps=20, decay_steps=280)
 
 ablation = Ablation(
-    base=dataclasses.replace(
-        experiment,
-        training=Training(num_steps=400),
-        schedule=SCHEDULE,
-        checkpoints=Checkpoints(every=400),
-    ),
+    base=experiment,
     base_name="muon",
     variants={
         "adamw": ("optimizer=AdamW(weight_decay=0.1)", "schedule.peak=4e-3"),

@@ -18,8 +18,8 @@ ablation = Ablation(
     base=dataclasses.replace(
         experiment,
         evaluations=(
-            NamedEvaluation(name="twice", sequence_length=256, every=600, max_batches=50),
-            NamedEvaluation(name="four_times", sequence_length=512, every=600, max_batches=25),
+            NamedEvaluation(name="twice", sequence_length=256, every=300, max_batches=50),
+            NamedEvaluation(name="four_times", sequence_length=512, every=300, max_batches=25),
         ),
     ),
     base_name="rotary",

@@ -14,10 +14,10 @@ PEAK, WARMUP = 1e-2, 20
 
 ablation = Ablation(
     base=experiment,
-    base_name="wsd420",
+    base_name="wsd210",
     variants={
-        "wsd120": {"schedule": WarmupStableDecay(peak=PEAK, warmup_steps=WARMUP, decay_steps=120)},
-        "wsd120_sqrt": {"schedule": WarmupStableDecay(peak=PEAK, warmup_steps=WARMUP, decay_steps=120, shape="sqrt")},
+        "wsd60": {"schedule": WarmupStableDecay(peak=PEAK, warmup_steps=WARMUP, decay_steps=60)},
+        "wsd60_sqrt": {"schedule": WarmupStableDecay(peak=PEAK, warmup_steps=WARMUP, decay_steps=60, shape="sqrt")},
         "linear": {"schedule": Linear(peak=PEAK, warmup_steps=WARMUP)},
         "cosine": {"schedule": Cosine(peak=PEAK, warmup_steps=WARMUP)},
         "constant": {"schedule": Constant(peak=PEAK, warmup_steps=WARMUP)},

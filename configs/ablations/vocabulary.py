@@ -2,7 +2,7 @@
 
     python -m launch.sweep --config=configs/ablations/vocabulary.py --run=runs/vocabulary
 
-Hardware: 2 CPU cores. Each variant has its own SentencePiece tokenizer and reads as many bytes as the base in 600
+Hardware: 2 CPU cores. Each variant has its own SentencePiece tokenizer and reads as many bytes as the base in 300
 steps: a token of a large vocabulary has more bytes, so it takes fewer steps. A larger table of embeddings adds
 parameters; nothing makes up for these. Tao et al. 2024, "Scaling Laws with Vocabulary".
 """
@@ -30,7 +30,7 @@ def change(vocab_size: int) -> tuple[str, ...]:
 
 
 ablation = Ablation(
-    base=dataclasses.replace(experiment, evaluation=Evaluation(every=1200)),  # of all text: batches differ in bytes
+    base=dataclasses.replace(experiment, evaluation=Evaluation(every=600)),  # of all text: batches differ in bytes
     base_name=f"vocabulary{BASE}",
     variants={f"vocabulary{size}": change(size) for size in BYTES_PER_TOKEN if size != BASE},
     metric="bits_per_byte",
