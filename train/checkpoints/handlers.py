@@ -19,7 +19,7 @@ NODE_BYTES = 100_000_000  # for the index of the database, as orbax has it
 
 # An array file has FILE_BYTES, or FILE_SHARE of all bytes if that is more. A chunk, which is compressed at a time, has
 # CHUNK_BYTES, for which a thread uses the same memory again (train/process/allocator.py), or CHUNK_SHARE.
-FILE_BYTES, FILE_SHARE, CHUNK_BYTES, CHUNK_SHARE = 8 << 20, 1 / 256, 1 << 20, 1 / (1 << 15)
+FILE_BYTES, FILE_SHARE, CHUNK_BYTES, CHUNK_SHARE = 8 << 20, 1 / 1024, 1 << 20, 1 / (1 << 15)
 
 
 def chunked_save(arrays: Mapping[str, Any]) -> ocp.args.PyTreeSave:
