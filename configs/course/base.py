@@ -14,21 +14,21 @@ from model.parameters.maker import FanIn
 from model.positions.rotary import Rotary
 from model.vocabulary.embedding import Untied
 from train.data.config import Data, SentencePiece, Tail
-from train.experiment import Checkpoints, Evaluation, Experiment, Samples, Training
+from train.experiment import Checkpoints, Evaluation, Experiment, Logging, Samples, Training
 from train.optimizers.options import Muon
 from train.schedules import WarmupStableDecay
 
-STEPS = 300
+STEPS = 250
 
 experiment = Experiment(
     model=ModelConfig(
         vocab_size=512,
         context_length=128,
         num_layers=2,
-        width=96,
+        width=64,
         position=Rotary(),
         mixer=GroupedQuery(num_heads=4),
-        ffn=MLP(width=384, activation="gelu"),
+        ffn=MLP(width=256, activation="gelu"),
         norm=RMSNorm(),
         unembedding=Untied(),
         initialization=FanIn(embedding_std=0.02, zero_residual=True),
@@ -43,8 +43,9 @@ experiment = Experiment(
     ),
     training=Training(num_steps=STEPS, clip_norm=1.0),
     optimizer=Muon(weight_decay=0.1),
-    schedule=WarmupStableDecay(peak=1e-2, warmup_steps=20, decay_steps=200),
-    evaluation=Evaluation(every=50, max_batches=16),
+    schedule=WarmupStableDecay(peak=1e-2, warmup_steps=20, decay_steps=175),
+    evaluation=Evaluation(every=125, max_batches=16),
     checkpoints=Checkpoints(every=STEPS),
-    samples=Samples(length=64),
+    logging=Logging(tensorboard=False),
+    samples=Samples(length=16),
 )

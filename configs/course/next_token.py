@@ -1,4 +1,4 @@
-"""The next token: the loss of a language model, and how the prediction forms from layer to layer.
+"""The next token: the loss of a language model, and how a prediction forms from layer to layer.
 
     python -m launch.course next_token
     python -m launch.train --config=configs/course/next_token.py --run=runs/next_token
@@ -6,21 +6,62 @@
 The second command needs the text that the first one writes into runs/course/texts.
 """
 
-from configs.course.base import experiment
-from train.course.lesson import ENGLISH, Lesson, Look, Number, Run
-from train.course.numbers import Final, Found
+import dataclasses
 
-__all__ = ["experiment", "lesson"]
+from configs.course.base import experiment as base
+from train.course.lesson import ENGLISH, Lesson, Look, Number, Run
+from train.course.numbers import Final
+from train.experiment import Checkpoints, Evaluation, Samples, Training
+from train.schedules import WarmupStableDecay
+
+STEPS = 600
+TEXT = "The value of an expression is the"
+
+experiment = dataclasses.replace(
+    base,
+    training=Training(num_steps=STEPS, clip_norm=1.0),
+    schedule=WarmupStableDecay(peak=1e-2, warmup_steps=20, decay_steps=420),
+    evaluation=Evaluation(every=200, max_batches=16),
+    checkpoints=Checkpoints(every=STEPS),
+    samples=Samples(prompts=(TEXT,), length=64),
+)
 
 lesson = Lesson(
     title="The next token",
     question="What does a language model learn, and how is that measured?",
-    words=("A model gives every token of its vocabulary a probability of being the next one.",),
-    parts=(
-        Run(settings=(ENGLISH,), note="Training and validation loss.", samples=True),
-        Look("lens", flags={"text": "The value of the expression is the"}, note="The logit lens."),
+    words=(
+        "A language model gives every token of its vocabulary a probability of being the next one. Its loss is the "
+        "mean of - log p(token that came), in nats: 6.24 for a model that takes all 512 tokens for equally likely, "
+        "and 0 for one that always knows. The exponential of the loss is the perplexity: among so many tokens, all "
+        "equally likely, the model hesitates.",
+        "All else in this course is in the service of this number, and every text that a model writes is drawn from "
+        "these probabilities, token by token.",
     ),
-    numbers=(Number("validation loss, nats a token", Final("run"), 2.826),),
-    answer=("x",),
-    time="1 min",
+    parts=(
+        Run(
+            settings=(ENGLISH,),
+            note="The training loss, step by step, and the loss on the last tenth of the text, which the model never "
+            "trained on. When the second stops falling while the first goes on, the model learns by heart.",
+            samples=True,
+        ),
+        Look(
+            "lens",
+            flags={"text": f"{TEXT} value of the last expression in the list."},
+            note="The logit lens: what the model would predict if it ended after each layer. Rows are layers, the last "
+            "one on top; a cell has the likeliest next token. Where does the right one appear?",
+        ),
+        Look(
+            "logits",
+            flags={"text": TEXT},
+            note="The same prediction as a sum: what each layer, head and neuron added to the logit of the likeliest "
+            "token. The shares sum to the logit exactly.",
+        ),
+    ),
+    numbers=(
+        Number("validation loss, nats a token", Final("run"), 0),
+        Number("perplexity", Final("run", "perplexity"), 0, 2),
+        Number("bits per byte", Final("run", "bits_per_byte"), 0),
+    ),
+    answer=("TODO",),
+    time="TODO",
 )

@@ -3,6 +3,7 @@
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from model.errors import UserError
 from model.options.words import nearest
@@ -126,7 +127,7 @@ class Course:
 def looked(look: Look, folders: Folders) -> Result:
     """The result of an instrument on a model of a lesson."""
     instrument = find(look.instrument)
-    subject = None
+    subject: Any = None
     if instrument.needs_run:
         if instrument.reads_weights:
             from train.conversion.loading import load_model

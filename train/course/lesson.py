@@ -10,9 +10,9 @@
         time="1 min 10 s on two busy cores",
     )
 
-The parts are worked on in order. `Run`, `Sweep` and `Command` are commands of Cairn, each in a process of its own; `Look`
-is an instrument of `launch.inspect`. In settings, `{texts}` stands for the folder of the texts, and `{here}` for that of
-the lesson.
+The parts are worked on in order. `Run`, `Sweep` and `Command` are commands of Cairn, each in a process of its own;
+`Look` is an instrument of `launch.inspect`. In settings, `{texts}` stands for the folder of the texts, and `{here}` for
+that of the lesson.
 """
 
 import dataclasses
@@ -188,10 +188,10 @@ class Lesson:
 
 
 def from_file(path: str) -> tuple[Lesson, str]:
-    """The lesson of a config file, and a text that changes when the lesson, its experiment or its ablation does.
+    """The lesson of a config file, and a text that changes when its work does: its parts, experiment or ablation.
 
-    Raises UserError for a file without a lesson, one without parts or numbers, and for flags that an instrument does
-    not take.
+    Words, such as those of a note, may change. Raises UserError for a file without a lesson, one without parts or
+    numbers, and for flags that an instrument does not take.
     """
     assigned = assignments_of(path)
     lesson = assigned.get("lesson")
@@ -199,7 +199,9 @@ def from_file(path: str) -> tuple[Lesson, str]:
         raise UserError(f"{path} defines no `lesson = Lesson(...)`, got {type(lesson).__name__}")
     if not lesson.parts or not lesson.numbers:
         raise UserError(f"{path}: a lesson needs at least one of its parts, and one of its numbers")
+    nowhere = Folders(pathlib.Path(), pathlib.Path())
     for look in lesson.looks:
-        refuse(look.instrument, look.given(Folders(pathlib.Path(), pathlib.Path())))
-    named = ("lesson", "experiment", "ablation")
-    return lesson, "\n".join(repr(assigned[name]) for name in named if name in assigned)
+        refuse(look.instrument, look.given(nowhere))
+    work = [repr(assigned[name]) for name in ("experiment", "ablation") if name in assigned]
+    work += [" ".join(words) for words in lesson.commands("", nowhere)] + [look.line(nowhere) for look in lesson.looks]
+    return lesson, "\n".join([*work, *(repr(number.source) for number in lesson.numbers)])

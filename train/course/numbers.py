@@ -76,7 +76,7 @@ class Found:
     def read(self, here: pathlib.Path) -> float:
         """See `Source`."""
         file = here / self.look / "result.json"
-        values = [read_json(file, "run the lesson again")]
+        values: list[Any] = [read_json(file, "run the lesson again")]
         for key in self.path.split("/"):
             values = [inner for value in values for inner in _entries(value, key)]
         numbers = [float(value) for value in values if isinstance(value, int | float)]

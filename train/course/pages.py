@@ -40,7 +40,7 @@ def write_index(folder: pathlib.Path, lessons: Mapping[str, Lesson], records: Ma
     words = Words(
         paragraphs=(
             "Each lesson asks one question, trains models of a few hundred thousand parameters in a minute or two, and "
-            "shows what to look at. The configs are in `configs/course`: change one and run it again in another folder.",
+            "shows what to look at. The configs are in `configs/course`: change one, and run it in another folder.",
         ),
         commands=[f"python -m launch.course {left[0]} --run={folder}", f"python -m launch.course --all --run={folder}"]
         if left
