@@ -36,7 +36,9 @@ def main(argv: list[str]) -> int:
     names = argv[1:]
     if len(names) > 1 or (names and ALL.value):
         raise UserError(f"expected one lesson, or --all, got {' '.join(names)}{' and --all' * ALL.value}")
-    course = Course(pathlib.Path(configs.__file__).parent, configs.LESSONS, local_path(RUN.value, "a course"))
+    files, here = pathlib.Path(configs.__path__[0]), pathlib.Path.cwd()
+    files = files.relative_to(here) if files.is_relative_to(here) else files
+    course = Course(files, configs.LESSONS, local_path(RUN.value, "a course"))
     if not names and not ALL.value:
         print(f"python -m launch.course LESSON --run={RUN.value}\n\n{course.listing()}")
         return 0

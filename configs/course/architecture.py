@@ -8,7 +8,7 @@ The second command needs the texts that the first one writes into runs/course/te
 
 import dataclasses
 
-from configs.course.base import STEPS
+from configs.course.base import STEPS, text
 from configs.course.base import experiment as base
 from model.positions.absolute import NoPositions
 from model.recurrent.lstm import LSTM
@@ -30,7 +30,7 @@ ablation = Ablation(
     base=dataclasses.replace(
         base,
         model=dataclasses.replace(base.model, vocab_size=257),
-        data=dataclasses.replace(base.data, tokenizer=Bytes()),
+        data=dataclasses.replace(text, tokenizer=Bytes()),
         evaluations=other("runs/course/texts/python.txt"),
     ),
     base_name="english",

@@ -20,6 +20,14 @@ from train.schedules import WarmupStableDecay
 
 STEPS = 250
 
+text = Data(
+    path="runs/course/texts/english.txt",
+    tokenizer=SentencePiece(vocab_size=512),
+    validation=Tail(fraction=0.1),
+    batch_size=16,
+    sequence_length=64,
+)
+
 experiment = Experiment(
     model=ModelConfig(
         vocab_size=512,
@@ -34,13 +42,7 @@ experiment = Experiment(
         initialization=FanIn(embedding_std=0.02, zero_residual=True),
         scan_layers=False,
     ),
-    data=Data(
-        path="runs/course/texts/english.txt",
-        tokenizer=SentencePiece(vocab_size=512),
-        validation=Tail(fraction=0.1),
-        batch_size=16,
-        sequence_length=64,
-    ),
+    data=text,
     training=Training(num_steps=STEPS, clip_norm=1.0),
     optimizer=Muon(weight_decay=0.1),
     schedule=WarmupStableDecay(peak=1e-2, warmup_steps=20, decay_steps=175),

@@ -9,6 +9,7 @@ The second command needs the text that the first one writes into runs/course/tex
 import dataclasses
 
 from configs.course.base import experiment as base
+from configs.course.base import text
 from train.course.lesson import ENGLISH, Lesson, Look, Number, Run
 from train.course.numbers import Final, Found
 from train.data.config import SentencePiece
@@ -20,7 +21,7 @@ STEPS = 500
 experiment = dataclasses.replace(
     base,
     model=dataclasses.replace(base.model, vocab_size=1024),
-    data=dataclasses.replace(base.data, tokenizer=SentencePiece(vocab_size=1024)),
+    data=dataclasses.replace(text, tokenizer=SentencePiece(vocab_size=1024)),
     training=Training(num_steps=STEPS, clip_norm=1.0),
     schedule=WarmupStableDecay(peak=1e-2, warmup_steps=20, decay_steps=350),
     evaluation=Evaluation(every=100, max_batches=16),

@@ -60,8 +60,8 @@ lesson = Lesson(
         "A model of text goes on with a text. Asked a question, it may go on with another question. Supervised "
         "fine-tuning shows it conversations, and counts the loss of the answers alone: the same step, other data.",
         "Here the text is a small language whose right answers are known: `reverse dbca = acbd`. A model is "
-        "pre-trained on lines of it, then fine-tuned on conversations. A third model sees the same conversations, and no text "
-        "before.",
+        "pre-trained on lines of it, then fine-tuned on conversations. A third model sees the same "
+        "conversations, and no text before.",
     ),
     parts=(
         Command(

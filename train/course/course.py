@@ -1,6 +1,7 @@
 """The course: its lessons in order, and the work on one of them."""
 
 import pathlib
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from model.errors import UserError
 from model.options.words import nearest
 from train.course import folder as folders_of
 from train.course.folder import Record
-from train.course.lesson import Folders, Lesson, Look, from_file
+from train.course.lesson import NOWHERE, Folders, Lesson, Look, from_file
 from train.course.pages import write_index, write_lesson
 from train.course.texts import write_texts
 from train.inspection.result import Result
@@ -96,15 +97,16 @@ class Course:
         write_texts(folders.texts)
         record = folders_of.begin(folders.here, self._digests[name])
         record.save(folders.here)
-        for words in lesson.commands(config, folders):
-            line = " ".join(words)
-            if line in record.done:
+        # The names of parts in the record do not depend on where the course is.
+        for name_of_part, words in zip(lesson.commands("", NOWHERE), lesson.commands(config, folders), strict=True):
+            key = " ".join(name_of_part)
+            if key in record.done:
                 continue
-            say(f"python -m {line}")
+            say(shlex.join(["python", "-m", *words]))
             began = time.monotonic()
             if status := start(words):
                 return status
-            record.done[line] = time.monotonic() - began
+            record.done[key] = time.monotonic() - began
             record.save(folders.here)
         results = {}
         for look in lesson.looks:
@@ -112,7 +114,7 @@ class Course:
             say(look.line(folders))
             results[look.folder] = result = looked(look, folders)
             result.write(folders.here / look.folder)
-            record.done[look.line(folders)] = time.monotonic() - began
+            record.done[look.line(NOWHERE)] = time.monotonic() - began
         record.numbers = [number.source.read(folders.here) for number in lesson.numbers]
         page = write_lesson(name, self.lessons, config, folders, record, results)
         record.save(folders.here)

@@ -41,6 +41,9 @@ class Folders:
         return word.replace("{here}", str(self.here)).replace("{texts}", str(self.texts))
 
 
+NOWHERE = Folders(pathlib.Path(), pathlib.Path())  # for what does not depend on the place of a course
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     """A training: of the lesson's experiment, or of another config.
@@ -199,9 +202,8 @@ def from_file(path: str) -> tuple[Lesson, str]:
         raise UserError(f"{path} defines no `lesson = Lesson(...)`, got {type(lesson).__name__}")
     if not lesson.parts or not lesson.numbers:
         raise UserError(f"{path}: a lesson needs at least one of its parts, and one of its numbers")
-    nowhere = Folders(pathlib.Path(), pathlib.Path())
     for look in lesson.looks:
-        refuse(look.instrument, look.given(nowhere))
+        refuse(look.instrument, look.given(NOWHERE))
     work = [repr(assigned[name]) for name in ("experiment", "ablation") if name in assigned]
-    work += [" ".join(words) for words in lesson.commands("", nowhere)] + [look.line(nowhere) for look in lesson.looks]
+    work += [" ".join(words) for words in lesson.commands("", NOWHERE)] + [look.line(NOWHERE) for look in lesson.looks]
     return lesson, "\n".join([*work, *(repr(number.source) for number in lesson.numbers)])

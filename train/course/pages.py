@@ -1,6 +1,7 @@
 """The pages of the course: one for each lesson, done or not, and the index that links them."""
 
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 
 from model.errors import UserError
@@ -105,7 +106,7 @@ def write_lesson(
                 commands=(f"python -m launch.course {name} --run={folders.here.parent}",),
             )
         )
-    commands = [" ".join(["python -m", *words]) for words in lesson.commands(config, folders)]
+    commands = [shlex.join(["python", "-m", *words]) for words in lesson.commands(config, folders)]
     commands += [look.line(folders) for look in lesson.looks]
     parts.append(
         Words(
