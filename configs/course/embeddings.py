@@ -44,7 +44,7 @@ lesson = Lesson(
             "neighbours",
             flags={"words": ("must", "is", "the", "object", "function", "one"), "top": 8},
             note="The nearest rows by cosine. Verbs beside `must`, articles beside `the`: classes of words come first, "
-            "meanings later. Two random vectors of this width have a cosine of 0.13 or more about one time in seven.",
+            "meanings later. Two random vectors of this width have a cosine of 0.125 or more about one time in six.",
         ),
         Look(
             "analogies",
@@ -62,7 +62,7 @@ lesson = Lesson(
     numbers=(
         Number("share of twelve plurals among the ten nearest rows", Found("analogies", "top_10"), 0, 2),
         Number("the same, as the nearest row", Found("analogies", "top_1"), 0, 2),
-        Number("cosine of `must` and its nearest neighbour", Found("neighbours", "neighbours/must/0/cosine"), 0, 2),
+        Number("cosine of must and its nearest neighbour", Found("neighbours", "neighbours/must/0/cosine"), 0, 2),
         Number("validation loss, nats a token", Final("run"), 0),
     ),
     answer=("TODO",),

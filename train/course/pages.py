@@ -10,6 +10,7 @@ from train.course.lesson import Command, Folders, Lesson, Look, Run, Sweep
 from train.files.files import replace_file
 from train.inspection.page.page import render
 from train.inspection.result import Charts, Link, Links, Part, Result, Table, Words
+from train.lab.report.analysis import Analysis, analyse
 from train.terminal.formatting import format_duration, format_fixed
 
 TITLE = "Ten small experiments on the Transformer"
@@ -52,7 +53,7 @@ def write_index(folder: pathlib.Path, lessons: Mapping[str, Lesson], records: Ma
         parts.append(
             Table(
                 title="All numbers",
-                head=["lesson", "number", "here", "when it was written"],
+                head=["number", "here", "when it was written"],
                 rows=rows,
                 caption="Other machines and versions of Python give other texts and other rounding: expect the same "
                 "picture, not the same digits.",
@@ -96,7 +97,7 @@ def write_lesson(
         assert record is not None
         parts.append(_numbers(lesson, record))
         for part in lesson.parts:
-            parts += _shown(part, folders, results)
+            parts += shown(part, folders, results)
         parts.append(Words(title="What was found", paragraphs=lesson.answer))
     else:
         parts.append(
@@ -134,7 +135,7 @@ def _numbers(lesson: Lesson, record: Record) -> Table:
     )
 
 
-def _shown(part: Run | Sweep | Command | Look, folders: Folders, results: Mapping[str, Result]) -> list[Part]:
+def shown(part: Run | Sweep | Command | Look, folders: Folders, results: Mapping[str, Result]) -> list[Part]:
     """The parts of the page that show a part of the lesson."""
     if isinstance(part, Look):
         note = [part.note] if part.note else []
@@ -164,19 +165,29 @@ def _run(part: Run, folders: Folders) -> list[Part]:
 
 
 def _sweep(part: Sweep, folders: Folders) -> list[Part]:
-    from train.lab.report.analysis import analyse
-    from train.lab.report.charts import cost_chart, difference_chart
+    from train.course.charts import final_chart
+    from train.lab.report.charts import cost_chart
     from train.lab.report.tables import summary_table
     from train.lab.results import read_results
 
     analysis = analyse(read_results(folders.here / part.name))
     head, rows = summary_table(analysis)
-    kept = [i for i, title in enumerate(head) if title not in ("effect", "active", "documents")]
-    words = Words(title="The runs", paragraphs=[part.note] if part.note else [])
+    kept = [i for i, title in enumerate(head) if title not in _LEFT_OUT and not _is_without_verdicts(analysis, title)]
     table = Table(title="", head=[head[i] for i in kept], rows=[[row[i] for i in kept] for row in rows])
-    charts = [cost_chart(analysis, "tokens"), difference_chart(analysis)]
-    shown: list[Part] = [words, table, *(Charts(charts=[chart]) for chart in charts if chart is not None)]
-    return [*shown, Links(links=[Link(title="The report of this sweep", address=f"{part.name}/report.html")])]
+    charts = [final_chart(analysis), cost_chart(analysis, "tokens")]
+    return [
+        Words(title="The runs", paragraphs=[part.note] if part.note else []),
+        table,
+        *(Charts(charts=[chart]) for chart in charts if chart is not None),
+        Links(links=[Link(title="The report of this sweep", address=f"{part.name}/report.html")]),
+    ]
+
+
+_LEFT_OUT = ("effect", "active", "documents", "tokens/s", "FLOPs", "memory", "speedup")
+
+
+def _is_without_verdicts(analysis: Analysis, title: str) -> bool:
+    return title == "verdict" and analysis.results.alpha is None
 
 
 def _neighbours(name: str, lessons: Mapping[str, Lesson]) -> Sequence[Link]:
