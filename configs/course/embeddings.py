@@ -60,11 +60,18 @@ lesson = Lesson(
         ),
     ),
     numbers=(
-        Number("share of twelve plurals among the ten nearest rows", Found("analogies", "top_10"), 0, 2),
-        Number("the same, as the nearest row", Found("analogies", "top_1"), 0, 2),
-        Number("cosine of must and its nearest neighbour", Found("neighbours", "neighbours/must/0/cosine"), 0, 2),
-        Number("validation loss, nats a token", Final("run"), 0),
+        Number("share of twelve plurals among the ten nearest rows", Found("analogies", "top_10"), 1.00, 2),
+        Number("the same, as the nearest row", Found("analogies", "top_1"), 0.33, 2),
+        Number("cosine of must and its nearest neighbour", Found("neighbours", "neighbours/must/0/cosine"), 0.73, 2),
+        Number("validation loss, nats a token", Final("run"), 3.577),
     ),
-    answer=("TODO",),
-    time="TODO",
+    answer=(
+        "The nearest rows of `must` are `can`, `may`, `will` and `should`; those of `is` begin with `are`; those of "
+        "`object` are `value`, `block`, `method`, `argument`, `instance` (one seed). Nobody said that these are "
+        "verbs or nouns: three and a half passes over 147,000 tokens of text did.",
+        "All twelve plurals are among the ten nearest rows, and four are the nearest. Before them come other plurals "
+        "(`characters`) and the ending `s` itself: the direction means plural more than it means this word. Of "
+        "king - man + woman there is nothing here: such words are not in the text.",
+    ),
+    time="38 s of processor time; 4 min 23 s on the clock, on two cores beside much other work",
 )
