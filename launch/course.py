@@ -52,9 +52,10 @@ def main(argv: list[str]) -> int:
             if status := start(["launch.course", name, f"--run={RUN.value}"]):
                 return status
     elif left:
-        cli.prepare_jax()
-        if status := course.work(left[0], start, cli.print_escaped):
+        if status := course.run_commands(left[0], start, cli.print_escaped):
             return status
+        cli.prepare_jax()  # not before: the commands want the devices
+        course.finish(left[0], cli.print_escaped)
     cli.print_escaped(f"all pages: {course.write_pages()}")
     return 0
 

@@ -78,28 +78,28 @@ class Course:
                 write_lesson(name, self.lessons, self._configs[name], self.folders(name), None, {})
         return write_index(self.folder, self.lessons, records)
 
-    def work(self, name: str, start: Start, say: Callable[[str], None] = print) -> int:
-        """Works on a lesson: commands that are not done yet, instruments, numbers, pages.
+    def run_commands(self, name: str, start: Start, say: Callable[[str], None] = print) -> int:
+        """Runs the commands of a lesson that are not done yet. Call `finish` then.
 
         Args:
           name: the lesson.
           start: runs a command.
-          say: is told of each part.
+          say: is told of each.
 
         Returns:
           0, or the exit status of the command that failed; the same call goes on from there.
 
         Raises:
-          UserError: for a lesson that is not there, a folder of an earlier form of it, and as instruments do.
+          UserError: for a lesson that is not there, and a folder of an earlier form of it.
         """
         self.check(name)
-        lesson, config, folders = self.lessons[name], self._configs[name], self.folders(name)
+        lesson, folders = self.lessons[name], self.folders(name)
         write_texts(folders.texts)
         record = folders_of.begin(folders.here, self._digests[name])
         record.save(folders.here)
-        # The names of parts in the record do not depend on where the course is.
-        for name_of_part, words in zip(lesson.commands("", NOWHERE), lesson.commands(config, folders), strict=True):
-            key = " ".join(name_of_part)
+        # The keys in the record do not depend on the place of the course.
+        keys = (" ".join(words) for words in lesson.commands("", NOWHERE))
+        for key, words in zip(keys, lesson.commands(self._configs[name], folders), strict=True):
             if key in record.done:
                 continue
             say(shlex.join(["python", "-m", *words]))
@@ -108,22 +108,31 @@ class Course:
                 return status
             record.done[key] = time.monotonic() - began
             record.save(folders.here)
+        return 0
+
+    def finish(self, name: str, say: Callable[[str], None] = print) -> pathlib.Path:
+        """Looks into the models of a lesson whose commands are done, reads its numbers, and writes its pages.
+
+        Returns the path of its page. Raises UserError as instruments do, and where a number is missing.
+        """
+        lesson, folders = self.lessons[name], self.folders(name)
+        record = folders_of.begin(folders.here, self._digests[name])
         results = {}
         for look in lesson.looks:
-            began = time.monotonic()
             say(look.line(folders))
+            began = time.monotonic()
             results[look.folder] = result = looked(look, folders)
             result.write(folders.here / look.folder)
             record.done[look.line(NOWHERE)] = time.monotonic() - began
         record.numbers = [number.source.read(folders.here) for number in lesson.numbers]
-        page = write_lesson(name, self.lessons, config, folders, record, results)
+        page = write_lesson(name, self.lessons, self._configs[name], folders, record, results)
         record.save(folders.here)
         self.write_pages()
         for number, value in zip(lesson.numbers, record.numbers, strict=True):
             here, seen = format_fixed(value, number.digits), format_fixed(number.seen, number.digits)
             say(f"  {number.words}: {here} (when the lesson was written: {seen})")
         say(f"{lesson.title}: done in {format_duration(record.seconds)}; page: {page}")
-        return 0
+        return page
 
 
 def looked(look: Look, folders: Folders) -> Result:
