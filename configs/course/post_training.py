@@ -96,7 +96,7 @@ lesson = Lesson(
         ),
         Run(
             name="scratch",
-            settings=(*CHAT, "training.init_from=None"),
+            settings=(*CHAT, "training.init_from=None", "data.tokenizer=TokenizerOf(path='{here}/base/data')"),
             note="The same conversations, from weights drawn at random.",
         ),
     ),

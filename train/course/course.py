@@ -71,10 +71,10 @@ class Course:
         return f" Done: {first.words} {format_fixed(record.numbers[0], first.digits)}."
 
     def write_pages(self) -> pathlib.Path:
-        """Writes the index, and a page for every lesson that has none; returns the path of the index."""
+        """Writes the index, and the pages of lessons that are not done; returns the path of the index."""
         records = {name: record for name in self.lessons if (record := self.record(name)) is not None}
         for name in self.lessons:
-            if not (self.folder / name / "index.html").is_file():
+            if name not in records or not records[name].numbers:
                 write_lesson(name, self.lessons, self._configs[name], self.folders(name), None, {})
         return write_index(self.folder, self.lessons, records)
 

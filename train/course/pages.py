@@ -112,7 +112,7 @@ def write_lesson(
     parts.append(
         Words(
             title="The same by hand",
-            paragraphs=(f"The config is `{config}`; the page above is made of what these commands write.",),
+            paragraphs=(f"The config is `{config}`; its page is made of what these commands write.",),
             commands=commands,
         )
     )
