@@ -101,10 +101,16 @@ lesson = Lesson(
         ),
     ),
     numbers=(
-        Number("share of 64 questions answered exactly, after both", Final("run", "answers/accuracy"), 0, 2),
-        Number("after pre-training alone", Final("base", "answers/accuracy"), 0, 2),
-        Number("after fine-tuning alone", Final("scratch", "answers/accuracy"), 0, 2),
+        Number("share of 64 questions answered exactly, after both", Final("run", "answers/accuracy"), 1.00, 2),
+        Number("after pre-training alone", Final("base", "answers/accuracy"), 0.00, 2),
+        Number("after fine-tuning alone", Final("scratch", "answers/accuracy"), 0.44, 2),
     ),
-    answer=("TODO",),
-    time="TODO",
+    answer=(
+        "After pre-training the model answers none of 64 questions in a conversation, although it goes on with "
+        "`reverse dbca =` rightly: it knows the answers, and not what a conversation is. After 150 batches of "
+        "conversations it answers all 64. The same batches without pre-training reach 28 of 64 (one seed): what they "
+        "teach the first model is mostly the form.",
+        "From here `configs/alignment` goes on: preferences, rewards, adapters, on a harder form of the same language.",
+    ),
+    time="about 2 min 20 s of processor time; 20 min on the clock, on two cores beside very much other work",
 )

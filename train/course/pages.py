@@ -152,7 +152,8 @@ def _run(part: Run, folders: Folders) -> list[Part]:
     from train.report.run import load
 
     run = load(folders.here / part.name)
-    words = Words(title="The training", paragraphs=[part.note] if part.note else [])
+    title = "The training" if part.name == "run" else f"The training: {part.name}"
+    words = Words(title=title, paragraphs=[part.note] if part.note else [])
     chart = loss_chart(run)
     shown: list[Part] = [words, *([Charts(charts=[chart])] if chart is not None else [])]
     if part.samples and run.samples:
