@@ -72,21 +72,27 @@ lesson = Lesson(
         ),
     ),
     numbers=(
-        Number("English read by the model of English, bits per byte", Final(ENGLISH_RUN, OWN), 0),
-        Number("English read by the model of Python", Final(PYTHON_RUN, OTHER), 0),
-        Number("Python read by the model of Python", Final(PYTHON_RUN, OWN), 0),
-        Number("Python read by the model of English", Final(ENGLISH_RUN, OTHER), 0),
+        Number("English read by the model of English, bits per byte", Final(ENGLISH_RUN, OWN), 2.539),
+        Number("English read by the model of Python", Final(PYTHON_RUN, OTHER), 3.643),
+        Number("Python read by the model of Python", Final(PYTHON_RUN, OWN), 1.723),
+        Number("Python read by the model of English", Final(ENGLISH_RUN, OTHER), 3.414),
         Number(
             "other weights: English read by the model of Python, less by that of English",
             Less(Final(PYTHON_RUN, OTHER), Final(ENGLISH_RUN, OWN)),
-            0,
+            1.104,
         ),
         Number(
             "another architecture: English read by the LSTM, less by attention",
             Less(Final(LSTM_RUN, OWN), Final(ENGLISH_RUN, OWN)),
-            0,
+            -0.261,
         ),
     ),
-    answer=("TODO",),
-    time="TODO",
+    answer=(
+        "The model of English reads English with 2.539 bits per byte, and the model of Python reads it with 3.643: other "
+        "weights cost 1.104 bits. Python is read with 1.723 by its own model, and with 3.414 by the other one.",
+        "With an LSTM in the place of attention English takes 0.261 bits less than with attention (one seed, 250 steps): "
+        "so early, and with so little text before each byte, recurrence is ahead. Architectures change how fast and how "
+        "far a model learns, and `configs/ablations/mixers.py` compares them longer; what it knows is in the weights.",
+    ),
+    time="1 min 5 s of processor time; 9 min on the clock, on two cores beside very much other work",
 )

@@ -53,14 +53,26 @@ lesson = Lesson(
         ),
     ),
     numbers=(
-        Number("loss with one head less that with four, nats", Less(Final("sweep/one-seed0"), Final(FOUR)), 0),
-        Number("loss with sixteen heads less that with four, nats", Less(Final("sweep/sixteen-seed0"), Final(FOUR)), 0),
-        Number("best score of a previous-token head", Found("heads", "heads/*/previous_token"), 0, 2),
-        Number("rise of the loss without the head that is worth most", Found("ablate", "rise/mixer_heads/*/*"), 0),
+        Number("loss with one head less that with four, nats", Less(Final("sweep/one-seed0"), Final(FOUR)), -0.093),
         Number(
-            "rise of the loss without the head that is worth least", Found("ablate", "rise/mixer_heads/*/*", "min"), 0
+            "loss with sixteen heads less that with four, nats", Less(Final("sweep/sixteen-seed0"), Final(FOUR)), 0.170
+        ),
+        Number("best score of a previous-token head", Found("heads", "heads/*/previous_token"), 0.31, 2),
+        Number("rise of the loss without the head that is worth most", Found("ablate", "rise/mixer_heads/*/*"), 0.081),
+        Number(
+            "rise of the loss without the head that is worth least",
+            Found("ablate", "rise/mixer_heads/*/*", "min"),
+            -0.007,
         ),
     ),
-    answer=("TODO",),
-    time="TODO",
+    answer=(
+        "One head of 64 numbers reached 2.975, four of 16 reached 3.068, sixteen of 4 reached 3.238 (one seed): in a "
+        "stream as narrow as this, several heads do not pay. That is no rule: a head of 4 numbers can hardly "
+        "tell two tokens apart, and the heads of large models have 64 to 128 each.",
+        "The best previous-token head gives that token 0.31 of its weight, below the 0.4 from which the instrument "
+        "speaks of a role; no head does induction. The loss of the text rises by 0.081 without the head that is worth "
+        "most, and falls by 0.007 without another. By far the most goes with the first feed-forward (3.73): it is "
+        "where the next token follows from the token itself.",
+    ),
+    time="1 min 21 s of processor time; 13 min on the clock, on two cores beside very much other work",
 )

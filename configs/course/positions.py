@@ -44,22 +44,29 @@ lesson = Lesson(
         ),
     ),
     numbers=(
-        Number("loss without positions less that with rotary, nats", Less(Final(NONE), Final(ROTARY)), 0),
-        Number("loss with learned positions less that with rotary, nats", Less(Final(LEARNED), Final(ROTARY)), 0),
+        Number("loss without positions less that with rotary, nats", Less(Final(NONE), Final(ROTARY)), 0.209),
+        Number("loss with learned positions less that with rotary, nats", Less(Final(LEARNED), Final(ROTARY)), 0.213),
         Number(
             "rotary at twice the length of training, less at that length",
             Less(Final(ROTARY, "twice/loss"), Final(ROTARY)),
-            0,
+            -0.005,
         ),
         Number(
             "learned at twice the length of training, less at that length",
             Less(Final(LEARNED, "twice/loss"), Final(LEARNED)),
-            0,
+            0.019,
         ),
         Number(
-            "no positions at twice the length, less at that length", Less(Final(NONE, "twice/loss"), Final(NONE)), 0
+            "no positions at twice the length, less at that length", Less(Final(NONE, "twice/loss"), Final(NONE)), 0.007
         ),
     ),
-    answer=("TODO",),
-    time="TODO",
+    answer=(
+        "Without positions the loss is 0.209 higher than with rotary ones, 95% interval 0.129 to 0.289 over two seeds; "
+        "with learned ones it is 0.213 higher, 0.199 to 0.228. That learned vectors are worth nothing here is a matter "
+        "of time: rotary positions are right from the first step, and a table of positions has to be learned.",
+        "In windows of 128 tokens rotary loses nothing (-0.005), and learned positions 0.019: the rows from 64 on were "
+        "never trained. Windows of that length give tokens more context, so even a model that ignored the new "
+        "positions would gain a little. `configs/ablations/positions.py` asks the same of longer runs.",
+    ),
+    time="1 min 53 s of processor time; 17 min on the clock, on two cores beside very much other work",
 )
