@@ -112,5 +112,5 @@ lesson = Lesson(
         "teach the first model is mostly the form.",
         "From here `configs/alignment` goes on: preferences, rewards, adapters, on a harder form of the same language.",
     ),
-    time="about two and a half minutes of processor time; 20 min on the clock, on two cores beside very much other work",
+    time="about 2.5 min of processor time; 20 min on the clock, on two cores beside very much other work",
 )
