@@ -31,7 +31,7 @@ lesson = Lesson(
         "Attention is the only place where a token hears of another one. Its query is compared with the keys of the "
         "tokens before it; the softmax of these products are weights, and it reads the sum of their values with these "
         "weights. `tests/formal_algorithms` has it in ten lines of NumPy (algorithm 4).",
-        "A model without attention knows the last token alone. With a window of four, two layers reach seven tokens "
+        "A model without attention knows the last token alone. With a window of four, two layers reach six tokens "
         "back.",
     ),
     parts=(
@@ -50,13 +50,25 @@ lesson = Lesson(
         ),
     ),
     numbers=(
-        Number("loss without attention less that with it, nats", Less(Final(NONE), Final(EVERYTHING)), 0),
-        Number("loss with a window of four less that with all tokens, nats", Less(Final(FOUR), Final(EVERYTHING)), 0),
-        Number("mean distance of the head that reads farthest, tokens", Found("attention", "heads/*/distance"), 0, 1),
+        Number("loss without attention less that with it, nats", Less(Final(NONE), Final(EVERYTHING)), 0.459),
         Number(
-            "mean distance of the head that reads nearest, tokens", Found("attention", "heads/*/distance", "min"), 0, 1
+            "loss with a window of four less that with all tokens, nats", Less(Final(FOUR), Final(EVERYTHING)), -0.199
+        ),
+        Number("mean distance of the head that reads farthest, tokens", Found("attention", "heads/*/distance"), 7.9, 1),
+        Number(
+            "mean distance of the head that reads nearest, tokens",
+            Found("attention", "heads/*/distance", "min"),
+            1.6,
+            1,
         ),
     ),
-    answer=("TODO",),
-    time="TODO",
+    answer=(
+        "Without attention the loss is 3.527, with it 3.068 (one seed): 0.459 nats come from the tokens before the "
+        "last one. A window of four is ahead of all tokens, with 2.868. After 250 steps that is no contradiction: "
+        "what is near matters most, and heads that see everything have first to learn to look there.",
+        "The maps show that they have not learned it yet: the heads of the first layer spread their weights nearly "
+        "evenly (entropy 2.3 to 2.4 nats, where the most is 2.61), and one head of the second layer has found its "
+        "neighbours (mean distance 1.6). Give it more steps: `--set training.num_steps=1000`.",
+    ),
+    time="about 1 min of processor time; 8 min on the clock, on two cores beside very much other work",
 )

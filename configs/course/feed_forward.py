@@ -50,12 +50,20 @@ lesson = Lesson(
         Number(
             "loss without feed-forwards less that with plain ones, nats",
             Less(Final("sweep/none-seed0"), Final(PLAIN)),
-            0,
+            0.020,
         ),
         Number(
-            "loss with gated ones less that with plain ones, nats", Less(Final("sweep/gated-seed0"), Final(PLAIN)), 0
+            "loss with gated ones less that with plain ones, nats",
+            Less(Final("sweep/gated-seed0"), Final(PLAIN)),
+            0.022,
         ),
     ),
-    answer=("TODO",),
-    time="TODO",
+    answer=(
+        "Plain 3.068, none 3.087, gated 3.090 (one seed): after 250 steps 66,000 parameters in feed-forwards are worth "
+        "0.020 nats, which is as much as another seed changes. The two layers of attention alone learn as fast at "
+        "first. And yet the model leans on them: the lesson on heads takes the first feed-forward out of the trained "
+        "model, and its loss rises by 3.73. A part that is used is not a part that is needed.",
+        "Neuron 0 fires at starts of lines and inside tables of the help; most others have no name.",
+    ),
+    time="about 1 min 10 s of processor time; 8 min on the clock, on two cores beside very much other work",
 )

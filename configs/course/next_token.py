@@ -58,10 +58,17 @@ lesson = Lesson(
         ),
     ),
     numbers=(
-        Number("validation loss, nats a token", Final("run"), 0),
-        Number("perplexity", Final("run", "perplexity"), 0, 2),
-        Number("bits per byte", Final("run", "bits_per_byte"), 0),
+        Number("validation loss, nats a token", Final("run"), 2.671),
+        Number("perplexity", Final("run", "perplexity"), 14.46, 2),
+        Number("bits per byte", Final("run", "bits_per_byte"), 1.930),
     ),
-    answer=("TODO",),
-    time="TODO",
+    answer=(
+        "The loss falls from log 512 = 6.24 to 2.671 nats: the model hesitates among 14.5 tokens, and a byte of unseen "
+        "text costs it 1.930 bits (one seed; `gzip -9` takes 2.11 for that tenth alone). The texts that it writes "
+        "have the words and the indentation of the help, and no sense.",
+        "Read out after the embedding the lens agrees with the model's first choice in 15% of the places, after the "
+        "first layer in 37%. In the sum of shares the first feed-forward writes most of the logit (5.74 of 7.11): much "
+        "of the next token follows from the last one alone. One head of the second layer votes against (-1.06).",
+    ),
+    time="42 s of processor time; 6 min 31 s on the clock, on two cores beside very much other work",
 )
