@@ -64,9 +64,9 @@ lesson = Lesson(
     ),
     answer=(
         "Without attention the loss is 3.527, with it 3.068 (one seed): 0.459 nats come from the tokens before the "
-        "last one. A window of four is ahead of all tokens, with 2.868. After 250 steps that is no contradiction: "
-        "what is near matters most, and heads that see everything have first to learn to look there.",
-        "The maps show that they have not learned it yet: the heads of the first layer spread their weights nearly "
+        "last one. A window of four is ahead of all tokens, with 2.868. A likely reason: what is near matters "
+        "most, and heads that see everything have first to learn to look there.",
+        "The maps fit that: the heads of the first layer spread their weights nearly "
         "evenly (entropy 2.3 to 2.4 nats, where the most is 2.61), and one head of the second layer has found its "
         "neighbours (mean distance 1.6). Give it more steps: `--set training.num_steps=1000`.",
     ),

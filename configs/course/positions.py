@@ -62,8 +62,9 @@ lesson = Lesson(
     ),
     answer=(
         "Without positions the loss is 0.209 higher than with rotary ones, 95% interval 0.129 to 0.289 over two seeds; "
-        "with learned ones it is 0.213 higher, 0.199 to 0.228. That learned vectors are worth nothing here is a matter "
-        "of time: rotary positions are right from the first step, and a table of positions has to be learned.",
+        "with learned ones it is 0.213 higher, 0.199 to 0.228. That learned vectors are worth nothing here may be a "
+        "matter of time: rotary positions are there from the first step, and a table has to be learned. Longer runs "
+        "would tell.",
         "In windows of 128 tokens rotary loses nothing (-0.005), and learned positions 0.019: the rows from 64 on were "
         "never trained. Windows of that length give tokens more context, so even a model that ignored the new "
         "positions would gain a little. `configs/ablations/positions.py` asks the same of longer runs.",
