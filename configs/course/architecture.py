@@ -90,7 +90,7 @@ lesson = Lesson(
     answer=(
         "The model of English reads English with 2.539 bits per byte, and the model of Python reads it with 3.643: "
         "other weights cost 1.104 bits. Python is read with 1.723 by its own model, and with 3.414 by the other one. "
-        "(A model's own text is measured on its last tenth, the other text on its first 16,000 bytes.)",
+        "(Each is measured on 16,000 bytes: of the last tenth of a model's own text, of the start of the other.)",
         "With an LSTM in the place of attention English takes 0.261 bits less than with attention (one seed, 250 "
         "steps; 173k parameters against 132k): so early, and with so little text before each byte, recurrence is "
         "ahead. Architectures change how fast and how far a model learns, and `configs/ablations/mixers.py` compares "

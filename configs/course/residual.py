@@ -48,15 +48,24 @@ lesson = Lesson(
         ),
     ),
     numbers=(
-        Number("loss with post-norm less that with pre-norm, nats", Less(Final("sweep/post-seed0"), Final(PRE)), 0),
+        Number(
+            "loss with post-norm less that with pre-norm, nats", Less(Final("sweep/post-seed0"), Final(PRE)), -0.172
+        ),
         Number(
             "loss with norms on both sides less that with pre-norm, nats",
             Less(Final("sweep/sandwich-seed0"), Final(PRE)),
-            0,
+            -0.064,
         ),
-        Number("length of the stream after the embedding", Found("stream", "norm/0"), 0, 2),
-        Number("length of the stream after the last layer", Found("stream", "norm/-1"), 0, 2),
+        Number("length of the stream after the embedding", Found("stream", "norm/0"), 0.86, 2),
+        Number("length of the stream after the last layer", Found("stream", "norm/-1"), 58.88, 2),
     ),
-    answer=("TODO",),
-    time="TODO",
+    answer=(
+        "All three learn: post-norm reached 2.880, norms on both sides 2.987, pre-norm 3.052 (one seed). One could "
+        "expect post-norm to start late or to fail at a high rate (Xiong et al. 2020); with eight layers, warm-up and "
+        "Muon it does not, and it is ahead. `configs/ablations/norms.py` asks again, also with 16 layers.",
+        "In the pre-norm model the stream is 0.86 long after the embedding and 58.88 after the last layer. The first "
+        "feed-forward alone writes 21.4: the later layers hardly read the token, but what that layer made of it. Each "
+        "of the sublayers after it writes 4 to 15 into a stream of 22 to 59.",
+    ),
+    time="2 min 28 s of processor time; 21 min on the clock, on two cores beside very much other work",
 )
