@@ -52,7 +52,47 @@ class Widget:
     caption: str = ""
 
 
-Part = Table | Charts | Widget
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Words:
+    """Prose of a page; a piece between backticks is set as code.
+
+    Attributes:
+      title: its heading.
+      paragraphs: its paragraphs.
+      commands: lines to paste, below them.
+    """
+
+    title: str = ""
+    paragraphs: Sequence[str] = ()
+    commands: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Link:
+    """A card that leads to another page.
+
+    Attributes:
+      title: the words of the link.
+      address: the page, relative to this one.
+      text: a line about it.
+      note: a short remark, such as a state.
+    """
+
+    title: str
+    address: str
+    text: str = ""
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Links:
+    """Cards that lead to other pages."""
+
+    links: Sequence[Link]
+    title: str = ""
+
+
+Part = Table | Charts | Widget | Words | Links
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

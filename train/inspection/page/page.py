@@ -9,7 +9,7 @@ import numpy as np
 from model.errors import UserError
 from model.options.words import nearest
 from train.evaluation.evaluate import finite_values
-from train.inspection.result import Charts, Result, Table, Widget
+from train.inspection.result import Part, Result, Widget
 from train.report.template import as_script_data, fill, read_source
 
 PACKAGE = "train.inspection.page"
@@ -37,6 +37,7 @@ def render(result: Result) -> str:
         notes=list(result.notes),
         parts=[{"kind": _kind(part), "part": part} for part in result.parts],
         data=data,
+        spans=_spans,
     )
 
 
@@ -61,5 +62,10 @@ def packed(array: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _kind(part: Table | Charts | Widget) -> str:
+def _kind(part: Part) -> str:
     return type(part).__name__.lower()
+
+
+def _spans(text: str) -> list[tuple[bool, str]]:
+    """The pieces of a text, each with whether it is code, which stands between backticks."""
+    return [(number % 2 == 1, piece) for number, piece in enumerate(text.split("`"))]

@@ -9,7 +9,7 @@ import pytest
 
 from model.errors import UserError
 from train.inspection.page import page
-from train.inspection.result import Result, Table, Widget
+from train.inspection.result import Link, Links, Result, Table, Widget, Words
 
 
 def result(*parts, **changes):
@@ -51,3 +51,14 @@ def test_a_page_that_is_too_large_is_refused(monkeypatch):
     monkeypatch.setattr(page, "MAX_PAGE_BYTES", 10)
     with pytest.raises(UserError, match="too many to open"):
         page.render(result(heatmap()))
+
+
+def test_words_have_code_between_backticks_and_links_are_cards():
+    words = Words(title="What & why", paragraphs=["Look at `<b>` first."], commands=["python -m launch.inspect 'a'"])
+    links = Links(title="More", links=[Link(title="<Next>", address="../next/index.html", text="a & b", note="done")])
+    text = page.render(result(words, links))
+    assert "Look at <code>&lt;b&gt;</code> first.</p>" in text
+    assert "<h2>What &amp; why</h2>" in text
+    assert "launch.inspect &#39;a&#39;" in text
+    assert '<a class="card" href="../next/index.html"><b>&lt;Next&gt;</b>' in text
+    assert "a &amp; b" in text

@@ -1,0 +1,1 @@
+"""The course: its lessons, their work, numbers and pages."""
