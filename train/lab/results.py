@@ -36,6 +36,7 @@ _SCHEMA: dict[str, Any] = {
     "base": str,
     "variants": {...: _VARIANT},
     "seeds": [int],
+    "earlier_seeds?": [[int]],
     "config?": str,
     "hold?": _TEXT,
     "hold_by?": _TEXT,
@@ -170,6 +171,11 @@ class SweepResults:
     def seeds(self) -> tuple[int, ...]:
         """The declared seeds."""
         return tuple(self.content["seeds"])
+
+    @property
+    def earlier_seeds(self) -> list[list[int]]:
+        """The seeds that were declared before, once for each time that seeds were added after a run had ended."""
+        return [list(seeds) for seeds in self.content.get("earlier_seeds", [])]
 
     @property
     def metric(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from train.lab.report.analysis import LEVEL, Analysis, Row
+from train.lab.report.analysis import LEVEL, Analysis, Row, false_rate
 from train.lab.statistics.differences import Difference
 from train.lab.statistics.power import POWER
 from train.lab.statistics.speedup import Speedup
@@ -212,10 +212,10 @@ def method(analysis: Analysis) -> list[str]:
         f"Differences are to {results.base} with the same seed, which has the same batches in the same order; "
         f"intervals ({LEVEL:.0%}) and p-values are those of the paired t test over {seeds} seeds.",
     ]
-    if results.alpha is not None:
+    if (rate := false_rate(results)) is not None:
         lines.append(
             f"p-values are adjusted for {others} comparison{'s' * (others != 1)} (Holm). With no difference anywhere, "
-            f"a verdict of better or worse stands in at most {100 * results.alpha:.3g}% of such sweeps. A variant is "
+            f"a verdict of better or worse stands in at most {100 * rate:.3g}% of such sweeps. A variant is "
             "judged once, when all its declared seeds and those of the base are done."
         )
     if analysis.noise is not None:

@@ -50,6 +50,16 @@ def test_no_verdict_where_none_was_asked_for(finished):
     assert not any("Holm" in line for line in words.method(plain))
 
 
+def test_seeds_that_were_added_after_results_raise_the_stated_rate(finished):
+    results = finished.results
+    grown = analyse(dataclasses.replace(results, content=results.content | {"earlier_seeds": [[0, 1]]}))
+    (note,) = grown.notes
+    assert note.startswith("Seeds were added after results were there (2, now 3 seeds)")
+    assert "at most 10% of such sweeps instead of 5%" in note
+    assert any("stands in at most 10% of such sweeps" in line for line in words.method(grown))
+    assert any("stands in at most 5% of such sweeps" in line for line in words.method(finished))
+
+
 def test_speedups():
     found = Speedup(ratio=1.318, low=1.2, high=1.449, level=0.95, n=3)
     assert words.speedup_cell(found) == "1.32 [1.20, 1.45]"
