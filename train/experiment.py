@@ -178,12 +178,6 @@ class Checkpoints:
         if self.keep_best < 0:
             yield "keep_best", f"must be 0 or more, got {self.keep_best}"
 
-    def keeps(self, step: int, num_steps: int) -> bool:
-        """Whether a run of so many steps that nothing interrupts has a checkpoint of a step at its end, best or not."""
-        saved = [*range(self.every, num_steps, self.every), num_steps]
-        is_kept = self.keep_every is not None and step % self.keep_every == 0
-        return step in saved and (is_kept or step in saved[-self.keep_last :])
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Logging:

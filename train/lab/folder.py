@@ -102,7 +102,7 @@ def check_branches(folder: pathlib.Path, runs: Sequence[Run]) -> None:
         if trunk is None or trunk is run:
             name = pathlib.Path(branch.run).name
             problem = f"{name} is no other run of this sweep; {nearest(name, labels - {run.label})}"
-        elif not trunk.experiment.checkpoints.keeps(branch.step, trunk.experiment.training.num_steps):
+        elif not _keeps(trunk.experiment, branch.step):
             problem = (
                 f"{trunk.label} keeps no checkpoint of step {branch.step}; give its checkpoints every={branch.step}, "
                 f"keep_every={branch.step}"
@@ -110,6 +110,14 @@ def check_branches(folder: pathlib.Path, runs: Sequence[Run]) -> None:
         else:
             continue
         raise UserError(f"variant {run.variant}: training.branch_from: {problem}")
+
+
+def _keeps(experiment: Experiment, step: int) -> bool:
+    """Whether a run that nothing interrupts has a checkpoint of a step at its end, even if it is not the best one."""
+    option, last = experiment.checkpoints, experiment.training.num_steps
+    saved = [*range(option.every, last, option.every), last]
+    is_kept = option.keep_every is not None and step % option.keep_every == 0
+    return step in saved and (is_kept or step in saved[-option.keep_last :])
 
 
 def progress_of(run: Run, metric: str, alive: bool = False) -> Progress:
