@@ -220,12 +220,12 @@ def _set_cost_axis(axes: Axes) -> None:
 
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _format_cost(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _format_cost(value, axes.get_xlim()[1])))
 
 
-def _format_cost(value: float) -> str:
-    """A tick of a cost: 0, 250, 1.5k, 20M, 3e12."""
-    if value >= 1e12:
+def _format_cost(value: float, largest: float) -> str:
+    """A tick of a cost on an axis with a largest value: 0, 250, 1.5k, 20M, 3e12; one axis has one notation."""
+    if largest >= 1e12 and value > 0:
         digits, exponent = f"{value:.3e}".split("e")
         return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
