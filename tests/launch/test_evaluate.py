@@ -51,6 +51,7 @@ def answers(call, tiny_run, tiny_text, tmp_path_factory):
         "no such lengths": (run, f"--text={tiny_text}/0.txt", "--lengths=2x,long"),
         "no stream": (run, "--separator=x"),
         "no second": (run, "--against_checkpoint=10"),
+        "second nowhere": (run, "--against=nowhere", f"--text={files}/d.jsonl"),
         "no table": (run, "--domain_field=source"),
     }
     return dict(zip(calls, call(MODULE, calls.values()), strict=True))
@@ -184,6 +185,7 @@ def test_a_table_of_numbers_of_any_size_is_aligned():
         ("no such lengths", "'long' is no length"),
         ("no stream", "--separator has no effect without --stream"),
         ("no second", "--against_checkpoint has no effect without --against"),
+        ("second nowhere", "error: nowhere is no run folder"),
         ("no table", "--domain_field is about the tables of --text"),
     ],
 )
