@@ -52,7 +52,10 @@ def test_a_file_is_fitted(command, points, tmp_path):
         (["--points=none.csv", "--report=nowhere/law.html"], "--report=nowhere/law.html: its folder does not exist"),
         (["--fit_only", "--run=RUN", "--held_out=1e15"], "--held_out has no effect with --fit_only"),
         ([CONFIG, "--run=RUN", "--flops=1e12", "--report=law.html"], "--report has no effect without --points"),
-        ([CONFIG, "--run=RUN", "--flops=3e11,1e12", "--held_out=1e12"], "--held_out=1e+12 is no larger than the largest"),
+        (
+            [CONFIG, "--run=RUN", "--flops=3e11,1e12", "--held_out=1e12"],
+            "--held_out=1e+12 is no larger than the largest",
+        ),
         (["--run=RUN", "more"], "unexpected argument 'more'"),
         (["--run=RUN", "--spread=1"], "spread"),
     ],
