@@ -201,7 +201,8 @@ def _speedup(results: SweepResults, name: str, cost: str) -> Speedup | str:
         if missing := [s for s in results.seeds if s not in results.variants[who].final(results.metric)]:
             return f"{who} has no final value for seed {missing[0]}"
     base, other = _curves(results, results.base), _curves(results, name)
-    if any(curve.source == "training" for curve in (*base.values(), *other.values())):
+    seeds, every = set(results.seeds), (*base.values(), *other.values())
+    if base.keys() != seeds or other.keys() != seeds or any(curve.source == "training" for curve in every):
         return "too few evaluations during training"
     try:
         points = [{seed: (curve.cost(cost), curve.values) for seed, curve in group.items()} for group in (base, other)]

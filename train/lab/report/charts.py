@@ -119,6 +119,8 @@ def cost_chart(analysis: Analysis, cost: str) -> Chart | None:
     source = "Smoothed training loss, where a run has few evaluations. " if "training" in sources else ""
     if len(bands) < len(known):
         caption.append(f"Of {len(known)} variants, the base and the best {len(drawn)} are drawn.")
+    if pointless := [row.name for row in analysis.rows if row.values and row.name not in known]:
+        caption.append(f"No curve of {', '.join(pointless)}: too few evaluations.")
     words = f"Lines: means over seeds; bands: from the lowest to the highest seed. {source}{' '.join(caption)}"
     title = f"{analysis.results.metric.capitalize()} against {_TITLES[cost]}"
     return Chart(title=title, caption=words.strip(), svg=_colored(svg))

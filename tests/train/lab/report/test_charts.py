@@ -74,6 +74,17 @@ def test_nothing_is_drawn_of_nothing(finished):
     assert charts.cost_charts(empty) == []
 
 
+def test_a_variant_without_a_curve_is_named(finished):
+    """Such as a short branch with one evaluation, at its end."""
+    results = finished.results
+    wide = results.variants["wide"]
+    short = dataclasses.replace(wide, runs={s: dataclasses.replace(r, curve=None) for s, r in wide.runs.items()})
+    analysis = analyse(dataclasses.replace(results, variants=results.variants | {"wide": short}))
+    assert charts.cost_chart(analysis, "tokens").caption.endswith("No curve of wide: too few evaluations.")
+    row = next(row for row in analysis.rows if row.name == "wide")
+    assert set(row.speedups.values()) == {"too few evaluations during training"}
+
+
 @pytest.mark.parametrize(
     ("value", "largest", "text"),
     [
