@@ -18,6 +18,7 @@ def answers(call, tiny_run, tiny_text, tmp_path_factory):
     (files / "empty.txt").touch()
     (files / "bad.txt").write_bytes(b"ab\xff")
     rows = [{"text": "the cat", "domain": "a"}, {"text": "a dog", "domain": "b"}, {"text": "old", "domain": "a"}]
+    rows.append({"text": "a cat", "domain": "b"})
     (files / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = f"--run={tiny_run}"
     calls = {
@@ -129,7 +130,7 @@ def test_text_sets_have_domains_and_a_page(answers):
 def test_two_models_a_stream_and_lengths(answers):
     pair = result(answers["pair"])
     assert (pair["base"]["step"], pair["other"]["step"], pair["same_tokenizer"]) == (20, 10, True)
-    assert pair["measures"]["loss"]["difference"]["n"] == 3
+    assert pair["measures"]["loss"]["difference"]["n"] == 4
     assert "as transformers weighs" in answers["stream"].out
     assert [line.split()[:2] for line in answers["lengths"].out.splitlines()[-2:]] == [["8", "0.5"], ["32", "2"]]
     resumed, one = result(answers["resumed"]), result(answers["one"])
