@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from train.lab.report.analysis import LEVEL, Analysis, Row, false_rate
-from train.lab.statistics.differences import Difference
+from train.lab.statistics.differences import Difference, paired
 from train.lab.statistics.power import POWER
 from train.lab.statistics.speedup import Speedup
 from train.lab.statistics.verdicts import format_p
@@ -136,6 +139,37 @@ def cost_cells(row: Row) -> dict[str, str]:
         "active": NONE if sizes is None else format_count(sizes.active_parameters),
         "memory": NONE if peak is None else format_bytes(peak),
     }
+
+
+def other_metrics(analysis: Analysis) -> list[str]:
+    """The number of the sweep's metric in the other evaluations of its runs, such as twice/loss for loss."""
+    metric = analysis.results.metric
+    finals = (name for run in analysis.results.runs() for name in run.final)
+    number = metric.rpartition("/")[2]
+    return list(dict.fromkeys(name for name in finals if name != metric and name.rpartition("/")[2] == number))
+
+
+def other_table(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of the other evaluations: mean, difference to the base with its interval; no verdicts."""
+    metrics, places = other_metrics(analysis), decimals(analysis)
+    rows = []
+    for row in analysis.rows:
+        cells = [row.name]
+        for metric in metrics:
+            base, own = (_finite(one.variant.final(metric)) for one in (analysis.base, row))
+            known = not row.is_base and len(base.keys() & own.keys()) > 1
+            found = paired(base, own, LEVEL) if known else None
+            change = number(None if found is None else found.mean, places, True)
+            deviation = float(np.std([*own.values()], ddof=1)) if len(own) > 1 else None
+            mean = number(float(np.mean([*own.values()])) if own else None, places)
+            cells.append(mean if deviation is None else f"{mean} \u00b1 {number(deviation, places)}")
+            cells.append(change if found is None else f"{change} {interval_cell(found, places)}")
+        rows.append(cells)
+    return ["variant", *(name for metric in metrics for name in (metric, "difference"))], rows
+
+
+def _finite(values: Mapping[int, float]) -> dict[int, float]:
+    return {seed: value for seed, value in values.items() if math.isfinite(value)}
 
 
 def format_flops(value: float) -> str:

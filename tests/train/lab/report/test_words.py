@@ -60,6 +60,20 @@ def test_seeds_that_were_added_after_results_raise_the_stated_rate(finished):
     assert any("stands in at most 5% of such sweeps" in line for line in words.method(finished))
 
 
+def test_other_evaluations_have_differences_of_their_own(finished, broken):
+    head, table = words.other_table(finished)
+    assert head == ["variant", "wiki/loss", "difference"]
+    wide, (name, mean, difference) = rows(finished)["wide"], table[0]
+    places = words.decimals(finished)
+    expected = wide.comparison.difference  # the loss of "wiki" is the loss and 1
+    assert name == "wide"
+    assert mean == f"{wide.mean + 1:.{places}f} \u00b1 {wide.deviation:.{places}f}"
+    assert difference == f"{words.number(expected.mean, places, True)} {words.interval_cell(expected, places)}"
+    assert next(row for row in table if row[0] == "base")[2] == words.NONE
+    (hot,) = [row for row in words.other_table(broken)[1] if row[0] == "hot_100%"]
+    assert "\u00b1" in hot[1]  # of the seeds that did not diverge
+
+
 def test_speedups():
     found = Speedup(ratio=1.318, low=1.2, high=1.449, level=0.95, n=3)
     assert words.speedup_cell(found) == "1.32 [1.20, 1.45]"
