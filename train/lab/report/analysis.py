@@ -200,6 +200,8 @@ def _speedup(results: SweepResults, name: str, cost: str) -> Speedup | str:
     for who in (results.base, name):
         if missing := [s for s in results.seeds if s not in results.variants[who].final(results.metric)]:
             return f"{who} has no final value for seed {missing[0]}"
+    if cost == "seconds" and any(run.joint for run in results.runs()):
+        return "trained jointly"
     base, other = _curves(results, results.base), _curves(results, name)
     seeds, every = set(results.seeds), (*base.values(), *other.values())
     if base.keys() != seeds or other.keys() != seeds or any(curve.source == "training" for curve in every):

@@ -272,4 +272,6 @@ def method(analysis: Analysis) -> list[str]:
         "of a seed; geometric mean with the t interval of the logarithms. Wall time is that of training steps, without "
         "compilation and evaluation; runs that shared a machine slowed one another."
     )
+    if any(run.joint for run in results.runs()):
+        lines.append("Runs that trained jointly, in one program, have no time, speed and memory of their own.")
     return lines

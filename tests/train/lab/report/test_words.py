@@ -74,6 +74,17 @@ def test_other_evaluations_have_differences_of_their_own(finished, broken):
     assert "\u00b1" in hot[1]  # of the seeds that did not diverge
 
 
+def test_runs_that_trained_jointly_have_no_times(finished):
+    results = finished.results
+    wide = results.variants["wide"]
+    joint = dataclasses.replace(wide, runs={s: dataclasses.replace(r, joint=True) for s, r in wide.runs.items()})
+    found = analyse(dataclasses.replace(results, variants=results.variants | {"wide": joint}))
+    assert rows(found)["slow"].speedups["seconds"] == "trained jointly"
+    assert isinstance(rows(found)["slow"].speedups["steps"], Speedup)
+    assert words.method(found)[-1].startswith("Runs that trained jointly")
+    assert not words.method(finished)[-1].startswith("Runs that trained jointly")
+
+
 def test_speedups():
     found = Speedup(ratio=1.318, low=1.2, high=1.449, level=0.95, n=3)
     assert words.speedup_cell(found) == "1.32 [1.20, 1.45]"
