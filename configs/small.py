@@ -2,8 +2,8 @@
 
     python -m launch.train --config=configs/small.py --run=runs/small
 
-Hardware: 2 CPU cores, a minute or two. Small enough for thirty runs in half an hour, and large enough that a mechanism that
-matters shows: 4 layers of width 128, and 1.2 million tokens.
+Hardware: 2 CPU cores, a minute or two. Small enough for thirty runs in half an hour, and large enough that a mechanism
+that matters shows: 4 layers of width 128, and 614,400 tokens.
 """
 
 from model.attention.grouped_query import GroupedQuery

@@ -17,7 +17,7 @@ from absl import flags
 
 from launch.command import cli, streams
 from model.errors import UserError
-from train.files.paths import expand_home, local_path
+from train.files.paths import expand_home
 
 A = cli.define_path("a", None, "The first run folder; it may also be the first plain argument.")
 B = cli.define_path("b", None, "The second run folder, or the second plain argument.")
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"expected two run folders, {named}; try python -m launch.compare runs/a runs/b")
     if TEXT.value and not EVALUATE.value:
         raise UserError("--text has no effect with --evaluate=false; leave one of them out")
-    target = None if HTML.value is None else local_path(HTML.value, "a page")
+    target = cli.page_path("html", HTML.value)
     if EVALUATE.value:
         cli.prepare_jax()
     from train.files.files import replace_file

@@ -9,7 +9,7 @@ one batch of random tokens. Under muP the root mean square of every activation k
 is near 0. Beside the config's parametrisation the standard one is measured; if the config has that, CompleteP with the
 config's model as its base. No text is read, and nothing but --page is written.
 
-Exit status: 0 if the config's parametrisation is flat, 1 if it is not, 2 for a mistake in the input.
+Exit status: 0 if the config's parametrisation is flat, 3 if it is not, 2 for a mistake in the input.
 """
 
 from absl import flags
@@ -37,13 +37,12 @@ def main(argv: list[str]) -> int:
     if CONFIG.value is None:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
     sizes = {flag.name: _numbers(flag) for flag in (WIDTHS, DEPTHS, SEEDS)}
+    page = cli.page_path("page", PAGE.value)
     cli.prepare_jax()
     from train.files.files import replace_file
-    from train.files.paths import local_path
     from train.lab.coordinates.check import check
     from train.lab.coordinates.words import as_json, table
 
-    page = None if PAGE.value is None else local_path(PAGE.value, "a page")
     experiment = cli.experiment_from(CONFIG.value, SET.value, None)
     sweeps = check(
         experiment,
@@ -65,7 +64,7 @@ def main(argv: list[str]) -> int:
         if not JSON.value:
             cli.print_escaped(f"\npage: {page}")
     own = sweeps[0].parametrization
-    return 0 if all(sweep.flat for sweep in sweeps if sweep.parametrization == own) else 1
+    return 0 if all(sweep.flat for sweep in sweeps if sweep.parametrization == own) else cli.EXIT_DIFFERENT
 
 
 def _numbers(flag: flags.FlagHolder[list[str]]) -> list[int]:

@@ -142,8 +142,7 @@ def _check_flags() -> None:
         raise UserError("--against_checkpoint has no effect without --against; leave it out")
     if SEPARATOR.present and not STREAM.value:
         raise UserError("--separator has no effect without --stream; leave it out")
-    if HTML.value is not None and not local_path(HTML.value, "a page").parent.is_dir():
-        raise UserError(f"--html={HTML.value}: its folder does not exist; make it, or name another one")
+    cli.page_path("html", HTML.value)
     if DOMAIN_FIELD.value is not None and not TEXT.value:
         raise UserError("--domain_field is about the tables of --text; leave it out")
 

@@ -22,6 +22,7 @@ Exit status: 0 when all runs are done, 1 when some failed, 75 when a signal ende
 
 import pathlib
 import signal
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -63,6 +64,7 @@ LEVEL = flags.DEFINE_float("level", 0.95, "Of all intervals.", lower_bound=0.5, 
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prints the plan, and trains nothing.")
 
 
+_OF_RUNS = (FLOPS, PARAMETERS, RATIOS, SIZES, SPREAD, RATE_EXPONENT, HELD_OUT, DRY_RUN)
 _KILLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # of a run that a signal reached before it could save
 
 
@@ -75,13 +77,16 @@ def main(argv: list[str]) -> int:
     if argv[1:]:
         raise UserError(f"unexpected argument {argv[1]!r}; flags look like --flops=1e13,1e14")
     if POINTS.value is not None:
+        _refuse((RUN, CONFIG, SET, MESH, *_OF_RUNS), "with --points, which trains nothing")
         return _fit_points()
+    _refuse((REPORT,), "without --points: the page of a ladder is RUN/report.html")
     if RUN.value is None:
         raise UserError("--run is missing: the folder of the ladder, such as --run=runs/ladder; or --points=FILE.csv")
     from train.files.paths import local_path
 
     folder = local_path(RUN.value, "a ladder, which is written")
     if FIT_ONLY.value:
+        _refuse((CONFIG, SET, MESH, *_OF_RUNS), "with --fit_only, which trains nothing")
         return _fit_ladder(folder)
     if CONFIG.value is None:
         raise UserError("--config is missing: sizes of which experiment? Try --config=configs/quickstart.py")
@@ -92,6 +97,11 @@ def main(argv: list[str]) -> int:
     experiment = cli.experiment_from(CONFIG.value, SET.value, cli.mesh_from_flag(MESH))
     planner = Planner(experiment, RATE_EXPONENT.value)
     rungs = _plan(planner)
+    if HELD_OUT.value is not None and HELD_OUT.value <= (largest := max(rung.flops for rung in rungs)):
+        raise UserError(
+            f"--held_out={HELD_OUT.value:.3g} is no larger than the largest run of the ladder, {largest:.3g} FLOPs; a "
+            "prediction is tested beyond the runs that made it"
+        )
     cli.print_escaped(_table(rungs))
     if DRY_RUN.value:
         return 0
@@ -107,6 +117,12 @@ def main(argv: list[str]) -> int:
     if failed:
         cli.print_escaped(f"failed: {', '.join(failed)}; the same command tries again")
     return 1 if failed else status
+
+
+def _refuse(given: "Sequence[flags.FlagHolder]", where: str) -> None:
+    """Raises UserError for a flag of these that was given."""
+    if named := [flag.name for flag in given if flag.present]:
+        raise UserError(f"--{named[0]} has no effect {where}; leave it out")
 
 
 def _plan(planner: "Planner") -> "list[Rung]":
@@ -148,14 +164,13 @@ def _fit_points() -> int:
     from train.lab.scaling.points import read_points
     from train.lab.scaling.words import describe
 
-    path = local_path(POINTS.value, "a file of points")
+    target, path = cli.page_path("report", REPORT.value), local_path(POINTS.value, "a file of points")
     points = read_points(path)
     analysis = analyse(points, at=_numbers(AT), level=LEVEL.value, draws=DRAWS.value)
     cli.print_escaped(describe(analysis))
-    if REPORT.value is not None:
+    if target is not None:
         from train.lab.scaling.report.page import render
 
-        target = local_path(REPORT.value, "a page")
         replace_file(target, render(analysis, path.stem, f"{len(points)} runs of {path}").encode())
         cli.print_escaped(f"report: {target}")
     return 0

@@ -25,6 +25,7 @@ from launch.command import cli, streams
 from model.errors import UserError
 
 if TYPE_CHECKING:
+    from train.experiment import Experiment
     from train.lab.parity.parity import Parity, TensorDifference
 
 A = cli.define_path("a", None, "The first experiment: a Python file that assigns `experiment`.")
@@ -60,9 +61,16 @@ def main(argv: list[str]) -> int:
     from train.lab.parity.parity import compare_configs
     from train.parallel.mesh import parse_mesh
 
-    meshes = [None if flag.value is None else parse_mesh(flag.value) for flag in (MESH_A, MESH_B)]
-    a = cli.experiment_from(A.value, SET_A.value, meshes[0])
-    b = cli.experiment_from(B.value or A.value, SET_B.value, meshes[1])
+    def experiment(side: str, config: str, settings: list[str], mesh: str | None) -> "Experiment":
+        """The config of a side; a mistake names the flags of that side."""
+        try:
+            return cli.experiment_from(config, settings, None if mesh is None else parse_mesh(mesh))
+        except UserError as error:
+            text = str(error).replace("--mesh=", f"--mesh_{side}=").replace("--set ", f"--set_{side} ")
+            raise UserError(text) from None
+
+    a = experiment("a", A.value, SET_A.value, MESH_A.value)
+    b = experiment("b", B.value or A.value, SET_B.value, MESH_B.value)
     inputs = Inputs(
         batch_size=BATCH_SIZE.value,
         sequence_length=SEQUENCE_LENGTH.value,

@@ -116,7 +116,8 @@ def _verdict(found: "Replay") -> str:
         return (
             f"NOT the recorded run: they part at step {found.first_difference:,}"
             + (f"; recorded were {values}" if values else "")
-            + ". Other devices, packages or code round otherwise: environment.json says which the run had"
+            + ". Other devices, packages or code round otherwise, and so do runs that train jointly (launch.sweep "
+            "--joint): environment.json says which the run had"
         )
     own = "no values of this step are recorded" if found.recorded is None else "the recorded values, to the bit"
     earlier = found.compared - (found.recorded is not None)

@@ -13,7 +13,9 @@ with all its seeds, and of variants that differ in the learning rate, weight dec
 before.
 
 The same command continues a sweep: runs that are done are skipped, the others continue from their checkpoints, and
-further variants and seeds of the file are added. A run that fails leaves the others alone and is named at the end.
+further variants and seeds of the file are added. Seeds that come after results are a second look, and the report says
+by how much they raise the rate of false verdicts: declare all seeds before the first run. A run that fails leaves the
+others alone and is named at the end.
 Ctrl-C saves and ends all runs; a second one kills them. --only=report makes the report of the runs that are done, as
 for a sweep on a cluster; --only=search ends after the search of the learning rates, where the file asks for one.
 

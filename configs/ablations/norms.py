@@ -3,8 +3,15 @@
     python -m launch.sweep --config=configs/ablations/norms.py --run=runs/norms
     python -m launch.sweep --config=configs/ablations/norms.py --run=runs/norms16 --set model.num_layers=16
 
-Hardware: 2 CPU cores. Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture"; the second command
-asks the same of 16 layers.
+Hardware: 2 CPU cores, 32 min for twelve runs beside much other work. Xiong et al. 2020, "On Layer Normalization in the
+Transformer Architecture"; the second command asks the same of 16 layers.
+
+Loss of 4 layers with seeds 0, 1, 2: pre 4.136 (standard deviation over seeds 0.015). Differences to it with 95%
+intervals: post -0.043 (-0.070 to -0.016), better, p = 0.040; sandwich -0.038 (-0.086 to 0.010), not shown; reordered
++0.551 (0.486 to 0.616), worse, p = 0.0023. Post-norm ahead in shallow models is what Liu et al. 2020 ("Understanding
+the Difficulty of Training Transformers") find. The reordered norm disagrees with OLMo et al. 2024 ("2 OLMo 2 Furious"),
+which trains well with it: here the outputs of sublayers begin at 0 (`zero_residual`), and their norm has a length of 1
+after the first update.
 """
 
 from configs.small import experiment

@@ -223,6 +223,18 @@ def _print_error_lines(message: str) -> None:
     print("error: " + "\n".join(cut), file=sys.stderr)
 
 
+def page_path(name: str, value: str | None) -> pathlib.Path | None:
+    """The file of a flag for a page; None without. Raises UserError, before the work, if its folder is missing."""
+    if value is None:
+        return None
+    from train.files.paths import local_path
+
+    path = local_path(value, "a page")
+    if not path.parent.is_dir():
+        raise UserError(f"--{name}={value}: its folder does not exist; make it, or name another one")
+    return path
+
+
 def print_escaped(message: str) -> None:
     """Prints lines for a person, with control characters (a path may hold any) as escapes."""
     print(escape_unprintable_lines(message))

@@ -37,7 +37,7 @@ def test_flags_name_runs_too_and_the_text_is_handed_on(tiny_run, command, monkey
         (["RUN", "RUN", "--noevaluate", "--text=a"], "--text has no effect with --evaluate=false"),
         (["RUN", "RUN", "--text=nowhere.txt"], "nowhere.txt"),
         (["RUN", "RUN", "--noevaluate", "--html=gs://bucket/x.html"], "gs://bucket/x.html"),
-        (["RUN", "RUN", "--noevaluate", "--html=/nowhere/x.html"], "/nowhere"),
+        (["RUN", "RUN", "--noevaluate", "--html=/nowhere/x.html"], "--html=/nowhere/x.html: its folder does not exist"),
     ],
 )
 def test_mistakes_are_named(arguments, message, tiny_run, command):

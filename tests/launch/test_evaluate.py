@@ -18,6 +18,7 @@ def answers(call, tiny_run, tiny_text, tmp_path_factory):
     (files / "empty.txt").touch()
     (files / "bad.txt").write_bytes(b"ab\xff")
     rows = [{"text": "the cat", "domain": "a"}, {"text": "a dog", "domain": "b"}, {"text": "old", "domain": "a"}]
+    rows.append({"text": "a cat", "domain": "b"})
     (files / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = f"--run={tiny_run}"
     calls = {
@@ -51,6 +52,7 @@ def answers(call, tiny_run, tiny_text, tmp_path_factory):
         "no such lengths": (run, f"--text={tiny_text}/0.txt", "--lengths=2x,long"),
         "no stream": (run, "--separator=x"),
         "no second": (run, "--against_checkpoint=10"),
+        "second nowhere": (run, "--against=nowhere", f"--text={files}/d.jsonl"),
         "no table": (run, "--domain_field=source"),
     }
     return dict(zip(calls, call(MODULE, calls.values()), strict=True))
@@ -128,7 +130,7 @@ def test_text_sets_have_domains_and_a_page(answers):
 def test_two_models_a_stream_and_lengths(answers):
     pair = result(answers["pair"])
     assert (pair["base"]["step"], pair["other"]["step"], pair["same_tokenizer"]) == (20, 10, True)
-    assert pair["measures"]["loss"]["difference"]["n"] == 3
+    assert pair["measures"]["loss"]["difference"]["n"] == 4
     assert "as transformers weighs" in answers["stream"].out
     assert [line.split()[:2] for line in answers["lengths"].out.splitlines()[-2:]] == [["8", "0.5"], ["32", "2"]]
     resumed, one = result(answers["resumed"]), result(answers["one"])
@@ -184,6 +186,7 @@ def test_a_table_of_numbers_of_any_size_is_aligned():
         ("no such lengths", "'long' is no length"),
         ("no stream", "--separator has no effect without --stream"),
         ("no second", "--against_checkpoint has no effect without --against"),
+        ("second nowhere", "error: nowhere is no run folder"),
         ("no table", "--domain_field is about the tables of --text"),
     ],
 )

@@ -16,7 +16,7 @@ from model.errors import UserError
 from train.files.files import read_json, write_json
 from train.lab.results import RunResult, SweepResults
 from train.lab.statistics.differences import Difference
-from train.lab.statistics.documents import paired_bootstrap
+from train.lab.statistics.documents import fewest_documents, paired_bootstrap
 
 if TYPE_CHECKING:
     from train.evaluation.documents import Document
@@ -68,7 +68,7 @@ def compare_documents(results: SweepResults, level: float) -> tuple[dict[str, Di
     """
     sums = {name: found for name in results.variants if (found := _mean_sums(results, name)) is not None}
     base = sums.pop(results.base, None)
-    if base is None or not sums or len(base["nll"]) < 2:
+    if base is None or not sums or len(base["nll"]) < fewest_documents(level):
         return {}, ""
     same_text = {name: own for name, own in sums.items() if np.array_equal(own["bytes"], base["bytes"])}
     per_token = results.metric.rpartition("/")[2] != "bits_per_byte" and all(

@@ -23,6 +23,7 @@ from model.errors import UserError
 from model.options.difference import differences
 from model.options.field_marks import exclude_paths, marked_fields
 from model.options.json import to_json
+from model.options.words import nearest
 from train import experiment as experiments
 from train.config_file import with_overrides
 from train.experiment import Experiment
@@ -36,7 +37,7 @@ FILE, FORMAT = "sweep.json", 1
 SEARCHES, TEXTS = "searches", "texts"
 State = Literal["waiting", "running", "finished", "interrupted", "stopped", "failed"]
 _TAIL_BYTES = 1 << 16
-_SCHEMA = {"format": int, "name": str, "variants": dict, "seeds": [int]}
+_SCHEMA = {"format": int, "name": str, "variants": dict, "seeds": [int], "earlier_seeds?": [[int]]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,35 @@ def trunk_of(run: Run, runs: Sequence[Run]) -> Run | None:
     """The run among these from which a run branches; None if it branches from no run, or from another."""
     branch = run.experiment.training.branch_from
     return None if branch is None else next((one for one in runs if one.folder == pathlib.Path(branch.run)), None)
+
+
+def check_branches(folder: pathlib.Path, runs: Sequence[Run]) -> None:
+    """Raises UserError for a run that branches from a run that the sweep does not have, or a step that is not kept."""
+    labels = {run.label for run in runs}
+    for run in runs:
+        branch = run.experiment.training.branch_from
+        if branch is None or pathlib.Path(branch.run).parent != folder:
+            continue
+        trunk = trunk_of(run, runs)
+        if trunk is None or trunk is run:
+            name = pathlib.Path(branch.run).name
+            problem = f"{name} is no other run of this sweep; {nearest(name, labels - {run.label})}"
+        elif not _keeps(trunk.experiment, branch.step):
+            problem = (
+                f"{trunk.label} keeps no checkpoint of step {branch.step}; give its checkpoints every={branch.step}, "
+                f"keep_every={branch.step}"
+            )
+        else:
+            continue
+        raise UserError(f"variant {run.variant}: training.branch_from: {problem}")
+
+
+def _keeps(experiment: Experiment, step: int) -> bool:
+    """Whether a run that nothing interrupts has a checkpoint of a step at its end, even if it is not the best one."""
+    option, last = experiment.checkpoints, experiment.training.num_steps
+    saved = [*range(option.every, last, option.every), last]
+    is_kept = option.keep_every is not None and step % option.keep_every == 0
+    return step in saved and (is_kept or step in saved[-option.keep_last :])
 
 
 def progress_of(run: Run, metric: str, alive: bool = False) -> Progress:
@@ -171,10 +201,32 @@ def read(folder: pathlib.Path) -> dict[str, Any] | None:
     return None
 
 
+def earlier_seeds(before: Mapping[str, Any] | None, runs: Sequence[Run]) -> list[list[int]]:
+    """The seeds that were declared before, one list for each time that others replaced them after a run had ended.
+
+    Args:
+      before: the content of sweep.json; None without one.
+      runs: the runs that are declared now.
+    """
+    if before is None:
+        return []
+    found = list(before.get("earlier_seeds", []))
+    if set(before["seeds"]) != {run.seed for run in runs}:
+        known = [run for run in runs if run.seed in before["seeds"] and run.variant in before["variants"]]
+        if any(progress_of(run, "loss").state == "finished" for run in known):
+            found.append(list(before["seeds"]))
+    return found
+
+
 def describe(
-    config: str, name: str, ablation: Ablation, variants: Mapping[str, Variant], search: Mapping[str, Any] | None
+    config: str,
+    name: str,
+    ablation: Ablation,
+    variants: Mapping[str, Variant],
+    search: Mapping[str, Any] | None,
+    earlier: Sequence[Sequence[int]] = (),
 ) -> dict[str, Any]:
-    """The content of sweep.json."""
+    """The content of sweep.json; `earlier` is that of `earlier_seeds`."""
     hold = ablation.held
     return {
         "format": FORMAT,
@@ -191,6 +243,7 @@ def describe(
             for one in variants.values()
         },
         "seeds": list(ablation.seeds),
+        "earlier_seeds": [list(seeds) for seeds in earlier],
         "hold": None if hold is None else hold.equal,
         "hold_by": None if hold is None else hold.knob,
         "metric": ablation.metric,

@@ -36,6 +36,7 @@ _SCHEMA: dict[str, Any] = {
     "base": str,
     "variants": {...: _VARIANT},
     "seeds": [int],
+    "earlier_seeds?": [[int]],
     "config?": str,
     "hold?": _TEXT,
     "hold_by?": _TEXT,
@@ -46,6 +47,7 @@ _SCHEMA: dict[str, Any] = {
 }
 # Parts of the name of a metric that is better when it is higher; all others are losses of some kind.
 _HIGHER_IS_BETTER = ("accuracy", "mfu", "tokens_per_second")
+_JOINT = "launch.clusters.joint"  # the module that trains several runs in one program
 _TOKEN_METRICS = ("loss", "perplexity")  # those that other tokens change
 
 
@@ -93,6 +95,7 @@ class RunResult:
       seconds: of training steps, without compilation, evaluation and saving; None where they were not timed.
       tokens_per_second: the median.
       peak_bytes: the most memory of a device in use; None where it was not recorded.
+      joint: whether it trained in one program with others, so that time, speed and memory are theirs too.
     """
 
     variant: str
@@ -107,6 +110,7 @@ class RunResult:
     seconds: float | None = None
     tokens_per_second: float | None = None
     peak_bytes: float | None = None
+    joint: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,6 +174,11 @@ class SweepResults:
     def seeds(self) -> tuple[int, ...]:
         """The declared seeds."""
         return tuple(self.content["seeds"])
+
+    @property
+    def earlier_seeds(self) -> list[list[int]]:
+        """The seeds that were declared before, once for each time that seeds were added after a run had ended."""
+        return [list(seeds) for seeds in self.content.get("earlier_seeds", [])]
 
     @property
     def metric(self) -> str:
@@ -338,6 +347,7 @@ def _read_run(
         seconds=None if curve is None or not np.isfinite(curve.seconds[-1]) else float(curve.seconds[-1]),
         tokens_per_second=speed_of(data),
         peak_bytes=peak_bytes_of(data),
+        joint=any(_JOINT in (session.get("command") or ()) for session in data.sessions),
     )
 
 

@@ -46,6 +46,12 @@ def compare_scales(small: SweepResults, large: SweepResults, level: float = 0.95
         )
     before, after = _complete(small), _complete(large)
     common = before.keys() & after.keys()
+    if len(common) < 3:
+        both = ", ".join(sorted(common)) or "no variant"
+        raise UserError(
+            f"{small.folder} and {large.folder} have {both} in common with all seeds at their ends; expected at "
+            "least three, since one pair tells nothing about the next"
+        )
     accuracy = decision_accuracy(before, after, level)
     ranks = [{name: float(np.mean(list(group[name].values()))) for name in common} for group in (before, after)]
     better = 1 if small.lower_is_better else -1

@@ -17,6 +17,7 @@ from train.lab.folder import Run
 from train.lab.variants import (
     Variant,
     ablation_from_file,
+    check_metrics,
     common_settings,
     hold_equal,
     name_of,
@@ -47,6 +48,7 @@ class Sweep:
       ablation: the value of the file.
       untuned: the base and the variants, with the settings that hold a quantity equal.
       rounds: the rounds of the search of rates so far, by variant.
+      earlier_seeds: the seeds that were declared before others came to them, after results; see `folder.earlier_seeds`.
       variants: `untuned`, with the rate of each whose search is done.
     """
 
@@ -56,6 +58,7 @@ class Sweep:
     ablation: Ablation
     untuned: dict[str, Variant]
     rounds: dict[str, list[searches.Round]]
+    earlier_seeds: list[list[int]] = dataclasses.field(default_factory=list)
     variants: dict[str, Variant] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -76,11 +79,15 @@ class Sweep:
         ablation = ablation_from_file(config, common, str(folder))
         before = folders.read(folder)
         plain = resolve(ablation)
+        check_metrics(ablation, plain)
         held = _held_before(ablation, before, plain) or hold_equal(ablation, plain, measure)
         rounds = {name: list(one["rounds"]) for name, one in ((before or {}).get("search") or {}).items()}
         sweep = cls(config, folder, common, ablation, held, {name: rounds.get(name, []) for name in held})
         if before is not None:
             folders.check_same(folder, before, sweep.content(), ablation.base)
+        runs = sweep.runs()
+        folders.check_branches(folder, runs)
+        sweep.earlier_seeds = folders.earlier_seeds(before, runs)
         return sweep
 
     def content(self) -> dict[str, Any]:
@@ -93,7 +100,8 @@ class Sweep:
                 else {"field": "schedule.peak", "rate": None, "rounds": list(rounds)}
                 for name, rounds in self.rounds.items()
             }
-        return folders.describe(self.config, name_of(self.config), self.ablation, self.variants, found)
+        name = name_of(self.config)
+        return folders.describe(self.config, name, self.ablation, self.variants, found, self.earlier_seeds)
 
     def save(self) -> None:
         """Writes sweep.json."""

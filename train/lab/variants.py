@@ -8,13 +8,16 @@ from typing import Any
 
 from model.errors import UserError
 from model.options.json import to_json
-from model.options.words import format_value
+from model.options.words import format_value, nearest
 from train.config_file import assignments_of, with_overrides
+from train.evaluation.named_evaluations import NamedEvaluation
 from train.experiment import Experiment
 from train.lab.ablation import Ablation, Change, check_ablation
 from train.lab.hold import Match, match_base
+from train.lab.statistics.claims import Claim
 
 _SEED, _SWEEP = "{seed}", "{sweep}"
+_OF_TEXT = ("loss", "perplexity", "bits_per_byte")  # the numbers of the evaluation of a text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +158,33 @@ def refuse_equal(variants: Mapping[str, Variant]) -> None:
                 "or leave it out"
             )
         seen[text] = name
+
+
+def check_metrics(ablation: Ablation, variants: Mapping[str, Variant]) -> None:
+    """Raises UserError for a metric, of the comparison or of the claim, that no evaluation of a run would write.
+
+    Objectives and evaluations with numbers of their own are not asked for these.
+    """
+    asked = {"metric": ablation.metric}
+    if ablation.claim is not None:
+        asked["claim"] = Claim.parse(ablation.claim).metric
+    for where, metric in asked.items():
+        if where == "claim" and metric == "difference":
+            continue
+        name, _, number = metric.rpartition("/")
+        for variant in variants.values():
+            options = {option.name: option for option in variant.experiment.evaluations}
+            if name and name not in options:
+                hint = nearest(name, options)
+                raise UserError(f"{where}: variant {variant.name} has no evaluation {name!r} for {metric!r}; {hint}")
+            own = isinstance(options[name], NamedEvaluation) if name else _is_text(variant.experiment)
+            if own and number not in _OF_TEXT:
+                raise UserError(f"{where}: an evaluation has no number {number!r}; {nearest(number, _OF_TEXT)}")
+
+
+def _is_text(experiment: Experiment) -> bool:
+    """Whether the validation split is measured by the loss of its tokens."""
+    return not hasattr(experiment.objective, "validation")
 
 
 def common_settings(overrides: Sequence[str]) -> tuple[str, ...]:

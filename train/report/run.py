@@ -57,6 +57,7 @@ _SCHEMAS: dict[str, Any] = {
     },
     "environment.json": [
         {
+            "command?": [str],
             "host?": dict,
             "devices?": {"kind?": str, "count?": int},
             "packages?": dict,

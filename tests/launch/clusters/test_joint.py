@@ -1,10 +1,13 @@
 """launch.clusters.joint: its mistakes are one line, and its exit status is that of its members. A sweep with it, for real."""
 
 import json
+import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -100,3 +103,32 @@ def test_a_sweep_in_one_program_equals_runs_one_after_another(tiny_experiment, t
     again = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0
     assert "training" not in again.stderr
+
+
+@pytest.mark.sweep
+def test_a_joint_sweep_that_is_killed_ends_with_the_same_bytes(tiny_experiment, tmp_path):
+    """Both of its processes get SIGKILL after the first checkpoints; the same command goes on from them."""
+    experiment = tiny_experiment(
+        model__num_layers=1, training__num_steps=80, samples__prompts=(), evaluation__every=40, checkpoints__every=10
+    )
+    config, runs = (
+        write_ablation(tmp_path / "a.py", experiment, "variants={'fast': 'schedule.peak=2e-2'}, seeds=(0, 1)"),
+        {},
+    )
+    for name in ("whole", "killed"):
+        folder = tmp_path / name
+        words = [sys.executable, "-m", "launch.sweep", f"--config={config}", f"--run={folder}", "--joint=4"]
+        if name == "killed":
+            process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
+            while not (folder / "fast-seed1" / "checkpoints" / "10").exists():
+                assert process.poll() is None
+                time.sleep(0.05)
+            for number in (process.pid, int((folder / "fast-seed1" / ".lock").read_text())):
+                os.kill(number, signal.SIGKILL)
+            process.wait()
+            assert "finished" not in (folder / "fast-seed1" / "status.json").read_text()
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        runs[name] = {path.parent.name: path.read_bytes() for path in folder.glob("*-seed?/metrics.jsonl")}
+    assert len(runs["whole"]) == 4
+    assert runs["killed"] == runs["whole"]

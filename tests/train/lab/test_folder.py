@@ -7,10 +7,21 @@ import shutil
 import pytest
 
 from model.errors import UserError
+from tests.train.lab.ablation_files import pretend
 from train.data import prepare
 from train.lab import folder as folders
 from train.lab.ablation import Ablation
-from train.lab.folder import check_same, describe, is_done, progress_of, read, runs_of, share_texts
+from train.lab.folder import (
+    check_branches,
+    check_same,
+    describe,
+    earlier_seeds,
+    is_done,
+    progress_of,
+    read,
+    runs_of,
+    share_texts,
+)
 from train.lab.variants import resolve
 
 
@@ -51,6 +62,46 @@ def test_a_sweep_may_grow(ablation, tmp_path):
     check_same(tmp_path, content(before), content(more), more.base)
     often = ablation(base=dataclasses.replace(before.base, logging=dataclasses.replace(before.base.logging, every=5)))
     check_same(tmp_path, content(before), content(often), often.base)
+
+
+def test_seeds_that_come_after_results_are_written_down(ablation, tmp_path):
+    before, more = content(ablation()), ablation(seeds=(0, 1, 2))
+    runs = runs_of(tmp_path, more, resolve(more))
+    assert earlier_seeds(None, runs) == earlier_seeds(before, runs) == []  # no run had ended
+    pretend(runs[0], 3.0)
+    assert earlier_seeds(before, runs) == [[0, 1]]
+    assert earlier_seeds(before | {"seeds": [2, 1, 0]}, runs) == []
+    now = json.loads(json.dumps(describe("configs/a.py", "a", more, resolve(more), None, [[0, 1]])))
+    most = ablation(seeds=(0, 1, 2, 3))
+    assert earlier_seeds(now, runs_of(tmp_path, most, resolve(most))) == [[0, 1], [0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("run", "step", "words"),
+    [
+        ("base-seed{seed}", 20, None),  # the last step
+        ("base-seed{seed}", 8, None),  # kept for its number
+        ("base-seed{seed}", 18, None),  # the last but one
+        ("base-seed{seed}", 16, None),
+        ("base-seed{seed}", 14, "variant cool: training.branch_from: base-seed0 keeps no checkpoint of step 14; give"),
+        ("base-seed{seed}", 7, "every=7, keep_every=7"),
+        ("bas-seed{seed}", 20, "bas-seed0 is no other run of this sweep; did you mean 'base-seed0'?"),
+        ("cool-seed{seed}", 20, "cool-seed0 is no other run of this sweep"),
+    ],
+)
+def test_a_branch_needs_a_trunk_that_keeps_its_step(run, step, words, ablation, tiny_experiment, tmp_path):
+    branch = f"training.branch_from=Branch(run='{tmp_path / run}', step={step})"
+    base = tiny_experiment(checkpoints__every=2, checkpoints__keep_every=8, checkpoints__keep_last=3)
+    option = ablation(base=base, variants={"cool": ("training.num_steps=40", branch)})
+    runs = runs_of(tmp_path, option, resolve(option))
+    if words is None:
+        check_branches(tmp_path, runs)
+        check_branches(tmp_path / "elsewhere", runs)
+        return
+    with pytest.raises(UserError) as caught:
+        check_branches(tmp_path, runs)
+    assert words in str(caught.value)
+    check_branches(tmp_path / "elsewhere", runs)  # a run of no sweep is checked when it is read
 
 
 @pytest.mark.parametrize(

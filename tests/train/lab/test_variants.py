@@ -10,7 +10,7 @@ from model.positions.rotary import Rotary
 from model.positions.scaling import YaRN
 from train.config_file import from_file, with_overrides
 from train.lab.ablation import Ablation, Hold
-from train.lab.variants import ablation_from_file, common_settings, hold_equal, resolve, seeded, texts_of
+from train.lab.variants import ablation_from_file, check_metrics, common_settings, hold_equal, resolve, seeded, texts_of
 
 FILE = """from {config} import experiment
 from train.lab.ablation import Ablation, Hold
@@ -129,3 +129,30 @@ def test_seeds_belong_to_the_sweep():
 
 def test_texts_of_a_mapping_keep_paths_as_typed():
     assert texts_of({"data.path": "a/b.txt", "model.width": 64}) == ("data.path=a/b.txt", "model.width=64")
+
+
+FAR = (
+    "evaluations=(NamedEvaluation(name='far', sequence_length=32), InductionEvaluation(name='heads', late=9, early=2))"
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"metric": "bits_per_byte", "claim": "difference <= -0.1, p < 0.05"}, None),
+        ({"metric": "far/loss", "claim": "heads/any_number <= 1, p < 0.05"}, None),
+        ({"metric": "los"}, "metric: an evaluation has no number 'los'; did you mean 'loss'?"),
+        ({"metric": "far/perplexty"}, "metric: an evaluation has no number 'perplexty'; did you mean 'perplexity'?"),
+        ({"metric": "fat/loss"}, "metric: variant base has no evaluation 'fat' for 'fat/loss'; did you mean 'far'?"),
+        ({"claim": "accuracy >= 1, p < 0.05"}, "claim: an evaluation has no number 'accuracy'; known: bits_per_byte"),
+    ],
+)
+def test_a_metric_that_no_run_would_have(fields, words, tiny_experiment):
+    base = with_overrides(tiny_experiment(), [FAR])
+    option = Ablation(base=base, variants={"wide": "model.ffn.width=96"}, **fields)
+    if words is None:
+        check_metrics(option, resolve(option))
+        return
+    with pytest.raises(UserError) as caught:
+        check_metrics(option, resolve(option))
+    assert words in str(caught.value)

@@ -16,7 +16,7 @@ from train.evaluation.document_scores import DocumentScore
 from train.evaluation.evaluate import Result, finite_or_none
 from train.evaluation.measures import Tally
 from train.lab.statistics.differences import Difference
-from train.lab.statistics.documents import paired_bootstrap
+from train.lab.statistics.documents import fewest_documents, paired_bootstrap
 from train.run.loading import LoadedRun
 
 # Of each measure: its denominator, and its unit in nats.
@@ -149,6 +149,10 @@ def _compared(
     if not all(count.sum() for count in counts):
         return None
     base, other = (float(x.sum() / n.sum()) for x, n in zip(sums, counts, strict=True))
-    known = len(pairs) > 1 and all(np.all(n > 0) for n in counts) and all(np.all(np.isfinite(x)) for x in sums)
+    known = (
+        len(pairs) >= fewest_documents()
+        and all(np.all(n > 0) for n in counts)
+        and all(np.all(np.isfinite(x)) for x in sums)
+    )
     difference = paired_bootstrap(sums[0], counts[0], sums[1], counts[1], draws, seed) if known else None
     return Compared(base, other, difference)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from model.errors import UserError
-from train.conversion.loading import load_model
+from train.conversion.loading import described_model, load_model
 from train.evaluation.bench.lengths import LengthResult, evaluate_lengths, parse_lengths, trained_length
 from train.evaluation.bench.pairs import Pair, compare, same_tokens
 from train.evaluation.document_scores import NOTHING_KEPT, Kept
@@ -108,6 +108,8 @@ def evaluate_request(
 ) -> Outcome:
     """Loads the models and measures them; see `Request`. Raises UserError as the functions that it calls."""
     request.check()
+    if request.against is not None:
+        described_model(request.against)  # a mistake in its path is said before the first model is measured
     base = load_model(request.model, request.checkpoint, mesh=mesh)
     if (reason := base.experiment.data.no_text) is not None and not request.texts:
         raise UserError(f"{request.model}: {reason}, so that it has no text; give --text, or measure it with --probes")

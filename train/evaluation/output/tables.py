@@ -130,7 +130,7 @@ def pair_table(pair: Pair, text: str) -> str:
             rows.append([escape_unprintable(domain), *cells])
         lines += ["", *_columns([["bits per byte of", "A", "B", "B - A", "95% interval", "p"], *rows])]
     if all(one.difference is None for one in pair.measures.values()):
-        lines += ["", "  one document: there is no interval over documents"]
+        lines += ["", "  there is no interval over documents: they are too few, or a loss is not finite"]
     else:
         lines += ["", "  intervals by a bootstrap over whole documents, which both models share"]
     for name, one in (("A", pair.base), ("B", pair.other)):

@@ -128,7 +128,7 @@ def analyse(results: SweepResults, larger: Sequence[SweepResults] = ()) -> Analy
     text = results.content.get("claim")
     claim = None if text is None else Claim.parse(text)
     documents, unit = compare_documents(results, LEVEL)
-    notes = [*_missing_notes(results), *results.notes]
+    notes = [*_missing_notes(results), *_seed_notes(results), *results.notes]
     rows = [
         _row(
             results,
@@ -200,8 +200,11 @@ def _speedup(results: SweepResults, name: str, cost: str) -> Speedup | str:
     for who in (results.base, name):
         if missing := [s for s in results.seeds if s not in results.variants[who].final(results.metric)]:
             return f"{who} has no final value for seed {missing[0]}"
+    if cost == "seconds" and any(run.joint for run in results.runs()):
+        return "trained jointly"
     base, other = _curves(results, results.base), _curves(results, name)
-    if any(curve.source == "training" for curve in (*base.values(), *other.values())):
+    seeds, every = set(results.seeds), (*base.values(), *other.values())
+    if base.keys() != seeds or other.keys() != seeds or any(curve.source == "training" for curve in every):
         return "too few evaluations during training"
     try:
         points = [{seed: (curve.cost(cost), curve.values) for seed, curve in group.items()} for group in (base, other)]
@@ -230,6 +233,27 @@ def _smallest_shown(results: SweepResults, compared: Iterable[Comparison]) -> fl
         return None
     alpha = results.alpha / max(1, len(results.variants) - 1)
     return float(np.median(found)) * smallest_shown(len(results.seeds), alpha)
+
+
+def false_rate(results: SweepResults) -> float | None:
+    """The share of sweeps without any difference in which a verdict of better or worse stands; None without verdicts.
+
+    Each time that seeds were added after results the variants are judged once more, so the rates add up.
+    """
+    return None if results.alpha is None else min(1.0, results.alpha * (1 + len(results.earlier_seeds)))
+
+
+def _seed_notes(results: SweepResults) -> list[str]:
+    """A sentence if seeds were added when results were there."""
+    rate = false_rate(results)
+    if not results.earlier_seeds or results.alpha is None or rate is None:
+        return []
+    steps = ", ".join(f"{len(seeds)}" for seeds in results.earlier_seeds)
+    return [
+        f"Seeds were added after results were there ({steps}, now {len(results.seeds)} seeds), so that variants are "
+        f"judged more than once: with no difference anywhere, a verdict stands in at most {100 * rate:.3g}% of such "
+        f"sweeps instead of {100 * results.alpha:.3g}%. A sweep of its own with all seeds declared avoids this."
+    ]
 
 
 def _missing_notes(results: SweepResults) -> list[str]:

@@ -119,6 +119,8 @@ def cost_chart(analysis: Analysis, cost: str) -> Chart | None:
     source = "Smoothed training loss, where a run has few evaluations. " if "training" in sources else ""
     if len(bands) < len(known):
         caption.append(f"Of {len(known)} variants, the base and the best {len(drawn)} are drawn.")
+    if pointless := [row.name for row in analysis.rows if row.values and row.name not in known]:
+        caption.append(f"No curve of {', '.join(pointless)}: too few evaluations.")
     words = f"Lines: means over seeds; bands: from the lowest to the highest seed. {source}{' '.join(caption)}"
     title = f"{analysis.results.metric.capitalize()} against {_TITLES[cost]}"
     return Chart(title=title, caption=words.strip(), svg=_colored(svg))
@@ -220,12 +222,12 @@ def _set_cost_axis(axes: Axes) -> None:
 
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _format_cost(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _format_cost(value, axes.get_xlim()[1])))
 
 
-def _format_cost(value: float) -> str:
-    """A tick of a cost: 0, 250, 1.5k, 20M, 3e12."""
-    if value >= 1e12:
+def _format_cost(value: float, largest: float) -> str:
+    """A tick of a cost on an axis with a largest value: 0, 250, 1.5k, 20M, 3e12; one axis has one notation."""
+    if largest >= 1e12 and value > 0:
         digits, exponent = f"{value:.3e}".split("e")
         return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):

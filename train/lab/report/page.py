@@ -45,6 +45,7 @@ def _content(analysis: Analysis) -> dict[str, Any]:
         "show_documents": any(row.documents is not None for row in analysis.rows),
         "show_active": any(row["costs"]["active"] != row["costs"]["parameters"] for row in rows),
         "document_unit": analysis.document_unit,
+        "others": words.other_table(analysis) if words.other_metrics(analysis) else None,
         "charts_missing": missing,
         **pictures,
         "speedups": [row for row in rows if row["speedups"]],

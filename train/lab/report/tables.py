@@ -26,6 +26,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~])")
 def runs_csv(analysis: Analysis) -> str:
     """One line for every declared run, with what is missing left empty."""
     metric, base = analysis.results.metric, analysis.base.values
+    others = words.other_metrics(analysis)
     sizes = ("parameters", "active_parameters")
     measured = ("seconds", "tokens_per_second", "peak_bytes")
     head = (
@@ -40,6 +41,7 @@ def runs_csv(analysis: Analysis) -> str:
         "flops",
         *measured,
         *sizes,
+        *others,
     )
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -53,9 +55,9 @@ def runs_csv(analysis: Analysis) -> str:
             own = row.variant.sizes
             cells = (value, difference, *costs, *(getattr(run, name) for name in measured))
             counts = [None if own is None else getattr(own, name) for name in sizes]
-            writer.writerow(
-                (row.name, seed, run.state, run.step, run.total_steps, *map(_raw, cells), *counts, _detail(run))
-            )
+            further = [_raw(run.final.get(name)) for name in others]
+            about = (row.name, seed, run.state, run.step, run.total_steps)
+            writer.writerow((*about, *map(_raw, cells), *counts, *further, _detail(run)))
     return buffer.getvalue()
 
 
@@ -109,6 +111,10 @@ def markdown(analysis: Analysis) -> str:
         *[_line([_md(cell) for cell in row]) for row in rows],
         "",
     ]
+    if words.other_metrics(analysis):
+        head, rows = words.other_table(analysis)
+        align = ["---", *["---:"] * (len(head) - 1)]
+        lines += [_line(list(map(_md, head))), _line(align), *[_line(list(map(_md, row))) for row in rows], ""]
     if analysis.claim is not None:
         lines.append(f"Claim, fixed before the runs: {_md(str(analysis.claim))}")
         lines += [f"- {_md(name)}: {_md(text)}" for name, _, text in words.claim_words(analysis)] + [""]
@@ -141,7 +147,20 @@ def latex(analysis: Analysis) -> str:
         if words.verdict_class(analysis, row) == "better":
             texts[0] = rf"\textbf{{{texts[0]}}}"
         lines.append(" & ".join(texts) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if words.other_metrics(analysis):
+        head, rows = words.other_table(analysis)
+        lines += [
+            "% the other evaluations",
+            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            r"\toprule",
+            " & ".join(titles.get(name, _tex(name)) for name in head) + r" \\",
+            r"\midrule",
+            *[" & ".join(map(_tex, row)) + r" \\" for row in rows],
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    return "\n".join([*lines, ""])
 
 
 def _tex(text: str) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from train.lab.report.analysis import LEVEL, Analysis, Row
-from train.lab.statistics.differences import Difference
+import numpy as np
+
+from train.lab.report.analysis import LEVEL, Analysis, Row, false_rate
+from train.lab.statistics.differences import Difference, paired
 from train.lab.statistics.power import POWER
 from train.lab.statistics.speedup import Speedup
 from train.lab.statistics.verdicts import format_p
@@ -138,6 +141,37 @@ def cost_cells(row: Row) -> dict[str, str]:
     }
 
 
+def other_metrics(analysis: Analysis) -> list[str]:
+    """The number of the sweep's metric in the other evaluations of its runs, such as twice/loss for loss."""
+    metric = analysis.results.metric
+    finals = (name for run in analysis.results.runs() for name in run.final)
+    number = metric.rpartition("/")[2]
+    return list(dict.fromkeys(name for name in finals if name != metric and name.rpartition("/")[2] == number))
+
+
+def other_table(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of the other evaluations: mean, difference to the base with its interval; no verdicts."""
+    metrics, places = other_metrics(analysis), decimals(analysis)
+    rows = []
+    for row in analysis.rows:
+        cells = [row.name]
+        for metric in metrics:
+            base, own = (_finite(one.variant.final(metric)) for one in (analysis.base, row))
+            known = not row.is_base and len(base.keys() & own.keys()) > 1
+            found = paired(base, own, LEVEL) if known else None
+            change = number(None if found is None else found.mean, places, True)
+            deviation = float(np.std([*own.values()], ddof=1)) if len(own) > 1 else None
+            mean = number(float(np.mean([*own.values()])) if own else None, places)
+            cells.append(mean if deviation is None else f"{mean} \u00b1 {number(deviation, places)}")
+            cells.append(change if found is None else f"{change} {interval_cell(found, places)}")
+        rows.append(cells)
+    return ["variant", *(name for metric in metrics for name in (metric, "difference"))], rows
+
+
+def _finite(values: Mapping[int, float]) -> dict[int, float]:
+    return {seed: value for seed, value in values.items() if math.isfinite(value)}
+
+
 def format_flops(value: float) -> str:
     """1.23e15."""
     digits, exponent = f"{value:.2e}".split("e")
@@ -212,10 +246,10 @@ def method(analysis: Analysis) -> list[str]:
         f"Differences are to {results.base} with the same seed, which has the same batches in the same order; "
         f"intervals ({LEVEL:.0%}) and p-values are those of the paired t test over {seeds} seeds.",
     ]
-    if results.alpha is not None:
+    if (rate := false_rate(results)) is not None:
         lines.append(
             f"p-values are adjusted for {others} comparison{'s' * (others != 1)} (Holm). With no difference anywhere, "
-            f"a verdict of better or worse stands in at most {100 * results.alpha:.3g}% of such sweeps. A variant is "
+            f"a verdict of better or worse stands in at most {100 * rate:.3g}% of such sweeps. A variant is "
             "judged once, when all its declared seeds and those of the base are done."
         )
     if analysis.noise is not None:
@@ -238,4 +272,6 @@ def method(analysis: Analysis) -> list[str]:
         "of a seed; geometric mean with the t interval of the logarithms. Wall time is that of training steps, without "
         "compilation and evaluation; runs that shared a machine slowed one another."
     )
+    if any(run.joint for run in results.runs()):
+        lines.append("Runs that trained jointly, in one program, have no time, speed and memory of their own.")
     return lines

@@ -75,14 +75,14 @@ def test_tokens_of_different_tokenizers_are_not_compared():
 
 def test_documents_are_paired_by_their_number():
     """A document of one token has no scored token without a mark before it: only one of the models has it."""
-    whole, part = result(BASE[:4]), result(OTHER[:4])
+    whole, part = result(BASE[:5]), result(OTHER[:5])
     part = dataclasses.replace(part, scores=part.scores[1:])
     pair = compare(whole, part, same_tokenizer=True, draws=9)
-    assert pair.measures["loss"].difference.n == 3
+    assert pair.measures["loss"].difference.n == 4
     with pytest.raises(UserError, match="document 1 is 0 for one model and 1 for the other"):
         compare(whole, result(OTHER[:4], numbers=[3, 0, 1, 2]), same_tokenizer=True)
     with pytest.raises(UserError, match="no document in common"):
-        compare(whole, result(OTHER[:4], numbers=[4, 5, 6, 7]), same_tokenizer=True)
+        compare(whole, result(OTHER[:4], numbers=[5, 6, 7, 8]), same_tokenizer=True)
 
 
 def test_one_document_has_no_interval():

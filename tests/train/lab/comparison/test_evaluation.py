@@ -84,7 +84,7 @@ def test_runs_of_different_tokenizers_get_the_same_text_and_are_compared_by_byte
     single.write_text("a single document of a few words\n")
     found = paired_evaluation(a, b, [str(single)], same_tokenizer=False)
     assert found.measures[0].difference is None
-    assert "no interval: expected at least two documents" in found.notes[0]
+    assert "no interval: expected at least 4 documents" in found.notes[0]
     with pytest.raises(UserError, match=r"nowhere\.txt"):
         paired_evaluation(a, b, ["nowhere.txt"], same_tokenizer=False)
 

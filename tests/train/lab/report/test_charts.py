@@ -74,11 +74,26 @@ def test_nothing_is_drawn_of_nothing(finished):
     assert charts.cost_charts(empty) == []
 
 
+def test_a_variant_without_a_curve_is_named(finished):
+    """Such as a short branch with one evaluation, at its end."""
+    results = finished.results
+    wide = results.variants["wide"]
+    short = dataclasses.replace(wide, runs={s: dataclasses.replace(r, curve=None) for s, r in wide.runs.items()})
+    analysis = analyse(dataclasses.replace(results, variants=results.variants | {"wide": short}))
+    assert charts.cost_chart(analysis, "tokens").caption.endswith("No curve of wide: too few evaluations.")
+    row = next(row for row in analysis.rows if row.name == "wide")
+    assert set(row.speedups.values()) == {"too few evaluations during training"}
+
+
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (250, "250"), (1500, "1.5k"), (2e7, "20M"), (3e9, "3B"), (1.5e13, "1.5e13")]
+    ("value", "largest", "text"),
+    [
+        *((0, 1e13, "0"), (250, 300, "250"), (1500, 2e3, "1.5k"), (2e7, 3e7, "20M"), (3e9, 4e9, "3B")),
+        *((1.5e13, 2e13, "1.5e13"), (8e11, 2e12, "8e11")),
+    ],
 )
-def test_ticks_of_costs(value, text):
-    assert charts._format_cost(value) == text
+def test_ticks_of_costs(value, largest, text):
+    assert charts._format_cost(value, largest) == text
 
 
 def test_of_many_variants_the_base_and_the_best_are_drawn(finished):

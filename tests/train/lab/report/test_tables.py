@@ -18,6 +18,7 @@ def test_csv_has_a_line_for_every_declared_run(broken):
     assert (wide["state"], wide["step"], wide["tokens"], wide["detail"]) == ("finished", "200", "12800", "")
     assert float(wide["parameters"]) == broken.results.variants["wide"].sizes.parameters
     missing, failed, diverged = found["same", "1"], found["slow", "2"], found["hot_100%", "1"]
+    assert float(wide["wiki/loss"]) == run.final["wiki/loss"]
     assert (missing["state"], missing["loss"], missing["difference"], missing["tokens"]) == ("missing", "", "", "")
     assert (failed["state"], failed["step"], failed["loss"]) == ("failed", "120", "")
     assert "the disk is full" in failed["detail"]
@@ -36,9 +37,11 @@ def test_the_table_leaves_out_columns_without_anything(finished, broken):
 
 def test_markdown(broken):
     text = markdown(broken)
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + 5
-    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+    both = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(both) == 2 * (2 + 5)
+    for table in (both[:7], both[7:]):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+    assert both[7] == "| variant | wiki/loss | difference |"
     assert "- 1 of 15 runs: failed (slow seed 2)." in text
     assert r"hot\_100%" in text
     assert r"Claim, fixed before the runs: difference \<= -0.03, p \< 0.05" in text
@@ -48,7 +51,10 @@ def test_markdown(broken):
 
 def test_latex(broken):
     text = latex(broken)
-    body = text[text.index(r"\begin{tabular}") :]
+    body, others = text[text.index(r"\begin{tabular}") :].split("% the other evaluations\n")
+    assert others.count(r"\\") == 1 + 5
+    assert others.startswith(r"\begin{tabular}{lrr}")
+    assert r"variant & wiki/loss & $\Delta$ \\" in others
     rows = [line for line in body.splitlines() if line.endswith(r"\\")]
     columns = re.match(r"\\begin\{tabular\}\{(\w+)\}", body)[1]
     assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in rows} == {len(columns)}
@@ -58,7 +64,9 @@ def test_latex(broken):
     assert r"$5.21\times 10^{9}$" in body
     assert not set(body) & set("\u2212\u00b1\u2013")
     assert "% 1 of 15 runs: failed (slow seed 2)." in text
-    assert all(line.startswith(("%", "\\")) or line in rows or not line for line in text.splitlines())
+    assert all(
+        line.startswith(("%", "\\")) or line in rows or not line for line in text.splitlines()[: -others.count("\n")]
+    )
 
 
 def test_latex_escapes():

@@ -50,6 +50,41 @@ def test_no_verdict_where_none_was_asked_for(finished):
     assert not any("Holm" in line for line in words.method(plain))
 
 
+def test_seeds_that_were_added_after_results_raise_the_stated_rate(finished):
+    results = finished.results
+    grown = analyse(dataclasses.replace(results, content=results.content | {"earlier_seeds": [[0, 1]]}))
+    (note,) = grown.notes
+    assert note.startswith("Seeds were added after results were there (2, now 3 seeds)")
+    assert "at most 10% of such sweeps instead of 5%" in note
+    assert any("stands in at most 10% of such sweeps" in line for line in words.method(grown))
+    assert any("stands in at most 5% of such sweeps" in line for line in words.method(finished))
+
+
+def test_other_evaluations_have_differences_of_their_own(finished, broken):
+    head, table = words.other_table(finished)
+    assert head == ["variant", "wiki/loss", "difference"]
+    wide, (name, mean, difference) = rows(finished)["wide"], table[0]
+    places = words.decimals(finished)
+    expected = wide.comparison.difference  # the loss of "wiki" is the loss and 1
+    assert name == "wide"
+    assert mean == f"{wide.mean + 1:.{places}f} \u00b1 {wide.deviation:.{places}f}"
+    assert difference == f"{words.number(expected.mean, places, True)} {words.interval_cell(expected, places)}"
+    assert next(row for row in table if row[0] == "base")[2] == words.NONE
+    (hot,) = [row for row in words.other_table(broken)[1] if row[0] == "hot_100%"]
+    assert "\u00b1" in hot[1]  # of the seeds that did not diverge
+
+
+def test_runs_that_trained_jointly_have_no_times(finished):
+    results = finished.results
+    wide = results.variants["wide"]
+    joint = dataclasses.replace(wide, runs={s: dataclasses.replace(r, joint=True) for s, r in wide.runs.items()})
+    found = analyse(dataclasses.replace(results, variants=results.variants | {"wide": joint}))
+    assert rows(found)["slow"].speedups["seconds"] == "trained jointly"
+    assert isinstance(rows(found)["slow"].speedups["steps"], Speedup)
+    assert words.method(found)[-1].startswith("Runs that trained jointly")
+    assert not words.method(finished)[-1].startswith("Runs that trained jointly")
+
+
 def test_speedups():
     found = Speedup(ratio=1.318, low=1.2, high=1.449, level=0.95, n=3)
     assert words.speedup_cell(found) == "1.32 [1.20, 1.45]"

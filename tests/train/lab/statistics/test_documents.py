@@ -3,7 +3,7 @@ import pytest
 
 from model.errors import UserError
 from tests.train.lab.statistics.draws import DRAWS, coverage
-from train.lab.statistics.documents import paired_bootstrap
+from train.lab.statistics.documents import fewest_documents, paired_bootstrap
 
 
 def corpus(rng, documents=60, truth=0.01, heavy=False):
@@ -20,6 +20,18 @@ def test_the_interval_covers(heavy):
     rng = np.random.default_rng(0)
     found = [paired_bootstrap(*corpus(rng, heavy=heavy), draws=400, seed=i) for i in range(DRAWS)]
     assert coverage(found, 0.01) == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize("documents", [4, 6, 10])
+def test_the_interval_of_few_documents_is_wide_enough(documents):
+    rng = np.random.default_rng(documents)
+    found = [paired_bootstrap(*corpus(rng, documents=documents), draws=300, seed=i) for i in range(300)]
+    assert coverage(found, 0.01) >= 0.89
+    assert all(np.isfinite(one.high) for one in found)
+
+
+def test_the_fewest_documents():
+    assert [fewest_documents(level) for level in (0.5, 0.8, 0.95, 0.99, 0.999)] == [3, 4, 4, 5, 6]
 
 
 def test_no_difference_is_found_at_the_stated_rate():
@@ -82,9 +94,12 @@ def test_equal_models_have_no_difference():
     ("arrays", "message"),
     [
         (([1.0, 2.0], [1, 1], [1.0], [1]), "the same documents"),
-        (([1.0], [1], [1.0], [1]), "at least two documents, got 1"),
-        (([1.0, 2.0], [1, 0], [1.0, 2.0], [1, 1]), "document 1 has no tokens for the base model"),
-        (([1.0, 2.0], [1, 1], [float("inf"), 2.0], [1, 1]), "document 0 has no finite loss for the other model"),
+        (([1.0] * 3, [1] * 3, [1.0] * 3, [1] * 3), "at least 4 documents for an interval of 0.95, got 3"),
+        (([1.0] * 4, [1, 0, 1, 1], [1.0] * 4, [1] * 4), "document 1 has no tokens for the base model"),
+        (
+            ([1.0] * 4, [1] * 4, [float("inf"), 2.0, 1.0, 1.0], [1] * 4),
+            "document 0 has no finite loss for the other model",
+        ),
     ],
 )
 def test_bad_input(arrays, message):

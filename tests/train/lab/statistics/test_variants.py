@@ -95,3 +95,16 @@ def test_no_false_verdict_above_the_stated_rate(seeds):
     assert wrong_on_the_way == wrong  # to look early changes nothing: a verdict that stands early stands at the end
     assert wrong / sweeps <= 0.05 + 0.02
     assert wrong_without / sweeps > 0.15
+
+
+def test_seeds_that_are_added_after_a_look_add_up_the_rates():
+    """Nothing differs, and three seeds are added where no verdict stands: 10% at most, as the report says, and not 5%."""
+    rng, sweeps, wrong = np.random.default_rng(11), 400, 0
+    for _ in range(sweeps):
+        final = 3.0 + 0.05 * rng.normal(size=6) + 0.01 * rng.normal(size=(5, 6))
+        looks = [
+            compare_variants({f"v{v}": by_seed(final[v, :n]) for v in range(5)}, "v0", range(n)).values()
+            for n in (3, 6)
+        ]
+        wrong += any(c.verdict.word in ("better", "worse") for found in looks for c in found)
+    assert 0.05 < wrong / sweeps <= 0.10 + 0.02
