@@ -6,7 +6,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from train.serving.errors import RETRY_SECONDS
+from train.serving.parameters.errors import RETRY_SECONDS
 
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: %d\r\ncontent-type: text/plain\r\n"
