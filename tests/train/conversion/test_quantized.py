@@ -194,7 +194,10 @@ def test_other_methods_are_refused_before_anything_is_read(tmp_path):
         read_published(folder, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     (folder / "model.safetensors").rename(folder / "model.gguf")
-    with pytest.raises(UserError, match="published: weights in GGUF files are not read; take the model's repository"):
+    with pytest.raises(
+        UserError,
+        match="published: a GGUF file is read by itself: --from=FOLDER/NAME.gguf; or take the model's repository",
+    ):
         read_published(folder, tmp_path / "run")
 
 
