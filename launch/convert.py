@@ -13,6 +13,11 @@ checkpoint are written; damage of its optimizer state is noticed only when the r
 
     python -m launch.convert --run=runs/mine --to=models/mine --like=models/Qwen3-0.6B/config.json
 
+A GGUF file of llama.cpp is read like a folder, if its architecture is llama (`pip install 'cairn-lm[gguf]'`); its
+numbers, Q8_0, Q4_K and the others too, become the run's format:
+
+    python -m launch.convert --from=models/llama-3.2-1b-q8_0.gguf --run=runs/llama-1b --parameters=bfloat16
+
 With --quantize the run folder that is written has matrices of 8 or 4 bits, for inference; --to is then a run folder:
 
     python -m launch.convert --from=models/Llama-3.2-1B --run=runs/llama-1b-int8 --quantize=int8
@@ -36,11 +41,12 @@ from absl import flags
 from launch.command import cli
 from model.errors import UserError
 from train.files.paths import AnyPath, local_path, user_path
+from train.files.remote import local_copy
 
 if TYPE_CHECKING:
     from train.experiment import Experiment
 
-FROM = cli.define_path("from", None, "The Hugging Face folder to read.")
+FROM = cli.define_path("from", None, "The Hugging Face folder to read, or a GGUF file of a LLaMA.")
 TO = cli.define_path(
     "to", None, "The Hugging Face folder to write, or with --quantize the run folder; it must not exist."
 )
@@ -81,6 +87,9 @@ ACCEPT = flags.DEFINE_multi_string(
     "(rope_scaling.factor): right only if the model computes the same without it. Give the flag once for each key; the "
     "run folder records them.",
 )
+TOKENIZER = cli.define_path(
+    "tokenizer", None, "With --from=FILE.gguf: a tokenizer.json or tokenizer.model in place of the file's own."
+)
 QUANTIZE = flags.DEFINE_string(
     "quantize",
     None,
@@ -114,6 +123,8 @@ def main(argv: list[str]) -> int:
         if flag.value is not None:
             given = "base" if adapter and source else "from" if source else "to"
             raise UserError(f"--{flag.name} has no effect with --{given}; leave it out")
+    if TOKENIZER.value is not None and not (source and not adapter and is_gguf(user_path(source))):
+        raise UserError("--tokenizer goes with --from=FILE.gguf; a Hugging Face folder brings its own; leave it out")
     if LIKE.value is not None and FAMILY.value is not None:
         raise UserError(f"--like={LIKE.value} names the family too; leave out --family={FAMILY.value}")
     if ACCEPT.value and (not source or adapter) and LIKE.value is None:
@@ -139,12 +150,22 @@ def main(argv: list[str]) -> int:
     return _write(user_path(RUN.value), local_path(target or "", "a folder of weights that is written"))
 
 
+def is_gguf(source: AnyPath) -> bool:
+    """Whether a source is a file of llama.cpp, by its name."""
+    return source.name.lower().endswith(".gguf")
+
+
 def _read(source: AnyPath, run: pathlib.Path) -> int:
     from model.parameters.precision import Dtype
+    from train.conversion.gguf_file import unpacked
     from train.conversion.quantizing import parse_option
     from train.conversion.reading import read_published
     from train.data.tokenizers.interface import load_tokenizer
 
+    if is_gguf(source):
+        tokenizer = None if TOKENIZER.value is None else local_copy(user_path(TOKENIZER.value))
+        with unpacked(local_copy(source), run, tokenizer) as folder:
+            return _read(folder, run)
     experiment = read_published(
         source,
         run,

@@ -6,6 +6,7 @@ r"""Generates texts with a trained model.
     python -m launch.generate --run=runs/llama-1b --prompts_file=prompts.jsonl --output=texts.jsonl
     python -m launch.generate --run=runs/llama-1b --chat
     python -m launch.generate --run=runs/llama-8b --chat --draft=runs/llama-1b
+    python -m launch.generate --run=runs/llama-1b --chat --prompt='Two pets as JSON.' --json_schema=pets.json
     python -m launch.generate --run=runs/quickstart --prompt='I feel' --steer=runs/quickstart/inspection/steer:4
 
 A single text is written to the terminal while it is drawn, several texts when all are finished. A text ends at the end
@@ -18,22 +19,26 @@ JSON for each, in the order of the prompts, and the same command continues one t
 a message, which the tokenizer's chat template wraps; without a prompt, each line that is typed is one. --draft and
 --set=engine.speculation='NGram()' guess tokens and change no text; the last line says how many guesses were right.
 
+With --json_schema, --regex, --choice or --grammar each text is one of those that it allows, as far as --max_tokens go:
+before every draw the tokens that lead to none of them are left out. Needs `pip install 'cairn-lm[constrained]'`.
+
 --steer adds a vector of `launch.inspect steer` to the stream after a layer, SCALE times, at every token.
 """
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from absl import flags
 
-from launch.command import cli, engine_flags, streams
+from launch.command import cli, constraint_flags, engine_flags, streams
 from model.errors import UserError
 
 if TYPE_CHECKING:
+    from launch.command.engine_texts import EngineTexts
     from model.inference.sampling import Sampling
     from train.generation.prompts import Prompt
-    from train.generation.texts import GeneratedText
+    from train.generation.texts import EndedBy, GeneratedText
 
 RUN = cli.define_path("run", None, "The run folder.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which checkpoint: latest, best, or the number of its step.")
@@ -75,6 +80,7 @@ CHAT_TEMPLATE = cli.define_path(
 STEER = flags.DEFINE_multi_string(
     "steer", [], "FILE:SCALE, a vector of launch.inspect steer and how many times to add it. May be given many times."
 )
+CONSTRAINT = constraint_flags.define_constraint()
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object with all texts at the end, and nothing before.")
 
 MAX_TEXTS = 1_000_000
@@ -92,17 +98,20 @@ def main(argv: list[str]) -> int:
     sampling = _sampling()
     if NUM_SAMPLES.value > 1 and sampling.temperature == 0:
         raise UserError(f"--num_samples={NUM_SAMPLES.value} with --temperature=0 would give the same text each time")
+    if CHAT_TEMPLATE.value is not None and not CHAT.value:
+        raise UserError("--chat_template has no effect without --chat; give both, or leave it out")
     given = _prompts()
-    if CHAT.value or OUTPUT.value is not None:
+    if CHAT.value or OUTPUT.value is not None or constraint_flags.is_given(CONSTRAINT):
         if STEER.value:
             raise UserError(
-                "--steer has no effect with --output and --chat, whose engine takes no vectors; leave it out"
+                "--steer has no effect with --output, --chat and constraints, whose engine takes no vectors; leave it "
+                "out"
             )
         return _on_engine(given, sampling)
     if engine_flags.is_given(ENGINE):
-        raise UserError("--set and --draft are for the engine, which draws with --output or --chat; give one of them")
-    if CHAT_TEMPLATE.value is not None:
-        raise UserError("--chat_template has no effect without --chat; give both, or leave it out")
+        raise UserError(
+            "--set and --draft are for the engine, which draws with --output, --chat or a constraint; give one of them"
+        )
     given = given or [_no_prompt()]
     prompts = [prompt.text for prompt in given for _ in range(NUM_SAMPLES.value)]
 
@@ -193,10 +202,10 @@ def _no_prompt() -> "Prompt":
 
 
 def _on_engine(given: "list[Prompt]", sampling: "Sampling") -> int:
-    """Draws texts with the engine: into a file, or as a chat."""
-    if JSON.value:
+    """Draws texts with the engine: into a file, as a chat, or under a constraint."""
+    if JSON.value and (CHAT.value or OUTPUT.value is not None):
         raise UserError("--json prints texts at the end, and has no effect with --output and --chat; leave it out")
-    if OUTPUT.value is None and (NUM_SAMPLES.value > 1 or PROMPTS_FILE.value is not None):
+    if CHAT.value and OUTPUT.value is None and (NUM_SAMPLES.value > 1 or PROMPTS_FILE.value is not None):
         raise UserError("--chat on the terminal answers one message at a time; give --output=FILE.jsonl for many")
     from train.generation.results_file import output_path
 
@@ -207,6 +216,7 @@ def _on_engine(given: "list[Prompt]", sampling: "Sampling") -> int:
     options = engine_flags.engine_options(
         ENGINE, EngineOptions(rows=rows, tokens_per_step=max(128, 2 * rows)), {"rows": BATCH_SIZE.name}
     )
+    form = constraint_flags.form_of(CONSTRAINT)
     cli.prepare_jax()
     from launch.command.engine_texts import EngineTexts
     from train.run.loading import load_run
@@ -220,12 +230,31 @@ def _on_engine(given: "list[Prompt]", sampling: "Sampling") -> int:
         draft=engine_flags.draft_of(ENGINE, run),
         chat=CHAT.value,
         chat_template=CHAT_TEMPLATE.value,
+        form=form,
     )
     if output is not None:
         texts.write(given or [_no_prompt()], NUM_SAMPLES.value, output)
+    elif not CHAT.value:
+        _print_drawn(texts, run.step, given or [_no_prompt()])
     else:
         texts.converse([prompt.text for prompt in given] or None)
     return 0
+
+
+def _print_drawn(texts: "EngineTexts", step: int, given: "list[Prompt]") -> None:
+    """Prints texts that the engine draws, as those of static batches."""
+    from train.generation.texts import GeneratedText
+
+    prompts = [prompt.text for prompt in given for _ in range(NUM_SAMPLES.value)]
+    printer = _Printer(prompts, texts.cache_bytes, silent=JSON.value)
+    results: list[GeneratedText] = []
+    try:
+        for text in texts.draw(given, NUM_SAMPLES.value, printer.show):
+            results.append(GeneratedText(text.text, text.tokens, cast("EndedBy", text.ended_by)))
+    finally:  # a signal loses no text that is complete
+        if results:
+            _print_results(step, prompts[: len(results)], printer, results)
+    printer.report(results)
 
 
 def _as_json(step: int, prompts: list[str], results: "list[GeneratedText]") -> dict[str, object]:

@@ -25,7 +25,7 @@ from model.errors import UserError
 if TYPE_CHECKING:
     from model.inference.engine.engine import Engine
     from model.inference.engine.options import EngineOptions
-    from train.serving.options import Limits
+    from train.serving.parameters.options import Limits
 
 RUN = cli.define_path("run", None, "The run folder.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which checkpoint: latest, best, or the number of its step.")
@@ -119,7 +119,7 @@ def _check_packages() -> None:
 
 def _api_key() -> str | None:
     """The key of --api_key or the environment. Raises UserError where one is needed and there is none."""
-    from train.serving.options import LOCAL_HOSTS
+    from train.serving.parameters.options import LOCAL_HOSTS
 
     key = API_KEY.value or os.environ.get("CAIRN_API_KEY") or None
     if key is None and HOST.value not in LOCAL_HOSTS:
@@ -134,7 +134,7 @@ def _api_key() -> str | None:
 
 def _limits() -> "Limits":
     from model.options.tree import find_problems
-    from train.serving.options import Limits
+    from train.serving.parameters.options import Limits
 
     named: dict[str, flags.FlagHolder[Any]] = {
         "body_bytes": MAX_BODY,

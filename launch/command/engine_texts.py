@@ -4,6 +4,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from launch.command import streams
 from model.errors import UserError
@@ -16,11 +17,12 @@ from model.inference.sampling import Sampling
 from model.options.json import to_json
 from train.evaluation.stored_scores import fingerprint_of_params
 from train.generation.chat_template import NO_TEMPLATE, chat_prompts, stop_tokens
+from train.generation.constraints import Constraints, Form
 from train.generation.continuations import Continuation, continue_in_order, continue_one, describe_speed
 from train.generation.prompts import Prompt
 from train.generation.results_file import ResultsFile, numbered
 from train.generation.text_engine import TextEngine, TextRequest
-from train.generation.texts import check_prompts
+from train.generation.texts import OnText, check_prompts
 from train.run.loading import LoadedRun
 from train.terminal.progress import Progress
 
@@ -38,8 +40,9 @@ class EngineTexts:
         draft: DraftModel | None = None,
         chat: bool,
         chat_template: str | None,
+        form: Form | None = None,
     ) -> None:
-        """Makes the engine. Raises UserError for a chat without a template.
+        """Makes the engine. Raises UserError for a chat without a template, and for a form that cannot be used.
 
         Args:
           run: the model.
@@ -49,6 +52,7 @@ class EngineTexts:
           draft: the model that guesses tokens, or None.
           chat: whether prompts are messages.
           chat_template: a file with a chat template; None for the run's own.
+          form: the texts that may be drawn; None for all.
         """
         self._run, self._sampling, self._stops, self._rows = run, sampling, stop_strings, engine.rows
         self._chat = chat_prompts(run.folder, run.tokenizer, chat_template) if chat else None
@@ -56,21 +60,46 @@ class EngineTexts:
             raise UserError(NO_TEMPLATE)
         # A published model marks the end of its turn with a token of its own.
         self._ends = stop_tokens(run.folder, run.tokenizer) if chat else ()
+        self._constraint = None if form is None else Constraints(run.tokenizer).of(form)
         made = Engine(run.experiment.model, run.params, engine, layout=run.layout, draft=draft)
+        self._cache_bytes = made.capacity.cache_bytes
         self._engine = TextEngine(made, run.tokenizer)
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "step": run.step,
             "sampling": to_json(sampling),
             "stop": list(stop_strings),
             "chat": chat_template if chat else None,
             "is_chat": chat,
         }
+        if form is not None:
+            self._settings["form"] = [form.kind, form.source]
+
+    @property
+    def cache_bytes(self) -> int:
+        """The bytes of the engine's cache."""
+        return self._cache_bytes
+
+    def draw(self, prompts: Sequence[Prompt], samples: int, on_text: OnText) -> Iterator[Continuation]:
+        """Yields `samples` texts of each prompt, in order; a single one is also shown while it is drawn.
+
+        `on_text` is called with the number of a text and a piece of it, all of it where there are several.
+        """
+        requests = self._requests(prompts, samples)
+        if len(requests) == 1:
+            for piece in continue_one(self._engine, requests[0]):
+                if isinstance(piece, Continuation):
+                    yield piece
+                else:
+                    on_text(0, piece)
+            return
+        for index, text in enumerate(continue_in_order(self._engine, requests, ahead=2 * self._rows)):
+            on_text(index, text.text)
+            yield text
 
     def write(self, prompts: Sequence[Prompt], samples: int, path: pathlib.Path) -> None:
         """Writes `samples` texts of each prompt into a file; continues it if it has some of them already."""
         lines = numbered([prompt.text for prompt in prompts], samples)
-        rows = [row for row in self._ids_of(prompts) for _ in range(samples)]
-        requests = [self._request(row, before) for row, before in zip(rows, occurrence_indices(rows), strict=True)]
+        requests = self._requests(prompts, samples)
         settings = self._settings | {"parameters": fingerprint_of_params(self._run.params)}
         began, texts = time.monotonic(), []
         with (
@@ -117,6 +146,10 @@ class EngineTexts:
             streams.check_reader()
         raise AssertionError("a text has an end")
 
+    def _requests(self, prompts: Sequence[Prompt], samples: int) -> list[TextRequest]:
+        rows = [row for row in self._ids_of(prompts) for _ in range(samples)]
+        return [self._request(row, before) for row, before in zip(rows, occurrence_indices(rows), strict=True)]
+
     def _ids_of(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
         if self._chat is None:
             texts, names = zip(*prompts, strict=True)
@@ -149,6 +182,7 @@ class EngineTexts:
             end=tokenizer.end_of_document,
             stop_tokens=self._ends,
             sample_index=sample_index,
+            constraint=self._constraint,
         )
         return TextRequest(request=request, stop_strings=self._stops)
 

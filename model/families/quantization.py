@@ -9,7 +9,7 @@ from model.families.config_json import MEND, as_json
 
 # Keys of config.json, or of the language model's object in it, that describe the quantisation.
 KEYS = ("quantization_config", "compression_config", "quantization")
-READ = "fp8, fbgemm_fp8, mxfp4, and fp8 of compressed-tensors and modelopt"
+READ = "fp8, fbgemm_fp8, mxfp4, gptq, awq, and fp8 of compressed-tensors and modelopt"
 # Formats of compressed-tensors whose weights are stored one by one, as 8-bit floats.
 FLOAT_FORMATS = ("float-quantized", "naive-quantized")
 REMEDIES = {
@@ -19,12 +19,27 @@ REMEDIES = {
 }
 # How names of tensors end that belong to a method, for files whose config.json does not say it.
 METHOD_OF_TENSORS = {
-    "qweight": "GPTQ or AWQ",
+    "qweight": "GPTQ or AWQ without a quantization_config in config.json",
     "absmax": "bitsandbytes (4 bits)",
     "SCB": "bitsandbytes (8 bits)",
     "weight_packed": "compressed-tensors pack-quantized",
 }
 OTHER_REMEDY = "undo it with the library that quantised it, and save the model in bfloat16"
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How numbers of few bits stand in words of 32 bits.
+
+    Attributes:
+      bits: of a number.
+      is_awq: whether in the way of AWQ, or of GPTQ.
+      zero_offset: what is added to a stored zero.
+    """
+
+    bits: int
+    is_awq: bool = False
+    zero_offset: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +50,13 @@ class Quantization:
       method: its name, for messages.
       block: the rows and columns that share a scale, where config.json says so.
       rounds_like_scale: whether a product of weight and scale is rounded to the scale's format.
+      packing: of weights of few bits; None for others.
     """
 
     method: str
     block: tuple[int, int] | None = None
     rounds_like_scale: bool = False
+    packing: Packing | None = None
 
 
 def quantization_of(values: Mapping[str, Any]) -> Quantization | None:
@@ -116,7 +133,21 @@ def _quantization(described: Mapping[str, Any]) -> Quantization | str:
         return Quantization(method)
     if method == "compressed-tensors":
         return _compressed_tensors(described)
+    if method in ("gptq", "awq"):
+        return _packed(method, described)
     return f"{method}{_bits(described)}"
+
+
+def _packed(method: str, described: Mapping[str, Any]) -> Quantization | str:
+    """The same for GPTQ and AWQ, whose files come in several layouts."""
+    bits = described.get("bits", described.get("w_bit", 4))
+    key = "checkpoint_format" if method == "gptq" else "version"
+    layout = str(described.get(key) or ("gptq" if method == "gptq" else "gemm")).lower()
+    if layout not in ("gptq", "gptq_v2", "gemm"):
+        return f"{method} in the layout {layout}"
+    if bits not in ((2, 4, 8) if method == "gptq" else (4,)):
+        return f"{method} ({bits} bits)"
+    return Quantization(method, packing=Packing(bits, method == "awq", int(layout == "gptq")))
 
 
 def _compressed_tensors(described: Mapping[str, Any]) -> Quantization | str:

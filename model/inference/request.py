@@ -8,9 +8,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+from model.inference.constraint import Constraint
 from model.inference.sampling import Sampling
 
-EndedBy = Literal["end_mark", "stop_token", "max_tokens", "context", "cancelled"]
+EndedBy = Literal["end_mark", "stop_token", "constraint", "dead_end", "max_tokens", "context", "cancelled"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,9 @@ class Request:
       only_scores: whether the text ends with the scores of its prompt, without a new token; the last token of such a
         prompt is not read, and may be one more than the context holds.
       logit_bias: numbers added to the logits of some tokens before any filter, by id.
+      constraint: the texts that may be drawn, of which the text ends as one ("constraint" if nothing may follow);
+        None for all. `end` and `stop_tokens` come only where such a text may end. A text that reaches another limit
+        is the beginning of one. "dead_end" tells that no token of the vocabulary led on.
       priority: requests with a lower number are served first; equal ones in order of arrival.
     """
 
@@ -49,6 +53,7 @@ class Request:
     first_prompt_logprob: int = 1
     only_scores: bool = False
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    constraint: Constraint | None = None
     priority: int = 0
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -66,8 +71,12 @@ class Request:
             yield "first_prompt_logprob", f"must be at least 1, got {self.first_prompt_logprob}"
         if self.only_scores and (self.num_prompt_logprobs is None or self.first_prompt_logprob >= len(self.prompt)):
             yield "only_scores", "asks for no score; give num_prompt_logprobs, and a token from first_prompt_logprob on"
+        if self.only_scores and self.constraint is not None:
+            yield "constraint", "has no effect with only_scores, which draws nothing; set one of them"
         for token, bias in self.logit_bias.items():
-            if not -float("inf") <= bias < float("inf"):
+            if bias == -float("inf") and self.constraint is not None:
+                yield "logit_bias", f"forbids id {token}, and may leave the constraint no token; give a finite number"
+            elif not -float("inf") <= bias < float("inf"):
                 yield "logit_bias", f"must be a number, or -inf to forbid the token, got {bias} for id {token}"
 
 

@@ -51,9 +51,12 @@ def test_convert(call, folders, tiny_run):
         "quantize, like": (f"--run={run}", f"--to={folders}/other", "--quantize=int8", "--like=gpt2"),
         "activations": (f"--run={run}", f"--to={folders}/other", "--activations=int8"),
         "like, reading": (f"--from={folders}/llama", f"--run={folders}/other", "--like=gpt2"),
+        "no GGUF": (f"--from={folders}/mine.GGUF", f"--run={folders}/other"),
+        "tokenizer": (f"--from={folders}/llama", f"--run={folders}/other", "--tokenizer=x"),
     }
     about = family_named("llama").config_json(experiments.load(tiny_run).model) | {"vocab_size": 32000}
     (folders / "mine.json").write_text(json.dumps(about))
+    (folders / "mine.GGUF").write_bytes(bytes(100))
     answers = dict(zip(calls, call("launch.convert", calls.values()), strict=True))
     assert "parameters as float32" in answers["read"].out
     assert "WARNING: no tokenizer.json" in answers["read"].out
@@ -75,6 +78,8 @@ def test_convert(call, folders, tiny_run):
     assert "--accept=mlp_bias: this key is not refused, so leave the flag out" in answers["accept"].err
     assert "--accept is about the config.json of --from or --like" in answers["accept, writing"].err
     assert "exists already" in answers["again"].err
+    assert "mine.GGUF is no GGUF file, or a damaged one" in answers["no GGUF"].err
+    assert "--tokenizer goes with --from=FILE.gguf" in answers["tokenizer"].err
     assert "no family reads model_type=\"lama\"; did you mean 'llama'?" in answers["unknown"].err
     assert "--run is missing" in answers["no run"].err
     assert "either --from" in answers["both"].err

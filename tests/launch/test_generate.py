@@ -1,5 +1,6 @@
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -51,6 +52,12 @@ def answers(call, tiny_run, tmp_path_factory):
         "bad file": (run, f"--prompts_file={files}/bad.txt"),
         "blank file": (run, f"--prompts_file={files}/blank.txt"),
         "unknown flag": (run, "--top_q=1"),
+        "regex": (run, "--prompt=the", "--regex=[0-9]{3}x", "--json", "--num_samples=3", "--batch_size=2"),
+        "two constraints": (run, "--regex=a", "--choice=b"),
+        "no schema": (run, f"--json_schema={files}/nowhere.json"),
+        "bad schema": (run, f"--json_schema={files}/lines.txt"),
+        "steered": (run, "--regex=a", "--steer=x:1"),
+        "template": (run, "--regex=a", "--chat_template=x"),
     }
     found = dict(zip(calls, call(MODULE, calls.values()), strict=True))
     # A second process for the calls that depend on the text of the first.
@@ -137,6 +144,12 @@ def test_a_stop_string_is_cut_off_exactly(answers):
     assert answers["live stop"].out == f"the {sample['text']}\n"
 
 
+def test_texts_keep_to_an_expression(answers):
+    drawn = samples(answers["regex"])
+    assert all(re.fullmatch("[0-9]{3}x", sample["text"]) for sample in drawn)
+    assert [(sample["prompt"], sample["ended_by"]) for sample in drawn] == [("the", "constraint")] * 3
+
+
 def test_the_context_ends_a_text(answers):
     # The mark and 31 bytes fill the context of 32: one token more.
     (sample,) = samples(answers["context"])
@@ -163,6 +176,11 @@ def test_the_context_ends_a_text(answers):
         ("bad file", "not UTF-8 at byte 1"),
         ("blank file", "holds no prompt"),
         ("unknown flag", "top_q"),
+        ("two constraints", "--regex and --choice both say which texts may be drawn; give one of them"),
+        ("no schema", "nowhere.json cannot be read: No such file"),
+        ("bad schema", "the JSON schema cannot be used: "),
+        ("steered", "--steer has no effect with --output, --chat and constraints"),
+        ("template", "--chat_template has no effect without --chat"),
     ],
 )
 def test_mistakes_are_one_message_and_exit_2(answers, name, message):

@@ -38,7 +38,7 @@ BLOCK_BYTES = 8 << 20  # bytes that are read, or converted and written, at a tim
 # machine may first have to get from its host: a quarter of the speed (tests/benchmarks/README.md).
 WRITE_BYTES = 256 << 10
 SYNC_BYTES = 64 << 20  # written bytes that may wait for the disk
-GGUF = "weights in GGUF files are not read; take the model's repository with safetensors files"
+GGUF = "a GGUF file is read by itself: --from=FOLDER/NAME.gguf; or take the model's repository with safetensors files"
 # Weights in formats that are not read here; they are not copied with the other files.
 OTHER_WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
 

@@ -18,6 +18,7 @@ import numpy as np
 from model.families.quantization import Quantization
 from model.families.regions import as_slice
 from train.conversion.folder import DTYPES, Positions, StoredTensor, TensorFiles
+from train.conversion.packed import PackedTensor, packed_tensors
 
 FP8 = ("F8_E4M3", "F8_E5M2")
 SCALE_DTYPES = ("BF16", "F16", "F32", "F8_E8M0", "U8")  # U8: the exponent of a power of two, as in F8_E8M0
@@ -124,7 +125,7 @@ class MXFP4Tensor:
         return out.transpose(0, 2, 1)
 
 
-Quantized = ScaledTensor | MXFP4Tensor
+Quantized = ScaledTensor | MXFP4Tensor | PackedTensor
 
 
 def quantized_tensors(
@@ -140,9 +141,9 @@ def quantized_tensors(
       The quantised tensors by the name of the weight; the names of scales of activations, which are left out; and a
       line for each weight without a scale, and each scale without a weight or of another shape.
     """
-    found: dict[str, Quantized] = {}
+    packed, problems = packed_tensors(stored, None if quantization is None else quantization.packing)
+    found: dict[str, Quantized] = dict(packed)
     left_out: set[str] = set()
-    problems: list[str] = []
     for name, tensor in stored.items():
         if tensor.dtype == "U8" and name.endswith(("_blocks", "_scales")):
             _add_mxfp4(name.rpartition("_")[0], stored, found, problems)

@@ -209,7 +209,8 @@ def published_tensors(family: Family, config: ModelConfig, folder: HuggingFaceFo
 
     Raises UserError that lists tensors that are missing, have another shape, or do not belong to the model.
     """
-    quantized, left_out, problems = quantized_tensors(folder.tensors, quantization_of(folder.config))
+    quantization = quantization_of(folder.config)
+    quantized, left_out, problems = quantized_tensors(folder.tensors, quantization)
     scales = left_out | {part.name for tensor in quantized.values() for part in tensor.stored}
     present: dict[str, Source] = {name: x for name, x in folder.tensors.items() if name not in scales}
     table, weights = family.tensors(config), {}
@@ -231,7 +232,7 @@ def published_tensors(family: Family, config: ModelConfig, folder: HuggingFaceFo
         if not any(fnmatch.fnmatch(stored.name, pattern) for pattern in family.buffer_patterns(config)):
             problems.append(f"{stored.name} {_shape(stored.shape)} is no tensor of such a model")
     if problems:
-        if (method := method_of_tensors(folder.tensors)) is not None:
+        if quantization is None and (method := method_of_tensors(folder.tensors)) is not None:
             raise not_read(str(folder.path), method)
         listed = "\n  ".join(sorted(problems)[:MAX_LISTED])
         if len(problems) > MAX_LISTED:

@@ -1,6 +1,6 @@
 """Prompts of a model from messages: its chat template (train/data/conversations/template.py) and its tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.data.conversations.encoding import encode, names_of_marks
@@ -29,13 +29,32 @@ class ChatPrompts:
         self._template, self._tokenizer = template, tokenizer
         self._marks = names_of_marks(tokenizer)
 
-    def ids(self, messages: Sequence[Message], **options: Any) -> list[int]:
-        """The ids of a prompt; `options` as for `ChatTemplate.render`.
+    @property
+    def template_source(self) -> str:
+        """The program of the template."""
+        return self._template.source
+
+    @property
+    def shows_tools(self) -> bool:
+        """Whether the template reads tools."""
+        return self._template.shows_tools
+
+    def ids(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> list[int]:
+        """The ids of a prompt; `tools` are shown by the template, the other options are of `ChatTemplate.render`.
 
         The name of a mark in a message is text, as in any other text: nobody writes the end of his own turn. (Most
         other programs take it for the mark.)
         """
-        text = self._template.render(mapped(messages, lambda one: protected(one, self._marks)), **options)
+        plain = lambda value: mapped(value, lambda one: protected(one, self._marks))  # noqa: E731
+        shown = {**(variables or {}), **({"tools": plain(tools)} if tools else {})}
+        text = self._template.render(plain(messages), variables=shown, **options)
         return encode(self._tokenizer, text)
 
 

@@ -13,7 +13,9 @@ from model.inference.request import Request, TokenScore, Update
 from train.data.tokenizers.interface import Tokenizer
 from train.generation.texts import TextStream
 
-EndedBy = Literal["end_of_document", "stop_token", "stop_string", "max_tokens", "context", "cancelled"]
+EndedBy = Literal[
+    "end_of_document", "stop_token", "stop_string", "constraint", "dead_end", "max_tokens", "context", "cancelled"
+]  # fmt: skip
 
 
 class IdEngine(Protocol):
@@ -155,7 +157,7 @@ class _Text:
                 break
         ended_by: EndedBy | None = "end_of_document" if update.ended_by == "end_mark" else update.ended_by
         if not self._stream.stopped and ended_by is not None:
-            text += self._stream.finish(truncated=ended_by in ("max_tokens", "context"))
+            text += self._stream.finish(truncated=ended_by in ("max_tokens", "context", "dead_end"))
         if self._stream.stopped:
             ended_by = "stop_string"
         self._shown += len(text)

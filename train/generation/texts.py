@@ -16,7 +16,9 @@ from train.generation.prompts import check_text
 # Called at every token and at the end with a prompt's number and the text that the token completed (often empty).
 OnText = Callable[[int, str], None]
 
-EndedBy = Literal["end_of_document", "stop_string", "max_tokens", "context", "interruption"]
+EndedBy = Literal[
+    "end_of_document", "stop_string", "constraint", "dead_end", "max_tokens", "context", "interruption"
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,8 @@ class GeneratedText:
     Attributes:
       text: the new text, up to the first stop string if there is one.
       tokens: the number of new tokens, including those of the stop string and the end of the document.
-      ended_by: the reason for the end; "context" means that the model's context is full, "interruption" a signal.
+      ended_by: the reason for the end; "context" means that the model's context is full, "interruption" a signal,
+        "constraint" and "dead_end" those of `model.inference.request.Request.constraint`.
       ends_mid_character: whether the text ends inside the bytes of a character; these bytes are U+FFFD in the text.
     """
 

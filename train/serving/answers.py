@@ -27,9 +27,9 @@ from train.generation.worker import (
     Refused,
     TextChange,
 )
-from train.serving.errors import ApiError, try_later
-from train.serving.jobs import Job
 from train.serving.metrics import Metrics
+from train.serving.parameters.errors import ApiError, try_later
+from train.serving.parameters.jobs import Job
 
 
 class ClientLeftError(Exception):
@@ -201,6 +201,9 @@ class _Events:
             assert isinstance(event, TextChange)
             if event.update.ended_by == "cancelled":
                 raise try_later(503, "the server stops", code="stopping")
+            if event.update.ended_by == "dead_end":
+                message = "no token of this model goes on as response_format, tools or another constraint asks"
+                raise ApiError(500, message, code="dead_end")
             unfinished -= event.update.ended_by is not None
             yield event
 

@@ -14,14 +14,15 @@ from starlette.routing import Route
 from model.errors import UserError
 from train.generation.worker import EngineWorker
 from train.serving.answers import Answer, ClientLeftError, Format
-from train.serving.body import Parameters, read_body
 from train.serving.chat import Chat, chat_ids, chat_job
 from train.serving.completions import Completions, completion_job, text_ids
-from train.serving.errors import ApiError, bad_parameter, try_later
-from train.serving.jobs import Job, check_ids, check_model
 from train.serving.metrics import Metrics
-from train.serving.options import LOCAL_HOSTS, Limits, Served
 from train.serving.page import page
+from train.serving.parameters.body import Parameters, read_body
+from train.serving.parameters.errors import ApiError, bad_parameter, try_later
+from train.serving.parameters.jobs import Job, check_ids, check_model
+from train.serving.parameters.options import LOCAL_HOSTS, Limits, Served
+from train.serving.parameters.tools import take_tools
 from train.serving.token_texts import TokenTexts
 
 OPEN_PATHS = ("/", "/health")  # for everyone, also where a key is needed
@@ -154,7 +155,7 @@ class Application:
     def _tokens_of(self, parameters: Parameters) -> dict[str, Any]:
         check_model(parameters, self._served)
         if parameters.take("messages") is not None:
-            ids = chat_ids(parameters, self._served)
+            ids = chat_ids(parameters, self._served, take_tools(parameters, self._served))
         else:
             text, marked = parameters.text("prompt"), parameters.flag("add_special_tokens", True)
             if text is None:

@@ -7,10 +7,10 @@ from model.errors import UserError
 from train.generation.prompts import check_text
 from train.generation.text_engine import TextUpdate
 from train.generation.texts import prompt_ids
-from train.serving.body import Parameters, is_ids
-from train.serving.errors import bad_parameter
-from train.serving.jobs import MOST_LOGPROBS, Job, check_ids, check_model, make_job
-from train.serving.options import Served
+from train.serving.parameters.body import Parameters, is_ids
+from train.serving.parameters.errors import bad_parameter
+from train.serving.parameters.jobs import MOST_LOGPROBS, Job, check_ids, check_model, make_job
+from train.serving.parameters.options import Served
 from train.serving.token_texts import TokenTexts, finite
 
 DEFAULT_TOKENS = 16  # of the interface
@@ -18,6 +18,7 @@ FINISH_REASONS = {
     "end_of_document": "stop",
     "stop_token": "stop",
     "stop_string": "stop",
+    "constraint": "stop",
     "max_tokens": "length",
     "context": "length",
 }

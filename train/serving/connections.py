@@ -6,12 +6,14 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from train.serving.errors import RETRY_SECONDS
+from train.serving.parameters.errors import RETRY_SECONDS
 
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: %d\r\ncontent-type: text/plain\r\n"
     b"content-length: 36\r\n\r\nthis server has too many connections"
 ) % RETRY_SECONDS
+_POLITE = 100  # connections beside the others whose requests are read before they are refused
+_REFUSAL_SECONDS = 1.0
 # The server's own words about input that is no HTTP; the client is told.
 logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
@@ -31,17 +33,28 @@ def connection_class(header_seconds: float, most: int) -> type[H11Protocol]:
         """A connection with these limits."""
 
         _waiting: asyncio.TimerHandle | None = None
+        _is_refused = False
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self.app_state = {**self.app_state, "abort": transport.abort}
             if len(self.connections) > most:
-                transport.write(_FULL)
-                transport.close()
+                self._is_refused = True
+                # A close before the request was read would reset the connection, and the client would not read why.
+                polite = len(self.connections) <= most + _POLITE
+                self._waiting = self.loop.call_later(_REFUSAL_SECONDS if polite else 0, self._refuse)
                 return
             self._waiting = self.loop.call_later(header_seconds, transport.abort)
 
+        def _refuse(self) -> None:
+            if not self.transport.is_closing():
+                self.transport.write(_FULL)
+                self.transport.close()
+
         def data_received(self, data: bytes) -> None:
+            if self._is_refused:
+                self._refuse()
+                return
             super().data_received(data)
             answering = self.cycle is not None and not self.cycle.response_complete
             if answering and self._waiting is not None:

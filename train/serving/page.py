@@ -1,7 +1,7 @@
 """The page to chat in: one file without a link to anywhere, so that it works offline."""
 
 from train.report.template import fill
-from train.serving.options import Served
+from train.serving.parameters.options import Served
 
 
 def page(served: Served, *, needs_key: bool) -> str:

@@ -2,7 +2,7 @@
 
 from train.generation.chat_template import chat_prompts, stop_tokens
 from train.run.loading import LoadedRun
-from train.serving.options import Served
+from train.serving.parameters.options import Served
 
 
 def served_of(run: LoadedRun, *, name: str | None, chat_template: str | None, created: int) -> Served:

@@ -13,7 +13,7 @@ from model.errors import UserError
 from train.generation.worker import EngineWorker
 from train.serving.app import Application
 from train.serving.connections import connection_class
-from train.serving.options import Limits
+from train.serving.parameters.options import Limits
 
 _POLL_SECONDS = 0.02
 _CLOSING_SECONDS = 5.0  # for the last bytes of answers

@@ -5,6 +5,7 @@ from typing import Any
 
 from model.inference.request import TokenScore
 from train.data.tokenizers.interface import StreamDecoder, Tokenizer
+from train.data.tokenizers.token_bytes import anchor_of, text_inside
 
 _KEPT = 1 << 17
 
@@ -19,17 +20,13 @@ class TokenTexts:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._texts: dict[int, str] = {}
-        ids = range(min(tokenizer.vocab_size, 1000))
-        self._anchor = next(([i] for i in ids if tokenizer.decode([i]).strip().isalnum()), [])
+        self._anchor = anchor_of(tokenizer)
 
     def text(self, token: int) -> str:
         """The text of an id; empty for a mark, with U+FFFD for bytes that are no character."""
         if (known := self._texts.get(token)) is not None:
             return known
-        decoder = StreamDecoder(self._tokenizer)
-        decoder.push(self._anchor)
-        decoder.end_known_text()
-        text = decoder.push([token]) + decoder.flush()
+        text = text_inside(self._tokenizer, self._anchor, token)
         if len(self._texts) < _KEPT:
             self._texts[token] = text
         return text

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.config import ModelConfig
+from model.inference.constraint import ALL, num_words
 from model.inference.engine import programs
 from model.inference.engine.device_state import CachePlan, DeviceState, Rows
 from model.inference.engine.page_pool import NO_PAGE
@@ -73,6 +74,9 @@ class Device:
         self._empty = jax.jit(plan.empty, static_argnums=0)
         self._state = self._empty(layout)
         self._no_bias = {size: jnp.zeros((size, config.vocab_size), jnp.float32) for size in self._decode_sizes}
+        self._all_allowed = {
+            size: jnp.full((size, num_words(config.vocab_size)), ALL, jnp.uint32) for size in self._decode_sizes
+        }
         self._not_seen = {size: jnp.zeros((size, config.vocab_size), bool) for size in self._decode_sizes}
         self.is_exact: bool | None = None
 
@@ -176,11 +180,17 @@ class Device:
         for i, (span, request) in enumerate(zip(spans, requests, strict=True)):
             seed[i], prompt[i], sample[i] = request.sampling.seed, span.sequence.prompt_hash, request.sample_index
         bias: Any = self._no_bias[size]
+        allowed: Any = self._all_allowed[size]
         seen: Any = self._not_seen[size]
         if any(request.logit_bias for request in requests):
             bias = np.zeros((size, self._vocab_size), np.float32)
             for i, request in enumerate(requests):
                 bias[i, list(request.logit_bias)] = list(request.logit_bias.values())
+        if any(request.constraint is not None for request in requests):
+            allowed = np.full(allowed.shape, ALL, np.uint32)
+            for i, span in enumerate(spans):
+                if (mask := span.sequence.allowed_after(span.first)) is not None:
+                    allowed[i] = mask
         scale = np.ones(size, np.float32)
         for i, request in enumerate(requests):
             scale[i] = request.sampling.temperature if request.scaled_logprobs else 1.0
@@ -192,7 +202,7 @@ class Device:
         wanted = [request.num_logprobs for request in requests]
         wants_logprob = np.array(any(each is not None for each in wanted))
         wants_likeliest = np.array(any(wanted))
-        return Choices(rules, seed, prompt, sample, bias, scale, seen, wants_logprob, wants_likeliest)
+        return Choices(rules, seed, prompt, sample, bias, allowed, scale, seen, wants_logprob, wants_likeliest)
 
     # ------------------------------------------------------------------------------------------------------ programs
 

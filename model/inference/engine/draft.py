@@ -111,7 +111,7 @@ class DraftProposer:
         if known is None or known.request_id != text.request_id:
             first, request = (
                 text.row * self._plan.pages_of_text,
-                dataclasses.replace(text.request, num_logprobs=None, num_prompt_logprobs=None),
+                dataclasses.replace(text.request, num_logprobs=None, num_prompt_logprobs=None, constraint=None),
             )
             pages = list(range(first, first + self._plan.pages_of_text))
             known = Text(

@@ -21,6 +21,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.errors import UserError
+from model.inference.constraint import Follower
 from model.inference.engine import programs
 from model.inference.engine.capacity import capacity_of, plan_of, shares_pages
 from model.inference.engine.device import Device
@@ -169,10 +170,14 @@ class Engine:
                 f"the prompt of {len(prompt)} tokens with {budget} new ones needs {needed} places in the cache, and "
                 f"the cache has {self.capacity.longest_text}; ask for fewer tokens, or raise engine.cache_tokens"
             )
+        follower = None
+        if request.constraint is not None:
+            ends = (*request.stop_tokens, *([] if request.end is None else [request.end]))
+            follower = Follower(request.constraint, ends, self._vocab_size)
         number, self._num_submitted = self._num_submitted, self._num_submitted + 1
         pages: list[list[int]] = [[] for _ in self._plan.reaches]
         reason: EndedBy = "max_tokens" if request.only_scores or budget == new else "context"
-        text = Text(number, request, budget, reason, list(prompt), pages)
+        text = Text(number, request, budget, reason, list(prompt), pages, follower=follower)
         self._texts[number] = text
         self._scheduler.add(text)
         return number
@@ -273,7 +278,7 @@ class Engine:
         others = [text for text in self._scheduler.running if text not in texts]
         proposed = self._proposer.propose(texts + others, counts + [0] * len(others))
         for text, guesses in zip(texts, proposed[: len(texts)], strict=True):
-            text.proposed = guesses[: self._scheduler.lengthen(text, len(guesses))]
+            text.propose(guesses[: self._scheduler.lengthen(text, len(guesses))])
 
     def _most_guesses(self, text: Text) -> int:
         """Returns how many tokens may be guessed: fewer than its budget, and none after its positions change."""

@@ -24,6 +24,7 @@ from flax import struct
 
 from model.config import ModelConfig
 from model.feedforward.dispatch import Capacity, Dropless
+from model.inference.constraint import ALL, keep_allowed
 from model.inference.engine.device_state import CachePlan, DeviceState, Rows
 from model.inference.prompts import key_of_text
 from model.inference.sampling import Rules, sample_token
@@ -47,6 +48,7 @@ class Choices:
       seed_B, prompt_B, sample_B: the seed, the hash of the prompt and the number of the sample (uint32), which with the
         position make the key of a draw.
       bias_BV: numbers to add to logits; all zeros if no row has any.
+      allowed_BW: the tokens that constraints allow (model/inference/constraint.py); all bits without a constraint.
       scale_B: the temperature of log-probabilities, 1 for those of the model alone.
       seen_BV: True for tokens that the text already has, for the repetition penalty.
       wants_logprob, wants_likeliest: whether any row asks for log-probabilities, and for those of the likeliest tokens.
@@ -57,6 +59,7 @@ class Choices:
     prompt_B: Any
     sample_B: Any
     bias_BV: Any
+    allowed_BW: Any
     scale_B: Any
     seen_BV: Any
     wants_logprob: Any
@@ -116,7 +119,10 @@ def decode(
     biased_BV = jax.lax.cond(
         jnp.any(choices.bias_BV != 0), lambda: logits_BV + choices.bias_BV, lambda: logits_BV
     )  # fmt: skip
-    token_B = sample_token(choices.rules, biased_BV, key_B, choices.seen_BV)
+    allowed_BV = jax.lax.cond(
+        jnp.any(choices.allowed_BW != ALL), lambda: keep_allowed(biased_BV, choices.allowed_BW), lambda: biased_BV
+    )  # fmt: skip
+    token_B = sample_token(choices.rules, allowed_BV, key_B, choices.seen_BV)
     scaled_BV = jax.lax.cond(
         jnp.any(choices.scale_B != 1), lambda: logits_BV / choices.scale_B[:, None], lambda: logits_BV
     )  # fmt: skip

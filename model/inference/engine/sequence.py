@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import numpy as np
+
+from model.inference.constraint import Follower
 from model.inference.engine.page_pool import next_digest
 from model.inference.prompts import hash_of
 from model.inference.request import EndedBy, Request, TokenScore
@@ -23,6 +26,8 @@ class Sequence:
       digests: of the full pages of `tokens`, as far as they were needed.
       num_published: the pages that others can find.
       proposed: guesses at the tokens after `tokens`, which the next step reads with them.
+      follower: the text under its constraint; None without one.
+      allowed_after_guesses: the tokens that may come after each guess, under a constraint.
       scores: of the prompt's tokens, as far as they are asked for and known.
       ended_by: the reason why it ended.
     """
@@ -38,6 +43,8 @@ class Sequence:
     digests: list[bytes] = dataclasses.field(default_factory=list)
     num_published: int = 0
     proposed: list[int] = dataclasses.field(default_factory=list)
+    follower: Follower | None = None
+    allowed_after_guesses: list[np.ndarray] = dataclasses.field(default_factory=list)
     scores: list[TokenScore] = dataclasses.field(default_factory=list)
     scores_sent: bool = False
     ended_by: EndedBy | None = None
@@ -76,6 +83,20 @@ class Sequence:
             return self.tokens[first:end]
         return self.tokens[first:] + self.proposed[max(0, first - length) : end - length]
 
+    def allowed_after(self, place: int) -> np.ndarray | None:
+        """Returns the mask of the tokens that may come after a place of the known or proposed text; None for all."""
+        if self.follower is None:
+            return None
+        guesses = place + 1 - len(self.tokens)
+        return self.allowed_after_guesses[guesses - 1] if guesses else self.follower.allowed_W
+
+    def propose(self, guesses: list[int]) -> None:
+        """Takes guesses, as many as the constraint allows."""
+        if self.follower is not None:
+            self.allowed_after_guesses = self.follower.after(guesses)
+            guesses = guesses[: len(self.allowed_after_guesses)]
+        self.proposed = guesses
+
     def digest(self, index: int, page_size: int) -> bytes:
         """Returns the digest of the page with this index, whose tokens are known."""
         while len(self.digests) <= index:
@@ -91,5 +112,8 @@ class Sequence:
             self.ended_by = "end_mark"
         elif score.token in self.request.stop_tokens:
             self.ended_by = "stop_token"
-        elif self.num_new == self.budget:
+        elif self.follower is not None:
+            self.follower.accept(score.token)
+            self.ended_by = self.follower.ended_by
+        if self.ended_by is None and self.num_new == self.budget:
             self.ended_by = self.budget_ends_by

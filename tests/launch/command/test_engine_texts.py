@@ -13,6 +13,7 @@ from model.errors import UserError
 from model.inference.engine.options import EngineOptions
 from model.inference.engine.speculation import NGram
 from model.inference.sampling import Sampling
+from train.generation.constraints import Constraints, Form
 from train.generation.prompts import Prompt
 from train.generation.texts import generate_texts
 from train.run.loading import load_run
@@ -110,6 +111,23 @@ def test_messages_into_a_file(texts, tmp_path, monkeypatch):
     monkeypatch.setitem(texts._settings, "is_chat", False)
     with pytest.raises(UserError, match="line 1: was drawn with other flags or weights"):
         texts.write(PROMPTS[:1], 1, path)
+
+
+def test_texts_under_a_constraint(plain, run, monkeypatch):
+    monkeypatch.setattr(plain, "_constraint", Constraints(run.tokenizer).of(Form.choice(["cats", "dog"])))
+    shown = []
+    found = list(plain.draw(PROMPTS[:1], 1, lambda index, text: shown.append((index, text))))
+    assert "".join(text for _, text in shown) == found[0].text
+    drawn = list(plain.draw(PROMPTS, 2, lambda index, text: shown.append((index, text))))
+    assert {text.text for text in found + drawn} == {"cats", "dog"}
+    assert [index for index, _ in shown[-6:]] == list(range(6))
+
+
+def test_a_form_decides_the_texts_of_a_file(run):
+    options = dict(stop_strings=(), engine=EngineOptions(rows=2), chat=False, chat_template=None)
+    of = lambda form: EngineTexts(run, SAMPLING, form=form, **options)._settings.get("form")  # noqa: E731
+    assert of(None) is None
+    assert of(Form("regex", "a")) == ["regex", "a"]
 
 
 def test_a_chat_needs_a_template(run):

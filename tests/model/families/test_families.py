@@ -123,11 +123,11 @@ def test_an_unknown_family_says_which_are_known():
         published_model({"model_type": "lama"})
     with pytest.raises(UserError, match=r'model_type="mambo"\nknown: baichuan, bloom, '):
         published_model({"model_type": "mambo"})
-    awq = {"model_type": "mpt", "quantization_config": {"quant_method": "awq", "bits": 4}}
+    hqq = {"model_type": "mpt", "quantization_config": {"quant_method": "hqq", "bits": 4}}
     with pytest.raises(
-        UserError, match=r'="mpt", and weights quantised with awq \(4 bits\) are not read either\nknown: baichuan'
+        UserError, match=r'="mpt", and weights quantised with hqq \(4 bits\) are not read either\nknown: baichuan'
     ):
-        published_model(awq)
+        published_model(hqq)
     with pytest.raises(UserError, match="no family is called 'zzz'; known: .*llama"):
         family_named("zzz")
 
@@ -139,7 +139,7 @@ def test_an_unknown_family_says_which_are_known():
         ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}, r'rope_parameters.rope_type="spiral"'),
         ({"rope_scaling": {"type": "linear"}}, "config.json has no value for rope_scaling.factor"),
         ({"hidden_size": None}, "config.json has no value for hidden_size"),
-        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "quantised with awq .4 bits. are not read"),
+        ({"quantization_config": {"quant_method": "hqq", "bits": 4}}, "quantised with hqq .4 bits. are not read"),
         ({"num_key_value_heads": 3}, "model.mixer.num_kv_heads: 3 does not divide"),
     ],
 )

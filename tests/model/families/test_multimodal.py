@@ -139,8 +139,8 @@ def test_names_of_tensors_in_all_layouts():
             'or, for a language model alone, model_type="gemma3_text"; correct the wrong one',
         ),
         (  # before the form of the model
-            {"architectures": ["Gemma3Model"], "quantization_config": {"quant_method": "gptq", "bits": 4}},
-            r"quantised with gptq \(4 bits\) are not read",
+            {"architectures": ["Gemma3Model"], "quantization_config": {"quant_method": "hqq", "bits": 4}},
+            r"quantised with hqq \(4 bits\) are not read",
         ),
         (
             {"text_config": {"model_type": "bert"}},

@@ -4,6 +4,7 @@ import pytest
 
 from model.errors import UserError
 from model.families.quantization import (
+    Packing,
     Quantization,
     description_of,
     method_not_read,
@@ -36,6 +37,15 @@ BLOCKS = FLOAT | {"config_groups": {"g": {"weights": FP8_WEIGHTS | {"block_struc
         (FLOAT, Quantization("compressed-tensors fp8", rounds_like_scale=True)),
         (BLOCKS, Quantization("compressed-tensors fp8", (128, 128), rounds_like_scale=True)),
         (MODELOPT, Quantization("modelopt fp8")),
+        ({"quant_method": "gptq", "bits": 8}, Quantization("gptq", packing=Packing(8, zero_offset=1))),
+        (
+            {"quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq_v2"},
+            Quantization("gptq", packing=Packing(4)),
+        ),
+        (
+            {"quant_method": "awq", "bits": 4, "version": "gemm"},
+            Quantization("awq", packing=Packing(4, is_awq=True)),
+        ),
     ],
 )
 def test_methods_that_are_read(described, expected):
@@ -47,8 +57,10 @@ def test_methods_that_are_read(described, expected):
 @pytest.mark.parametrize(
     ("described", "name"),
     [
-        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "awq (4 bits)"),
-        ({"quant_method": "gptq", "bits": 8}, "gptq (8 bits)"),
+        ({"quant_method": "awq", "bits": 3, "group_size": 128}, "awq (3 bits)"),
+        ({"quant_method": "awq", "bits": 4, "version": "GEMV"}, "awq in the layout gemv"),
+        ({"quant_method": "gptq", "bits": 3}, "gptq (3 bits)"),
+        ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "gptq in the layout marlin"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes (4 bits)"),
         ({"group_size": 64, "bits": 4}, "mlx (4 bits)"),
         (MODELOPT | {"quant_algo": "NVFP4", "quant_method": "modelopt"}, "modelopt NVFP4"),
@@ -97,7 +109,10 @@ def test_parts_of_another_kind(changes):
 
 def test_a_method_is_known_by_the_names_of_its_tensors():
     layer = "model.layers.0.mlp.down_proj"
-    assert method_of_tensors([f"{layer}.qweight", f"{layer}.scales"]) == "GPTQ or AWQ"
+    assert (
+        method_of_tensors([f"{layer}.qweight", f"{layer}.scales"])
+        == "GPTQ or AWQ without a quantization_config in config.json"
+    )
     assert method_of_tensors([f"{layer}.weight", f"{layer}.weight.absmax"]) == "bitsandbytes (4 bits)"
     assert method_of_tensors([f"{layer}.weight", f"{layer}.weight_scale_inv"]) is None
 

@@ -3,6 +3,7 @@
 import pytest
 
 from model.inference.request import Request
+from tests.model.inference.constraints import Steps
 
 
 @pytest.mark.parametrize(
@@ -14,6 +15,11 @@ from model.inference.request import Request
         ({"prompt": (1,), "num_prompt_logprobs": -2}, "num_prompt_logprobs must be 0 or more"),
         ({"prompt": (1,), "logit_bias": {3: float("nan")}}, "got nan for id 3"),
         ({"prompt": (1,), "logit_bias": {3: float("inf")}}, "got inf for id 3"),
+        (
+            {"prompt": (1,), "logit_bias": {3: -float("inf")}, "constraint": Steps(3)},
+            "may leave the constraint no token",
+        ),
+        ({"prompt": (1, 2), "only_scores": True, "num_prompt_logprobs": 0, "constraint": Steps(3)}, "draws nothing"),
     ],
 )
 def test_invalid_fields_are_named(fields, problem):

@@ -74,9 +74,12 @@ def test_folders_that_are_none(tmp_path):
     with pytest.raises(UserError, match="holds an adapter .*, not a model; give the run of its model too, with --base"):
         read_published(folder, tmp_path / "run")
     (folder / "model.Q4_K.gguf").write_bytes(b"")
-    with pytest.raises(UserError, match="published: weights in GGUF files are not read; take the model's repository"):
+    with pytest.raises(
+        UserError,
+        match="published: a GGUF file is read by itself: --from=FOLDER/NAME.gguf; or take the model's repository",
+    ):
         read_published(folder, tmp_path / "run")
-    with pytest.raises(UserError, match="Q4_K.gguf: weights in GGUF files are not read"):
+    with pytest.raises(UserError, match="Q4_K.gguf: a GGUF file is read by itself"):
         read_published(folder / "model.Q4_K.gguf", tmp_path / "run")
     with pytest.raises(UserError, match="is a file; give the Hugging Face folder"):
         read_published(folder / "adapter_config.json", tmp_path / "run")

@@ -189,12 +189,15 @@ def test_what_is_missing_or_of_another_shape_is_named(tmp_path):
 
 
 def test_other_methods_are_refused_before_anything_is_read(tmp_path):
-    folder = published(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(UserError, match=r"weights quantised with gptq \(4 bits\) are not read"):
+    folder = published(tmp_path, quantization_config={"quant_method": "hqq", "bits": 4})
+    with pytest.raises(UserError, match=r"weights quantised with hqq \(4 bits\) are not read"):
         read_published(folder, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     (folder / "model.safetensors").rename(folder / "model.gguf")
-    with pytest.raises(UserError, match="published: weights in GGUF files are not read; take the model's repository"):
+    with pytest.raises(
+        UserError,
+        match="published: a GGUF file is read by itself: --from=FOLDER/NAME.gguf; or take the model's repository",
+    ):
         read_published(folder, tmp_path / "run")
 
 

@@ -73,7 +73,8 @@ def test_quantised_tensors_are_named_where_config_json_does_not_say_it(tmp_path)
     del tensors[f"{name}.weight"]
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(
-        UserError, match=r"published: weights quantised with GPTQ or AWQ are not read: take the model's"
+        UserError,
+        match=r"published: weights quantised with GPTQ or AWQ without a quantization_config in config.json are not read: take the model's",
     ):
         read_published(folder, tmp_path / "run")
 

@@ -3,8 +3,12 @@
 import dataclasses
 import time
 
+import numpy as np
+
 from model.errors import UserError
+from model.inference.constraint import Follower
 from model.inference.request import TokenScore, Update
+from tests.model.inference.constraints import bits
 
 
 @dataclasses.dataclass
@@ -22,13 +26,27 @@ def counting(request):
         yield ord("a") + (place - ord("a")) % 26
 
 
+def constrained(request, vocab_size=257):
+    """Random tokens that a constraint allows, then the reason for the end of the text."""
+    follower = Follower(request.constraint, (request.end, *request.stop_tokens), vocab_size)
+    rng = np.random.default_rng(request.sample_index)
+    while follower.ended_by is None:
+        token = int(rng.choice(bits(follower.allowed_W)))
+        yield token
+        follower.accept(token)
+    yield follower.ended_by
+
+
 def spelling(text, end=None):
     """A rule by which every request gets the bytes of a text."""
     return lambda request: [*text.encode(), *([] if end is None else [end])]
 
 
 class FakeEngine:
-    """Draws a token for each of `rows` requests in a step; the log-probability of id i is -i / 100."""
+    """Draws a token for each of `rows` requests in a step; the log-probability of id i is -i / 100.
+
+    Under a constraint it draws at random among the tokens that may come.
+    """
 
     def __init__(self, rule=counting, *, rows=4, context=64, per_step=1, seconds=0.0):
         self.rule, self.rows, self.context, self.per_step, self.seconds = rule, rows, context, per_step, seconds
@@ -43,7 +61,8 @@ class FakeEngine:
         if len(request.prompt) > self.context:
             raise UserError(f"the prompt has {len(request.prompt)} tokens; {self.context} fit")
         self.number += 1
-        self.live[self.number] = (request, iter(self.rule(request)), [])
+        tokens = self.rule(request) if request.constraint is None else constrained(request)
+        self.live[self.number] = (request, iter(tokens), [])
         self.seen.append(request)
         return self.number
 
@@ -74,7 +93,9 @@ class FakeEngine:
             prompt = tuple(_score(token, request.num_prompt_logprobs) for token in request.prompt[1:])
         new, ended_by = [], None
         while len(new) < self.per_step and ended_by is None:
-            token = next(tokens)
+            if isinstance(token := next(tokens), str):
+                ended_by = token
+                break
             new.append(_score(token, request.num_logprobs))
             drawn.append(token)
             if token == request.end:

@@ -17,7 +17,7 @@ from train.generation.chat_template import ChatPrompts
 from train.generation.text_engine import TextEngine
 from train.generation.worker import EngineWorker
 from train.serving.app import Application
-from train.serving.options import Limits, Served
+from train.serving.parameters.options import Limits, Served
 from train.serving.server import Server, listen
 
 TEMPLATE = (

@@ -93,8 +93,8 @@ def test_variables_of_the_template_and_a_continued_message(chat, running):
         ),
         (
             {"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]},
-            "messages[0].tool_calls",
-            "is not supported",
+            "messages[0].tool_calls[0]",
+            "must be an object with an id, type=function, and a function",
         ),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "refuses these messages: no tools here"),
         ({"top_logprobs": 2}, "top_logprobs", "needs logprobs=true"),

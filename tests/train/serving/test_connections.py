@@ -1,13 +1,22 @@
 """Connections: idle and slow ones are cut off, a thousand of them hold nobody up, one too many is told so."""
 
+import collections
 import contextlib
 import http.client
+import json
+import pathlib
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
 
-from tests.train.serving.servers import serving, wait_until
+from tests.tiers import SWEEP
+from tests.train.generation.engines import FakeEngine
+from tests.train.serving.servers import served, serving, wait_until
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def connect(port):
@@ -46,6 +55,43 @@ def test_many_idle_connections_hold_nobody_up(count):
             stack.enter_context(connect(server.port))
         wait_until(lambda: len(server.server.server_state.connections) >= count, 60)
         assert server.post("/v1/completions", prompt="abc", max_tokens=4)[1]["choices"][0]["text"] == "defg"
+
+
+@pytest.mark.parametrize(
+    ("count", "most"), [(60, 40), pytest.param(10_000, 4_000, marks=SWEEP), pytest.param(10_000, 20_000, marks=SWEEP)]
+)
+def test_a_crowd_is_served_or_told_to_come_again(count, most):
+    """All ask at once: a connection too many gets 503, a text too many 429, and the others their texts."""
+    with serving(FakeEngine(rows=16), connections=most, header_seconds=120.0) as server:
+        program = [sys.executable, "-m", "tests.train.serving.crowd", str(server.port), str(count)]
+        done = subprocess.run(program, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=500, check=True)
+        said = collections.Counter(json.loads(done.stdout))
+        served = said.pop("HTTP/1.1 200 OK defg")
+        full = said.pop("HTTP/1.1 503 Service Unavailable, retry-after", 0)
+        queue_full = said.pop("HTTP/1.1 429 Too Many Requests, retry-after", 0)
+        assert not said
+        assert (served + full + queue_full, full) == (count, max(0, count - most))
+        assert served >= min(count, most) / 2
+        wait_until(lambda: not server.server.server_state.connections)
+        assert server.worker.num_unfinished == 0
+        assert server.post("/v1/completions", prompt="abc", max_tokens=4)[1]["choices"][0]["text"] == "defg"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_reads_byte_by_byte_holds_nobody_up_and_is_cut_off(stream):
+    with serving(FakeEngine(per_step=50), served(context=4_000), request_seconds=1.0, header_seconds=0.5) as server:
+        size = {"n": 40, "max_tokens": 3_000, "stream": stream, "logprobs": 2}
+        with server.connection(**size) as slow:
+            wait_until(lambda: server.worker.num_unfinished)
+            assert slow.recv(1) == b"H"
+            end = time.monotonic() + 20
+            while server.server.server_state.connections:
+                assert time.monotonic() < end, "it holds its connection"
+                with contextlib.suppress(ConnectionError):
+                    slow.recv(1)
+                time.sleep(0.05)
+            assert server.post("/v1/completions", prompt="abc", max_tokens=4)[1]["choices"][0]["text"] == "defg"
+        wait_until(lambda: server.worker.num_unfinished == 0)
 
 
 def test_one_connection_too_many_is_told_so():

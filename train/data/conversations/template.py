@@ -48,6 +48,7 @@ class ChatTemplate:
       names: the marks by their names in the program.
       where: its origin, for errors.
       marks_answers: whether it has a `generation` block.
+      shows_tools: whether it reads the variable `tools`.
     """
 
     def __init__(self, source: str, names: Mapping[str, Any] | None = None, where: str = "the chat template") -> None:
@@ -56,6 +57,8 @@ class ChatTemplate:
         environment = _environment()
         try:
             self._template = environment.from_string(source)
+            names_read = environment.parse(source).find_all(jinja2.nodes.Name)
+            self.shows_tools = any(name.name == "tools" and name.ctx == "load" for name in names_read)
         except jinja2.TemplateSyntaxError as error:
             raise UserError(f"{where} is not a Jinja template: line {error.lineno}: {error.message}") from None
         self.marks_answers = bool(getattr(environment, "marks_answers", False))

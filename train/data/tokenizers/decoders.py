@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -131,9 +132,7 @@ class ByteLevelStage(Stage):
 
     def push(self, token: str) -> list[str]:
         """Takes a token and returns the tokens to pass on."""
-        values = [BYTE_OF_CHARACTER.get(character) for character in token]
-        known = bytes(value for value in values if value is not None)
-        return [self._utf8.decode(known if len(known) == len(values) else token.encode("utf-8"))]
+        return [self._utf8.decode(byte_level_bytes(token))]
 
     def end_known_text(self) -> list[str]:
         """Returns the tokens held back at the end of known text."""
@@ -287,3 +286,17 @@ def _byte_characters() -> dict[str, int]:
 
 
 BYTE_OF_CHARACTER = _byte_characters()
+_BYTE_NAME = re.compile("<0x([0-9A-Fa-f]{2})>")
+
+
+def byte_level_bytes(token: str) -> bytes:
+    """The bytes of a token in GPT-2's characters; of a token with any other character its UTF-8."""
+    values = [BYTE_OF_CHARACTER.get(character) for character in token]
+    known = bytes(value for value in values if value is not None)
+    return known if len(known) == len(values) else token.encode("utf-8")
+
+
+def byte_of_name(token: str) -> bytes | None:
+    """The byte of a token <0xNN>; None for any other token."""
+    found = _BYTE_NAME.fullmatch(token)
+    return None if found is None else bytes([int(found[1], 16)])

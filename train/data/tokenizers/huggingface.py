@@ -14,7 +14,15 @@ import numpy as np
 from model.errors import UserError
 from train.data import config
 from train.data.tokenizers.cutting import cut
-from train.data.tokenizers.decoders import BYTE_OF_CHARACTER, TokenDecoder, make_stages
+from train.data.tokenizers.decoders import (
+    BYTE_OF_CHARACTER,
+    ByteFallbackStage,
+    ByteLevelStage,
+    TokenDecoder,
+    byte_level_bytes,
+    byte_of_name,
+    make_stages,
+)
 from train.data.tokenizers.huggingface_cuts import SafeCuts, flatten_sequence, safe_cuts
 from train.data.tokenizers.interface import Tokenizer
 from train.data.tokenizers.streaming import AtEndDecoder, IncrementalDecoder
@@ -163,6 +171,23 @@ class HuggingFaceTokenizer(Tokenizer):
     def _token(self, token: int) -> str | None:
         text: str | None = self._tokenizer.id_to_token(token)
         return None if text in self._special else text
+
+    def piece_bytes(self, token: int) -> bytes | None:
+        """See `Tokenizer`: GPT-2's characters for bytes, and tokens <0xNN> that are bytes."""
+        piece = self._token(token)
+        if piece is None:
+            return b""
+        if self._is_byte_level:
+            return byte_level_bytes(piece)
+        return byte_of_name(piece) if self._has_byte_names else None
+
+    @functools.cached_property
+    def _is_byte_level(self) -> bool:
+        return any(isinstance(stage, ByteLevelStage) for stage in make_stages(self._tokenizer.decoder) or ())
+
+    @functools.cached_property
+    def _has_byte_names(self) -> bool:
+        return any(isinstance(stage, ByteFallbackStage) for stage in make_stages(self._tokenizer.decoder) or ())
 
     def save(self, folder: pathlib.Path) -> str:
         """Writes the file that `load` reads and returns its name."""

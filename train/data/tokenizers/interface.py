@@ -117,6 +117,10 @@ class Tokenizer(abc.ABC):
         letters = "|".join(sorted({re.escape(name[0]) for name in names}))
         return re.compile(letters or "(?!)"), sorted(set(map(len, names)), reverse=True)  # (?!) is nowhere
 
+    def piece_bytes(self, token: int) -> bytes | None:
+        """The bytes that an id writes inside a text, if its piece alone says so; None where decoding has to tell."""
+        return None
+
     @abc.abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids; bytes that are not UTF-8 become U+FFFD. Raises ValueError for an id out of range."""
@@ -175,6 +179,10 @@ class BytesTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""
         return bytes(self.checked_ids(ids)).decode("utf-8", errors="replace")
+
+    def piece_bytes(self, token: int) -> bytes | None:
+        """See `Tokenizer`."""
+        return bytes([token]) if token < 256 else b""
 
     def is_lossless(self) -> bool:
         """Always."""

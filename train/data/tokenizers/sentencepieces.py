@@ -15,6 +15,7 @@ import numpy as np
 from model.errors import UserError
 from train.data import config
 from train.data.tokenizers.cutting import cut
+from train.data.tokenizers.decoders import byte_of_name
 from train.data.tokenizers.interface import Tokenizer, split_after_newline
 from train.data.tokenizers.streaming import AtEndDecoder, IncrementalDecoder, complete_characters
 from train.files.files import replace_file
@@ -92,6 +93,14 @@ class SentencePieceTokenizer(Tokenizer):
         return np.concatenate(
             [np.zeros(0, np.int32), *(self._processor_of_normalized.encode(part) for part in parts)], dtype=np.int32
         )
+
+    def piece_bytes(self, token: int) -> bytes | None:
+        """See `Tokenizer`."""
+        model = self._processor
+        if token >= model.get_piece_size() or model.is_control(token) or model.is_unknown(token):
+            return b""
+        piece: str = model.id_to_piece(token)
+        return byte_of_name(piece) if model.is_byte(token) else piece.replace(SPACE_MARK, " ").encode("utf-8")
 
     def marks(self) -> dict[str, int]:
         """The ids of the control pieces, by name."""

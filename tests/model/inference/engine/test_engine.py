@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from model.errors import UserError
 from model.inference.engine.speculation import NGram
 from model.inference.request import Request
 from model.inference.sampling import Sampling
+from tests.model.inference.constraints import Steps, Texts
 from tests.model.inference.engine.serving import engine_of, serve
 
 GREEDY = Sampling(temperature=0, max_tokens=4)
@@ -55,6 +57,36 @@ def test_a_bias_forbids_tokens_and_leaves_log_probabilities():
     assert other.token != free.token
     assert other.likeliest == free.likeliest
     assert other.logprob < free.logprob
+
+
+def test_a_constraint_chooses_among_its_texts_and_changes_no_neighbour():
+    free = serve(engine(), [Request(prompt=(3, 4), sampling=GREEDY, num_logprobs=1)])[0]
+    texts = Texts(((7, 8), (7, 9, 9), (50, 51, 52)))
+    requests = [
+        Request(prompt=(3, 4), sampling=GREEDY, num_logprobs=1),
+        Request(prompt=(3, 4), sampling=GREEDY, num_logprobs=1, constraint=texts),
+        Request(prompt=(3, 4), sampling=Sampling(max_tokens=9, top_k=3), constraint=Steps(5, most=6)),
+        Request(prompt=(3, 4), sampling=Sampling(max_tokens=3), constraint=Steps(5, most=6)),
+        Request(prompt=(3, 4), sampling=Sampling(max_tokens=9), constraint=Steps(61, least=5, vocab_size=3)),
+    ]
+    beside, chosen, stepping, cut, lost = serve(engine(), requests)
+    assert beside == free
+    assert tuple(chosen.tokens) in texts.texts
+    assert chosen.scores[0].likeliest == free.scores[0].likeliest  # log-probabilities are those of the model
+    assert {(b - a) % 5 for a, b in itertools.pairwise(stepping.tokens)} == {1}
+    assert [answer.ended_by for answer in (chosen, stepping, cut, lost)] == [
+        "constraint", "constraint", "max_tokens", "dead_end",
+    ]  # fmt: skip
+    assert [len(answer.tokens) for answer in (stepping, cut)] == [6, 3]
+
+
+def test_the_end_comes_only_where_a_constraint_allows_it():
+    wish = {11: 100.0}  # the end, before anything else
+    request = Request(
+        prompt=(3, 4), sampling=GREEDY, end=11, logit_bias=wish, constraint=Steps(5, least=3, vocab_size=10)
+    )
+    answer = serve(engine(), [request])[0]
+    assert (len(answer.tokens), answer.tokens[-1], answer.ended_by) == (4, 11, "end_mark")
 
 
 def test_a_cancelled_request_ends_with_the_next_step():

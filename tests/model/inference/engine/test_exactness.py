@@ -16,6 +16,7 @@ from model.inference.generate import generate
 from model.inference.request import Request
 from model.inference.sampling import Sampling
 from model.transformer import forward
+from tests.model.inference.constraints import Steps
 from tests.model.inference.engine.serving import DENSE, MODELS, engine_of, serve
 from tests.tiers import SWEEP, representatives
 
@@ -41,6 +42,8 @@ def drawn_requests(draw):
     """A request whose prompt begins like those of others."""
     head, length = draw(st.sampled_from(HEADS)), draw(st.integers(1, DENSE.context_length))
     own = draw(st.integers(0, min(length, 6)))
+    constraint = draw(st.sampled_from([None, None, Steps(3), Steps(17)]))
+    forbidden = 0.0 if constraint else -float("inf")
     prompt = head[: length - own] + [draw(st.integers(0, 60)) for _ in range(own)]
     return Request(
         prompt=tuple(prompt),
@@ -50,8 +53,9 @@ def drawn_requests(draw):
         num_prompt_logprobs=draw(st.sampled_from([None, None, 2])),
         first_prompt_logprob=draw(st.sampled_from([1, 1, max(1, length - 3)])),
         priority=draw(st.integers(0, 2)),
-        logit_bias=draw(st.sampled_from([{}, {}, {5: 2.0, 7: -float("inf")}])),
+        logit_bias=draw(st.sampled_from([{}, {}, {5: 2.0, 7: forbidden}])),
         end=draw(st.sampled_from([None, 11])),
+        constraint=constraint,
     )
 
 

@@ -3,9 +3,9 @@
 import pytest
 
 from tests.train.serving.servers import served
-from train.serving.body import Parameters
-from train.serving.errors import ApiError
-from train.serving.jobs import check_model, make_job
+from train.serving.parameters.body import Parameters
+from train.serving.parameters.errors import ApiError
+from train.serving.parameters.jobs import check_model, make_job
 
 
 def job(prompts, max_tokens, **given):

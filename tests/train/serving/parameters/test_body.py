@@ -5,8 +5,8 @@ import socket
 import pytest
 
 from tests.train.serving.servers import serving
-from train.serving.body import IGNORED, UNSUPPORTED, Parameters
-from train.serving.errors import ApiError
+from train.serving.parameters.body import IGNORED, UNSUPPORTED, Parameters
+from train.serving.parameters.errors import ApiError
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_large_and_slow_bodies():
         ({"temprature": 1}, "temprature", "unknown parameter temprature; did you mean temperature?"),
         ({"x" * 500: 1}, "x" * 80, "unknown parameter xxx"),
         ({"tools": [{"type": "function"}]}, "tools", "tools is not supported by this server; leave it out"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "is not supported"),
+        ({"suffix": "x"}, "suffix", "is not supported"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "is not supported"),
         ({"temperature": "hot"}, "temperature", 'must be a number, got "hot"'),
         ({"temperature": True}, "temperature", "must be a number, got true"),

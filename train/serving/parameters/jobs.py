@@ -10,9 +10,11 @@ from model.inference.request import Request
 from model.inference.sampling import Sampling
 from model.options.tree import find_problems
 from train.generation.text_engine import TextRequest
-from train.serving.body import Parameters
-from train.serving.errors import ApiError, bad_parameter
-from train.serving.options import Served
+from train.serving.parameters.body import Parameters
+from train.serving.parameters.errors import ApiError, bad_parameter
+from train.serving.parameters.options import Served
+from train.serving.parameters.structured import compiled, take_form
+from train.serving.parameters.tools import Tools
 
 MOST_LOGPROBS = 20
 MOST_SAMPLES = 128
@@ -33,6 +35,7 @@ class Job:
       labels_by_id: whether their tokens are labelled `token_id:ID`.
       echo: the text of each prompt, which the answer begins with; None if it does not.
       no_new_tokens: whether the answer has the prompt alone.
+      tools: the tools that the answer may call; None for none.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -44,6 +47,7 @@ class Job:
     labels_by_id: bool = False
     echo: tuple[str, ...] | None = None
     no_new_tokens: bool = False
+    tools: Tools | None = None
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -68,6 +72,7 @@ def make_job(
     names: Sequence[str],
     num_logprobs: int | None = None,
     echo: Sequence[str] | None = None,
+    tools: Tools | None = None,
 ) -> Job:
     """The job of prompts. Takes the parameters that completions and chats share, and refuses all that nobody took.
 
@@ -79,6 +84,7 @@ def make_job(
       names: the name of each prompt for errors.
       num_logprobs: the number of likeliest tokens that are listed with each token; None for no log-probabilities.
       echo: the texts of the prompts, if the answer begins with them.
+      tools: the tools that it may call.
 
     Raises:
       ApiError: 400 for an unknown, unsupported or invalid parameter, and for a prompt that is too long.
@@ -95,8 +101,14 @@ def make_job(
     stream, options = parameters.flag("stream"), parameters.take("stream_options")
     include_usage = _include_usage(parameters, options, stream)
     labels_by_id = parameters.flag("return_tokens_as_token_ids")
+    form = take_form(parameters)
+    if tools is not None and (calls := tools.form()) is not None:
+        if form is not None:
+            raise bad_parameter(form[0], "is given beside tool_choice, by which the answer is a call")
+        form = "tools", calls
     parameters.finish()
     budgets = [_budget(served, len(ids), max_tokens, name) for ids, name in zip(prompts, names, strict=True)]
+    constraint = None if form is None else compiled(*form, served)
     requests = []
     for ids, before, budget in zip(prompts, occurrence_indices(map(tuple, prompts)), budgets, strict=True):
         for sample in range(samples):
@@ -111,6 +123,7 @@ def make_job(
                 num_prompt_logprobs=num_logprobs if echo is not None else None,
                 only_scores=max_tokens == 0 and num_logprobs is not None and len(ids) > 1,
                 logit_bias=bias,
+                constraint=constraint,
                 priority=priority,
             )
             requests.append(TextRequest(request=request, stop_strings=stops))
@@ -124,6 +137,7 @@ def make_job(
         labels_by_id=labels_by_id,
         echo=None if echo is None else tuple(echo),
         no_new_tokens=max_tokens == 0,
+        tools=tools,
     )
 
 

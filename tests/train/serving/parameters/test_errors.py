@@ -5,7 +5,7 @@ import json
 import openai
 import pytest
 
-from train.serving.errors import ApiError, bad_parameter
+from train.serving.parameters.errors import ApiError, bad_parameter
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from model.options.tree import find_problems
-from train.serving.options import LOCAL_HOSTS, Limits
+from train.serving.parameters.options import LOCAL_HOSTS, Limits
 
 
 def test_limits():

@@ -1,10 +1,12 @@
 """What is served, and the limits of a request."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 from train.data.tokenizers.interface import Tokenizer
 from train.generation.chat_template import ChatPrompts
+from train.generation.constraints import Constraints
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
@@ -60,3 +62,8 @@ class Served:
     stop_tokens: tuple[int, ...] = ()
     chat: ChatPrompts | None = None
     created: int = 0
+
+    @functools.cached_property
+    def constraints(self) -> Constraints:
+        """The constraints of its tokens."""
+        return Constraints(self.tokenizer)
