@@ -30,12 +30,22 @@ _START_SECONDS = 60.0  # to start the process and import the function
 
 
 class Question(NamedTuple):
-    """An answer to judge: the prompt's text, the answer's, the fields of its row, and the place of the row."""
+    """An answer to judge.
+
+    Attributes:
+      prompt, answer: the texts.
+      fields: the fields of the prompt's row.
+      where: the place of that row.
+      ids: the ids of prompt and answer.
+      prompt_tokens: how many of them are the prompt's.
+    """
 
     prompt: str
     answer: str
     fields: Mapping[str, Any]
     where: str
+    ids: Sequence[int] = ()
+    prompt_tokens: int = 0
 
 
 class RewardProcess:

@@ -138,7 +138,7 @@ class Prompts(RowsOption):
 
 
 def _write(data: Prompts, tokenizer: Tokenizer, folder: pathlib.Path) -> None:
-    prompts = list(_encoded(data, tokenizer))
+    prompts = list(_encoded(data, tokenizer, folder))
     bound = _bound(data, [_number(prompt) for prompt in prompts])
     lines: dict[Split, list[str]] = {"train": [], "validation": []}
     for prompt in prompts:
@@ -151,11 +151,16 @@ def _write(data: Prompts, tokenizer: Tokenizer, folder: pathlib.Path) -> None:
     datasets.write_dataset(folder, datasets.describe(tokenizer, folder) | {"splits": splits}, {})
 
 
-def _encoded(data: Prompts, tokenizer: Tokenizer) -> Iterator[Prompt]:
-    """The prompts of the files. Raises UserError, with the row, for one without prompt or too long a prompt."""
+def _encoded(data: Prompts, tokenizer: Tokenizer, folder: pathlib.Path) -> Iterator[Prompt]:
+    """The prompts of the files; saves the template of those that are messages, for commands on the run.
+
+    Raises UserError, with the row, for one without prompt or too long a prompt.
+    """
     from train.data.conversations.encoding import encode
+    from train.data.conversations.found_template import save_template
     from train.data.conversations.prepare import template_of
     from train.data.conversations.rows import messages_of, read_rows
+    from train.data.preferences.preparing import stop_tokens_of
 
     template = None
     for row in read_rows(data.path):
@@ -170,6 +175,7 @@ def _encoded(data: Prompts, tokenizer: Tokenizer) -> Iterator[Prompt]:
             messages = messages_of(given, f"{row.where}: prompt")
             if template is None:
                 template = template_of(data.starting_from(None), tokenizer)
+                save_template(folder, template, stop_tokens_of(data))
             text = str(messages[-1]["content"])
             ids = encode(tokenizer, template.render(messages))
         if not ids or len(ids) > data.sequence_length:

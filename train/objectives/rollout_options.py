@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
+from train.files.paths import IS_PATH
+
 Baseline = Literal["group", "mean", "leave_one_out"]  # see train/alignment/advantages.py
 KNOWN_REWARDS = ("exact", "lenient", "regex")  # see train/alignment/reward_worker.py
 
@@ -34,6 +36,17 @@ class Reward:
             )
         if not 0 < self.seconds < math.inf:
             yield "seconds", f"must be above 0, got {self.seconds}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardOf:
+    """The score that a reward model gives to an answer (train/alignment/reward_run.py).
+
+    Attributes:
+      run: the folder of a run of `RewardModel`, with the tokenizer and the chat template of the prompts.
+    """
+
+    run: str = dataclasses.field(metadata=IS_PATH)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import pytest
 from model.errors import UserError
 from model.transformer import forward
 from tests.train.test_loop import parameters
-from train.alignment.rollouts import RolloutPreparation, seed_of
+from train.alignment.rollouts import RolloutPreparation
 from train.data.config import Bytes, Data, SeparateText
 from train.data.prompts import Prompts
 from train.loop import train
@@ -153,8 +153,3 @@ def test_data_without_prompts_and_a_distance_without_reference_are_refused(exper
     from_nothing = dataclasses.replace(experiment, training=training)
     with pytest.raises(UserError, match="objective.kl: the reference is the run of training.init_from"):
         GRPO(kl=0.1).preparation(type("Session", (), {"experiment": from_nothing}))
-
-
-def test_each_rollout_has_draws_of_its_own():
-    assert len({seed_of(seed, rollout) for seed in range(3) for rollout in range(5)}) == 15
-    assert seed_of(1, 2) == seed_of(1, 2) < 2**32
