@@ -58,6 +58,8 @@ class RewardRun:
         self._model, self._params, self._layout = loaded.experiment.model, loaded.params, loaded.layout
         self._run, self._rows, self._length = reward.run, data.batch_size, data.sequence_length + 1
         _refuse_unlike(reward.run, loaded.experiment.objective, self._model.context_length, self._length)
+        ways = self._layout.ways("sequence")
+        self._length = min(-(-self._length // ways) * ways, self._model.context_length)
         _refuse_other_texts(reward.run, folder, session)
         model, layout = self._model, self._layout
 
