@@ -106,9 +106,6 @@ class Sampler:
             sampling=Sampling(
                 max_tokens=min(option.max_tokens, self._longest - len(prompt.ids)),
                 temperature=option.temperature,
-                top_k=option.top_k,
-                top_p=option.top_p,
-                min_p=option.min_p,
                 seed=seed,
             ),
             end=self._tokenizer.end_of_document,

@@ -18,7 +18,7 @@ class PPOPreparation(RolloutPreparation):
     variance of returns that the values leave.
     """
 
-    names = tuple(sorted((*RolloutPreparation.names, "kl", "value_explained")))
+    names = (*RolloutPreparation.names, "kl", "value_explained")
 
     def _credit(self, arrays: dict[str, np.ndarray], rewards: np.ndarray, own: Scored) -> dict[str, Any]:
         objective, drawn, counts = self._objective, arrays["drawn"], arrays["weights"] > 0

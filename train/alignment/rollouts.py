@@ -1,7 +1,7 @@
 """The preparation of a batch of drawn answers: the rollout, its rewards, and the log-probabilities of its tokens.
 
 A rollout serves `minibatches` times `epochs` updates. `log p_old` is of the trainer's own forward pass, at the
-parameters before the first of them.
+parameters before the first of them; with `rollouts.behind` it was drawn by those before the rollout before it.
 """
 
 from __future__ import annotations
@@ -46,6 +46,20 @@ class Scored(NamedTuple):
     values: np.ndarray
 
 
+# The numbers of a rollout before it is scored.
+OF_DRAWS = (
+    "accuracy_lenient",
+    "accuracy_strict",
+    "answer_tokens",
+    "equal_groups",
+    "reward",
+    "reward_failures",
+    "truncated_share",
+)
+NEXT = "next."  # before the names of the arrays of a rollout that the next updates use
+OF_HOST = ("numbers", "rewards", "sampled", "scalars")  # arrays that the step does not read
+
+
 class RolloutPreparation(Preparation):
     """See the module. What answers earn is `_credit`: here the advantages of GRPO.
 
@@ -53,17 +67,7 @@ class RolloutPreparation(Preparation):
       names: the numbers that it reports, in the order of the array that is saved with a checkpoint.
     """
 
-    names: tuple[str, ...] = (
-        "accuracy_lenient",
-        "accuracy_strict",
-        "answer_tokens",
-        "entropy",
-        "equal_groups",
-        "logprob_difference",
-        "reward",
-        "reward_failures",
-        "truncated_share",
-    )
+    names: tuple[str, ...] = (*OF_DRAWS, "entropy", "logprob_difference")
 
     def __init__(self, objective: GRPO | PPO, session: Session) -> None:
         """Args: the objective, the session. Raises UserError for data without prompts, or a missing reference."""
@@ -103,6 +107,9 @@ class RolloutPreparation(Preparation):
             )
         )
         self._kept: dict[str, np.ndarray] = {}
+        self._next: dict[str, np.ndarray] = {}
+        if objective.rollouts.importance_cap is not None:
+            self.names = (*self.names, "importance")
         self._scalars: dict[str, float] = {}
 
     def __call__(self, state: TrainState, batch: Batch, n: int) -> Batch:
@@ -110,9 +117,13 @@ class RolloutPreparation(Preparation):
         option, size = self._objective.rollouts, self._data.batch_size
         rollout, update = divmod(n, option.minibatches * option.epochs)
         if update == 0:
-            self._kept = self._roll_out(state, rollout, n)
+            drawn = self._next or self._drawn(state.all_params, rollout, n)
+            self._kept = self._completed(state.all_params, drawn)
+            self._next = {}
+            if option.behind and n + option.minibatches * option.epochs < self._session.experiment.training.num_steps:
+                self._next = self._drawn(state.all_params, rollout + 1, n)
         first = (update % option.minibatches) * size
-        part = {name: x[first : first + size] for name, x in self._kept.items() if name != "scalars"}
+        part = {name: x[first : first + size] for name, x in self._kept.items() if name not in OF_HOST}
         part["first"] = np.full((size, 1), float(update == 0), np.float32)
         self._scalars = {name: float(x) for name, x in zip(self.names, self._kept["scalars"], strict=True)}
         wanted = {name: x for name, x in part.items() if name not in ("segment_ids", "positions") or name in batch}
@@ -123,24 +134,25 @@ class RolloutPreparation(Preparation):
         return self._scalars
 
     def saved(self) -> Mapping[str, np.ndarray]:
-        """See `Preparation`: the rollouts, where they serve several updates."""
+        """See `Preparation`: the rollouts that later updates use."""
         option = self._objective.rollouts
-        return self._kept if option.minibatches * option.epochs > 1 else {}
+        kept = self._kept if option.minibatches * option.epochs > 1 else {}
+        return {**kept, **{f"{NEXT}{name}": x for name, x in self._next.items()}}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """See `Preparation`."""
-        self._kept = dict(arrays)
+        self._kept = {name: x for name, x in arrays.items() if not name.startswith(NEXT)}
+        self._next = {name.removeprefix(NEXT): x for name, x in arrays.items() if name.startswith(NEXT)}
 
     def close(self) -> None:
         """Ends the process of the reward."""
         self._rewards.close()
 
-    def _roll_out(self, state: TrainState, rollout: int, n: int) -> dict[str, np.ndarray]:
-        """The rollouts of all minibatches, their rewards and log-probabilities, as arrays with rows R."""
+    def _drawn(self, params: Any, rollout: int, n: int) -> dict[str, np.ndarray]:
+        """A rollout: the answers to the prompts of all minibatches and their rewards, as arrays with rows R."""
         option, group = self._objective.rollouts, self._data.group
         numbers = range(rollout * option.minibatches, (rollout + 1) * option.minibatches)
         prompts = [prompt for number in numbers for prompt in self._batches.prompts(number) for _ in range(group)]
-        params = state.all_params
         with self._session.spent_on("rollout"):
             answers = self._sampler(params, prompts, rollout)
         texts = [self._sampler.text(answer) for answer in answers]
@@ -148,28 +160,35 @@ class RolloutPreparation(Preparation):
         with self._session.spent_on("reward"):
             rewards = np.array(self._rewards(_questions(prompts, answers, texts)))
         arrays = self._arrays(prompts, answers, rewards)
-        own = self._scored(params, arrays)
-        drawn = arrays["drawn"] > 0
-        difference = np.abs(own.logprobs - arrays["old"])[drawn].max()
-        arrays["old"] = own.logprobs
-        if self._objective.kl:
-            with self._session.spent_on("reference"):
-                arrays["reference"] = self._scored(self._reference_params(), arrays).logprobs
         verdicts = [judge(text, str(p.fields.get("answer"))) for p, text in zip(prompts, texts, strict=True)]
         values = {
             "accuracy_lenient": np.mean([verdict.lenient for verdict in verdicts]),
             "accuracy_strict": np.mean([verdict.strict for verdict in verdicts]),
             "answer_tokens": np.mean([len(answer.ids) for answer in answers]),
-            "entropy": own.entropies[drawn].mean(),
             "equal_groups": 1 - differs(rewards, group).mean(),
-            "logprob_difference": difference,
             "reward": rewards.mean(),
             "reward_failures": self._rewards.failures - failures,
             "truncated_share": np.mean([answer.truncated for answer in answers]),
         }
-        values |= self._credit(arrays, rewards, own)
+        arrays["numbers"] = np.array([values[name] for name in OF_DRAWS], np.float32)
         if n % self._session.experiment.evaluation.every == 0:
             self._show(n + 1, prompts, texts, rewards)
+        return arrays
+
+    def _completed(self, params: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A rollout with the log-probabilities of the policy that is trained on it, and what its answers earned."""
+        own, drawn, cap = self._scored(params, arrays), arrays["drawn"] > 0, self._objective.rollouts.importance_cap
+        arrays["old"] = own.logprobs
+        values = dict(zip(OF_DRAWS, arrays["numbers"], strict=True))
+        values["entropy"] = own.entropies[drawn].mean()
+        values["logprob_difference"] = np.abs(own.logprobs - arrays["sampled"])[drawn].max()
+        if cap is not None:
+            arrays["importance"] = np.where(drawn, np.minimum(np.exp(own.logprobs - arrays["sampled"]), cap), 0)
+            values["importance"] = arrays["importance"][drawn].mean()
+        if self._objective.kl:
+            with self._session.spent_on("reference"):
+                arrays["reference"] = self._scored(self._reference_params(), arrays).logprobs
+        values |= self._credit(arrays, arrays["rewards"][:, 0].astype(np.float64), own)
         arrays["scalars"] = np.array([values[name] for name in self.names], np.float32)
         return arrays
 
@@ -184,16 +203,16 @@ class RolloutPreparation(Preparation):
     def _arrays(
         self, prompts: Sequence[Prompt], answers: Sequence[Answer], rewards: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """The rows of all rollouts: inputs, targets, weights, and the sampler's log-probabilities."""
+        """The rows of all rollouts: inputs, targets, weights, rewards, and the sampler's log-probabilities."""
         objective, length = self._objective, self._data.sequence_length
         whole = [[*prompt.ids, *answer.ids] for prompt, answer in zip(prompts, answers, strict=True)]
         arrays = padded([text[:-1] for text in whole], length)
         shape = arrays["tokens"].shape
-        targets, drawn, old = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        targets, drawn, sampled = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         for i, (prompt, answer, text) in enumerate(zip(prompts, answers, whole, strict=True)):
             targets[i, : len(text) - 1] = text[1:]
             drawn[i, len(prompt.ids) - 1 : len(text) - 1] = 1
-            old[i, len(prompt.ids) - 1 : len(text) - 1] = answer.logprobs
+            sampled[i, len(prompt.ids) - 1 : len(text) - 1] = answer.logprobs
         counts = np.ones(len(rewards), bool)
         if isinstance(objective, GRPO) and objective.filter_equal:
             counts &= differs(rewards, self._data.group)
@@ -204,7 +223,8 @@ class RolloutPreparation(Preparation):
             "targets": targets,
             "drawn": drawn,
             "weights": drawn * counts[:, None].astype(np.float32),
-            "old": old,
+            "sampled": sampled,
+            "rewards": rewards[:, None].astype(np.float32),
         }
 
     def _scored(self, params: Any, arrays: Mapping[str, np.ndarray]) -> Scored:

@@ -55,6 +55,10 @@ def at_temperature(head: Any, temperature: float) -> Any:
 def clipped_terms(logprob_BT: jax.Array, batch: Batch, low: float, high: float) -> dict[str, jax.Array]:
     """The clipped policy loss of each token: Schulman et al. 2017, "Proximal Policy Optimization", equation 7.
 
+    With `importance` in the batch the loss is multiplied by it: the weight min(p_old / p_sampler, cap) of a token that
+    another policy drew (Hilton et al. 2021, "Batch size-invariance for policy optimization", the decoupled objective,
+    with the truncated weights of Espeholt et al. 2018, "IMPALA", section 4.1).
+
     Args:
       logprob_BT: log p of the targets.
       batch: `old`, log p_old; `first` (B, 1), 1 where p_old is p; `advantages` (B, 1) or (B, T).
@@ -68,7 +72,8 @@ def clipped_terms(logprob_BT: jax.Array, batch: Batch, low: float, high: float) 
     plain_BT = ratio_BT * batch["advantages"]
     clipped_BT = jnp.clip(ratio_BT, 1 - low, 1 + high) * batch["advantages"]
     shares_BT = (clipped_BT < plain_BT).astype(jnp.float32)
-    return {"loss": -jnp.minimum(plain_BT, clipped_BT), "ratio": ratio_BT, "clip_share": shares_BT}
+    loss_BT = -jnp.minimum(plain_BT, clipped_BT) * batch.get("importance", 1.0)
+    return {"loss": loss_BT, "ratio": ratio_BT, "clip_share": shares_BT}
 
 
 def sums_of_tokens(

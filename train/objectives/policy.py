@@ -1,6 +1,6 @@
 """GRPO: a policy gradient with advantages within groups, a clipped ratio, and the distance to a reference.
 
-For a token o_t of rollout i, with the policy p at the temperature of sampling, before any filter of tokens:
+For a token o_t of rollout i, with the policy p at the temperature of sampling:
   ratio_t = p(o_t) / p_old(o_t)
   k3_t    = q - log q - 1 with q = p_reference(o_t) / p(o_t)
   loss_t  = -min(ratio_t A_i, clip(ratio_t, 1 - clip, 1 + clip_high) A_i) + kl k3_t
@@ -11,11 +11,6 @@ For a token o_t of rollout i, with the policy p at the temperature of sampling, 
 
 At the first update of a rollout p_old is p: the ratio is exactly 1, by construction. The sampler and this forward pass
 are different programs; `logprob_difference` is the largest difference of their log-probabilities at each rollout.
-With top_k, top_p or min_p the draws come from a part of the policy; the ratio is that of the whole policy, so that it
-is 1 at the first update too.
-
-Dropout is off in training: the policy that draws the answers has none, and the gradient is to be of that policy. The
-losses of the model, its taps and the numbers to report are means over the tokens that count, whatever the mean of loss.
 """
 
 from __future__ import annotations

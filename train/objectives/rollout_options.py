@@ -53,24 +53,30 @@ class RewardOf:
 class Rollouts:
     """How answers are drawn.
 
+    Draws are from the whole policy at a temperature: with a filter of tokens (top-k, top-p, min-p) they would be of
+    another policy than the one whose ratio and gradient the losses have.
+
     Attributes:
       max_tokens: the most tokens of an answer.
-      temperature, top_k, top_p, min_p: see `Sampling`.
+      temperature: the temperature of the policy.
       rows: the answers that are drawn at once.
       truncated: an answer that reaches a limit counts as any other ("count"), or not at all ("mask").
       minibatches: the updates into which the rollouts of so many batches are split, so that a later one is off-policy.
       epochs: how often the rollouts are used.
+      behind: 1 draws the answers of a rollout with the parameters before the last rollout's updates, as a sampler does
+        that works while the trainer trains; `importance_cap` then makes up for it. 0 draws them with the latest.
+      importance_cap: the largest importance weight of a token, p_old / p_sampler, with which its policy loss is
+        multiplied; None for no weights.
     """
 
     max_tokens: int = 64
     temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
     rows: int = 16
     truncated: Literal["count", "mask"] = "count"
     minibatches: int = 1
     epochs: int = 1
+    behind: Literal[0, 1] = 0
+    importance_cap: float | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -79,3 +85,7 @@ class Rollouts:
                 yield name, f"must be at least 1, got {getattr(self, name)}"
         if self.temperature <= 0:
             yield "temperature", f"must be above 0: a greedy policy draws nothing; got {self.temperature}"
+        if self.importance_cap is not None and self.importance_cap <= 0:
+            yield "importance_cap", f"must be above 0, or None for no weights, got {self.importance_cap}"
+        if self.behind and self.importance_cap is None:
+            yield "importance_cap", "answers of earlier parameters need weights; set it, such as 2.0, or behind to 0"

@@ -1,6 +1,7 @@
 """Scores of drawn answers are those of the reward model on the same texts; runs that cannot judge are refused."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +13,8 @@ from train.alignment.preference_accuracy import answer_numbers, renderer_of
 from train.alignment.reward_run import RewardRun
 from train.alignment.rewards import Question
 from train.data.config import Bytes
+from train.data.conversations.found_template import save_template
+from train.data.conversations.template import ChatTemplate
 from train.data.preferences.reading import Preference
 from train.data.prompts import Prompts
 from train.data.shards.dataset import open_dataset
@@ -83,14 +86,10 @@ def test_runs_that_cannot_judge_are_refused(reward_run, session, dpo_run, tmp_pa
     experiment = dataclasses.replace(session.experiment, data=longer)
     refused("context_length=32 is shorter than the 33 tokens .*set data.sequence_length to 31", experiment=experiment)
 
-    class Other:
-        folder = tmp_path
-
-        class tokenizer:
-            vocab_size = 7
-
-            @staticmethod
-            def fingerprint():
-                return "other"
-
-    refused(r"has another tokenizer \(257 tokens\) than the prompts \(7 tokens\)", dataset=Other)
+    other = SimpleNamespace(vocab_size=7, fingerprint=lambda: "other")
+    dataset = SimpleNamespace(folder=tmp_path, tokenizer=other)
+    refused(r"has another tokenizer \(257 tokens\) than the prompts \(7 tokens\)", dataset=dataset)
+    save_template(tmp_path, ChatTemplate("{{ messages }}", where="a template"), ())
+    save_template(reward_run / "data", ChatTemplate("{{ begin }}", where="another template"), ())
+    dataset.tokenizer = session.dataset.tokenizer
+    refused("learned from another template, and the prompts have a template: other words", dataset=dataset)
