@@ -5,7 +5,8 @@ With the rewards r_t and the values V_t of an answer's tokens, and V = 0 after t
   A_t     = sum over l of (gamma lambda)^l delta_(t+l)        Schulman et al. 2015, "High-Dimensional Continuous Control
   return  = A_t + V_t                                         Using Generalized Advantage Estimation", equation 16
 
-An answer that a limit cut off ends as any other: nothing is expected after its last token.
+An answer that a limit cut off ends as any other: nothing is expected after its last token. Tokens of a tool between
+two answers are no steps: the token after an answer's last one is the first of the next answer.
 """
 
 import numpy as np
@@ -20,12 +21,12 @@ def token_rewards(
 
     Args:
       rewards_R: the rewards of the answers, which their last tokens get.
-      drawn_RT: which tokens are drawn; those of an answer are neighbours.
+      drawn_RT: which tokens are drawn.
       log_ratio_RT: log p - log p_reference; None for no distance.
       kl: its coefficient.
     """
     drawn = np.asarray(drawn_RT) > 0
-    is_last = drawn & ~np.pad(drawn[:, 1:], ((0, 0), (0, 1)))
+    is_last = drawn & (np.cumsum(drawn[:, ::-1], axis=1)[:, ::-1] == 1)
     rewards = np.where(is_last, np.asarray(rewards_R, np.float64)[:, None], 0.0)
     if log_ratio_RT is None:
         return rewards
@@ -44,15 +45,16 @@ def advantages_and_returns(
       gamma: the discount of a token.
       lam: lambda.
     """
-    drawn = (np.asarray(drawn_RT) > 0).astype(np.float64)
-    values = np.asarray(values_RT, np.float64) * drawn
+    drawn = np.asarray(drawn_RT) > 0
+    values = np.where(drawn, np.asarray(values_RT, np.float64), 0.0)
     advantages = np.zeros_like(values)
     next_value = next_advantage = np.zeros(len(values))
     for t in reversed(range(values.shape[1])):
-        delta = rewards_RT[:, t] + gamma * next_value - values[:, t]
-        next_advantage = drawn[:, t] * (delta + gamma * lam * next_advantage)
-        advantages[:, t], next_value = next_advantage, values[:, t]
-    return advantages, (advantages + values) * drawn
+        advantage = rewards_RT[:, t] + gamma * next_value - values[:, t] + gamma * lam * next_advantage
+        next_advantage = np.where(drawn[:, t], advantage, next_advantage)
+        next_value = np.where(drawn[:, t], values[:, t], next_value)
+        advantages[:, t] = advantage * drawn[:, t]
+    return advantages, advantages + values
 
 
 def whitened(x_RT: np.ndarray, weights_RT: np.ndarray) -> np.ndarray:

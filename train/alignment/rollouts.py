@@ -1,7 +1,17 @@
 """The preparation of a batch of drawn answers: the rollout, its rewards, and the log-probabilities of its tokens.
 
 A rollout serves `minibatches` times `epochs` updates. `log p_old` is of the trainer's own forward pass, at the
-parameters before the first of them; with `rollouts.behind` it was drawn by those before the rollout before it.
+parameters before the first of them; with `rollouts.behind` it was drawn by those before the rollout before it. The
+sampler's own numbers enter no ratio but the weights of `importance_cap`.
+
+`logprob_difference`, the largest difference between the two at each rollout, is about 1e-6 on a CPU and not 0, for
+another order of sums, as measured (jaxlib 0.10). The engine's programs read at most 32 tokens each, and up to 32 rows a
+product of matrices sums in one order (model/inference/engine/programs.py). A whole batch has more: from its first
+product, that of the queries, on it rounds otherwise (equal bits with 2 x 16 tokens; with 8 x 16 in a seventh of them).
+Sums along an axis, such as log Z, differ too, as the engine compiles them without the library (equal bits in nine of
+ten), and attention over pages adds up other blocks than attention over a text. Equal bits would need the pass of
+training in pieces of 32 tokens through the cache, many times slower; to read the texts again in the engine would only
+repeat its own numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +33,7 @@ from train.alignment.answers import judge
 from train.alignment.drawing import Answer, Sampler
 from train.alignment.reward_run import RewardRun
 from train.alignment.rewards import Question, RewardProcess
-from train.data.conversations.found_template import trained_template
+from train.data.conversations.found_template import template_of_dataset, trained_template
 from train.data.prompts import Prompt, Prompts, padded
 from train.files.paths import literal_path
 from train.objectives.drawn_answers import at_temperature
@@ -94,6 +104,7 @@ class RolloutPreparation(Preparation):
             experiment.data.sequence_length + 1,
             session.layout,
             session.alive,
+            None if (own := template_of_dataset(session.dataset.folder)) is None else own.template,
         )
         self._rewards: RewardProcess | RewardRun
         if isinstance(objective.reward, RewardOf):
@@ -145,8 +156,9 @@ class RolloutPreparation(Preparation):
         self._next = {name.removeprefix(NEXT): x for name, x in arrays.items() if name.startswith(NEXT)}
 
     def close(self) -> None:
-        """Ends the process of the reward."""
+        """Ends the processes of the reward and of the tool."""
         self._rewards.close()
+        self._sampler.close()
 
     def _drawn(self, params: Any, rollout: int, n: int) -> dict[str, np.ndarray]:
         """A rollout: the answers to the prompts of all minibatches and their rewards, as arrays with rows R."""
@@ -164,7 +176,7 @@ class RolloutPreparation(Preparation):
         values = {
             "accuracy_lenient": np.mean([verdict.lenient for verdict in verdicts]),
             "accuracy_strict": np.mean([verdict.strict for verdict in verdicts]),
-            "answer_tokens": np.mean([len(answer.ids) for answer in answers]),
+            "answer_tokens": np.mean([sum(answer.drawn) for answer in answers]),
             "equal_groups": 1 - differs(rewards, group).mean(),
             "reward": rewards.mean(),
             "reward_failures": self._rewards.failures - failures,
@@ -211,7 +223,7 @@ class RolloutPreparation(Preparation):
         targets, drawn, sampled = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         for i, (prompt, answer, text) in enumerate(zip(prompts, answers, whole, strict=True)):
             targets[i, : len(text) - 1] = text[1:]
-            drawn[i, len(prompt.ids) - 1 : len(text) - 1] = 1
+            drawn[i, len(prompt.ids) - 1 : len(text) - 1] = answer.drawn
             sampled[i, len(prompt.ids) - 1 : len(text) - 1] = answer.logprobs
         counts = np.ones(len(rewards), bool)
         if isinstance(objective, GRPO) and objective.filter_equal:

@@ -8,7 +8,7 @@ from typing import Literal
 from train.files.paths import IS_PATH
 
 Baseline = Literal["group", "mean", "leave_one_out"]  # see train/alignment/advantages.py
-KNOWN_REWARDS = ("exact", "lenient", "regex")  # see train/alignment/reward_worker.py
+KNOWN_REWARDS = ("exact", "lenient", "regex", "similarity")  # see train/alignment/reward_worker.py
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,7 @@ class Reward:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        file, _, name = self.function.rpartition(":")
-        if self.function not in KNOWN_REWARDS and not (file.endswith(".py") and name.isidentifier()):
+        if self.function not in KNOWN_REWARDS and not is_function_of_file(self.function):
             yield (
                 "function",
                 f"expected FILE.py:FUNCTION or one of {', '.join(sorted(KNOWN_REWARDS))}, got {self.function!r}",
@@ -50,6 +49,37 @@ class RewardOf:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Tool:
+    """A function that answers the model's answers, so that a rollout has several turns (train/alignment/tool.py).
+
+    Attributes:
+      function: FILE.py:FUNCTION, `def tool(prompt: str, answer: str, fields: dict) -> str | None`: a text, after which
+        the model answers again, or None where the answer is the last one.
+      turns: the most answers of the model, at least 2.
+      seconds: the time that the function has for an answer.
+    """
+
+    function: str
+    turns: int = 2
+    seconds: float = 10.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        if not is_function_of_file(self.function):
+            yield "function", f"expected FILE.py:FUNCTION, got {self.function!r}"
+        if self.turns < 2:
+            yield "turns", f"must be at least 2, or tool=None for one answer; got {self.turns}"
+        if not 0 < self.seconds < math.inf:
+            yield "seconds", f"must be above 0, got {self.seconds}"
+
+
+def is_function_of_file(function: str) -> bool:
+    """Whether a text reads FILE.py:FUNCTION."""
+    file, _, name = function.rpartition(":")
+    return file.endswith(".py") and name.isidentifier()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Rollouts:
     """How answers are drawn.
 
@@ -58,6 +88,7 @@ class Rollouts:
 
     Attributes:
       max_tokens: the most tokens of an answer.
+      tool: a function that answers the model's answers; None for rollouts of one answer.
       temperature: the temperature of the policy.
       rows: the answers that are drawn at once.
       truncated: an answer that reaches a limit counts as any other ("count"), or not at all ("mask").
@@ -70,6 +101,7 @@ class Rollouts:
     """
 
     max_tokens: int = 64
+    tool: Tool | None = None
     temperature: float = 1.0
     rows: int = 16
     truncated: Literal["count", "mask"] = "count"

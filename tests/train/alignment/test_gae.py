@@ -11,6 +11,19 @@ DRAWN = ((np.arange(7) >= FIRST[:, None]) & (np.arange(7) < STOP[:, None])).asty
 REWARDS, VALUES, LOG_RATIO = DRAW.normal(size=4), DRAW.normal(size=(4, 7)), DRAW.normal(size=(4, 7))
 
 
+def test_tokens_of_a_tool_between_answers_are_no_steps():
+    """Rewards, values and distances at drawn tokens alone decide, as if no other tokens were between them."""
+    places = [0, 1, 4, 5]
+    drawn = np.isin(np.arange(7), places)[None].astype(np.float32)
+    of_tokens = token_rewards(REWARDS[:1], drawn, LOG_RATIO[:1], 0.3)
+    found = advantages_and_returns(of_tokens, VALUES[:1], drawn, 0.9, 0.8)
+    neighbours = token_rewards(REWARDS[:1], np.ones((1, 4)), LOG_RATIO[:1, places], 0.3)
+    wanted = advantages_and_returns(neighbours, VALUES[:1, places], np.ones((1, 4)), 0.9, 0.8)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one[:, places], other, rtol=1e-12)
+        assert (one[:, [2, 3, 6]] == 0).all()
+
+
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 1.0), (0.9, 0.0), (0.8, 0.7)])
 @pytest.mark.parametrize("kl", [0.0, 0.3])
 def test_the_equations(gamma, lam, kl):

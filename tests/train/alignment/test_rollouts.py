@@ -17,7 +17,7 @@ from train.data.config import Bytes, Data, SeparateText
 from train.data.prompts import Prompts
 from train.loop import train
 from train.objectives.policy import GRPO
-from train.objectives.rollout_options import Reward, Rollouts
+from train.objectives.rollout_options import Reward, Rollouts, Tool
 from train.run.loading import load_params
 from train.run.metrics import read_metrics, read_samples
 from train.run.pretrained import initial_params
@@ -26,6 +26,9 @@ from train.run.time_spent import read_time_spent
 REWARD = """
 def vowels(prompt, answer, fields):
     return 1 if "bb" in prompt else sum(letter in "aeiou" for letter in answer) / 4
+
+def again(prompt, answer, fields):
+    return "?"
 """
 SMALL = {"model__num_layers": 1, "model__width": 16, "model__ffn__width": 16, "samples__prompts": ()}
 
@@ -157,9 +160,19 @@ def test_data_without_prompts_and_a_distance_without_reference_are_refused(exper
 
 
 def test_rollouts_one_step_behind_are_of_the_parameters_of_the_step_before_and_weighted(experiment, tmp_path):
-    """Sampled by the parameters of the step before, trained with those of the step; the same after a crash."""
+    """Sampled by the parameters of the step before, trained with those of the step; the same after a crash.
+
+    After each answer that ended by itself a tool says "?", which is no part of the loss, and a second answer follows.
+    """
+    tool = Tool(function=experiment.objective.reward.function.replace("vowels", "again"))
     option = dataclasses.replace(
-        experiment.objective.rollouts, minibatches=1, epochs=1, behind=1, importance_cap=1.01, truncated="count"
+        experiment.objective.rollouts,
+        minibatches=1,
+        epochs=1,
+        behind=1,
+        importance_cap=1.01,
+        truncated="count",
+        tool=tool,
     )
     behind = dataclasses.replace(
         experiment,
@@ -180,6 +193,9 @@ def test_rollouts_one_step_behind_are_of_the_parameters_of_the_step_before_and_w
     params = [start, start, *(load_params(run, str(step)).params for step in (1, 2))]
     for n, arrays in enumerate(kept):
         drawn = arrays["drawn"] > 0
+        said = ~drawn & (np.cumsum(drawn, axis=1) > 0) & (np.cumsum(drawn[:, ::-1], axis=1)[:, ::-1] > 0)
+        assert set(said.sum(axis=1)) == {0, 1}
+        assert (arrays["targets"][said] == ord("?")).all()
         for name, of in (("sampled", params[n]), ("old", params[n + 1])):
             logits = forward(behind.model, of, arrays["tokens"]).logits_BTV / 0.8
             logprob = jnp.take_along_axis(jax.nn.log_softmax(logits), arrays["targets"][..., None], -1)[..., 0]
