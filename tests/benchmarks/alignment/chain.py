@@ -106,7 +106,7 @@ def base_experiment(folder: pathlib.Path, shorten: int) -> Any:
     """The experiment of the pre-trained model."""
     from configs.alignment import pretrain_instructions
     from model.options.json import from_json, to_json
-    from train.experiment import Checkpoints, Evaluation, Experiment, Samples, Training
+    from train.experiment import Checkpoints, Evaluation, Experiment, Training
 
     stored = json.dumps(to_json(pretrain_instructions.experiment)).replace("data/instructions/", f"{folder / 'data'}/")
     own, steps = from_json(Experiment, json.loads(stored)), 1500 // shorten
@@ -116,7 +116,7 @@ def base_experiment(folder: pathlib.Path, shorten: int) -> Any:
         schedule=dataclasses.replace(own.schedule, warmup_steps=min(20, steps // 4), decay_steps=steps * 7 // 15),
         evaluation=Evaluation(every=steps),
         evaluations=(),
-        samples=Samples(),
+        samples=dataclasses.replace(own.samples, prompts=()),
         checkpoints=Checkpoints(every=max(steps // 4, 1), keep_last=1),
     )
 
