@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from model.transformer import forward, scores
 from model.vocabulary.score_head import ScoreHead
 from tests.train.test_loop import parameters
 from train.alignment.ppo_rollouts import PPOPreparation
+from train.alignment.rollouts import Scored
 from train.data.config import Bytes
 from train.data.prompts import Prompts
 from train.loop import train
@@ -154,3 +156,19 @@ def test_a_run_that_crashes_between_two_updates_of_a_rollout_ends_the_same(whole
     train(experiment, again, say=lambda line: None)
     assert (run / "metrics.jsonl").read_bytes() == (again / "metrics.jsonl").read_bytes()
     assert parameters(run) == parameters(again)
+
+
+def test_every_number_of_the_credit_changes_it():
+    draw = np.random.default_rng(0)
+    drawn = np.ones((2, 3), np.float32)
+    own = Scored(*draw.normal(size=(3, 2, 3)))
+
+    def gains(**changes):
+        arrays = {"drawn": drawn, "weights": drawn, "reference": np.zeros((2, 3))}
+        given = SimpleNamespace(_objective=PPO(**changes))
+        PPOPreparation._credit(given, arrays, np.array([1.0, -0.5]), own)
+        return arrays["advantages"]
+
+    np.testing.assert_allclose([gains().mean(), gains().std()], [0, 1], atol=1e-6)
+    for changes in ({"kl": 0.0}, {"gamma": 0.5}, {"gae_lambda": 0.5}, {"whiten": False}):
+        assert not np.allclose(gains(**changes), gains(), rtol=1e-2), changes
