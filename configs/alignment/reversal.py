@@ -5,7 +5,8 @@
 
 Starts from runs/instructions_sft_short (configs/alignment/grpo.py makes it), whose model has seen words of at most five
 symbols, and one task in four is reversing; here words have two to eight. The reward of an answer is the ratio of the
-characters that it has in common with the right one, 1 for the right one itself.
+characters that it has in common with the right one, 1 for the right one itself. Minutes on 2 cores; it was not run to
+its end yet.
 """
 
 import dataclasses

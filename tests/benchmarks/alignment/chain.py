@@ -19,7 +19,8 @@ of the data:
 
 Every run is an ordinary run folder in --folder, and the same command continues after Ctrl-C. At the end stand the exact
 match of greedy answers to the test prompts, before and after, with the paired interval of the difference over seeds; of
-one seed Wilson's intervals over prompts. --shorten=10 divides all numbers of steps, to try it out.
+one seed Wilson's intervals over prompts. --shorten=10 divides all numbers of steps, to try it out. Meant for
+half an hour on 2 idle cores; it was not run to its end at its whole size yet.
 """
 
 import argparse
