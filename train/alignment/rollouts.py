@@ -4,7 +4,7 @@ A rollout serves `minibatches` times `epochs` updates. `log p_old` is of the tra
 parameters before the first of them; with `rollouts.behind` it was drawn by those before the rollout before it. The
 sampler's own numbers enter no ratio but the weights of `importance_cap`.
 
-`logprob_difference`, the largest difference between the two at each rollout, is about 1e-6 on a CPU and not 0, for
+`logprob_difference`, the largest difference between the two at each rollout, is 1e-6 to 1e-5 on a CPU and not 0, for
 another order of sums, as measured (jaxlib 0.10). The engine's programs read at most 32 tokens each, and up to 32 rows a
 product of matrices sums in one order (model/inference/engine/programs.py). A whole batch has more: from its first
 product, that of the queries, on it rounds otherwise (equal bits with 2 x 16 tokens; with 8 x 16 in a seventh of them).
