@@ -62,6 +62,8 @@ RENAMED_FIELDS = {
 }
 # Earlier values of fields, by the class of their option and the name of the field now.
 RENAMED_VALUES = {("Groups", "score"): {"two_best": "top2_sum"}}
+# Fields that are gone, by the class of their option; None meant that they changed nothing.
+REMOVED_FIELDS = {"Rollouts": ("top_k", "top_p", "min_p")}
 # Where the options of an experiment are that are in one place only.
 _PATHS = {"Concatenate": "data.packing."} | dict.fromkeys(_OPTIMIZERS, "optimizer.")
 # Earlier fields of options, and their paths now.
@@ -145,6 +147,8 @@ def _with_renamed_fields(stored: Any) -> Any:
         return stored
     stored = current_class(stored)
     option = str(stored.get("type"))
+    gone = REMOVED_FIELDS.get(option, ())
+    stored = {name: x for name, x in stored.items() if x is not None or name not in gone}
     renamed = _renamed(stored, RENAMED_FIELDS.get(option, {}))
     return {name: _current_value(option, name, _with_renamed_fields(x)) for name, x in renamed.items()}
 

@@ -28,6 +28,7 @@ from train.objectives.distillation import Distillation
 from train.objectives.fit import problems_of_objective
 from train.objectives.next_token import NextToken
 from train.objectives.policy import GRPO
+from train.objectives.ppo import PPO
 from train.objectives.preference import DPO, IPO, KTO, ORPO, SimPO
 from train.objectives.reward import RewardModel
 from train.optimizers.frozen import Frozen, mark_frozen
@@ -208,7 +209,7 @@ class Experiment:
     model: ModelConfig
     data: Data | Generated | Conversations | Preferences | Prompts
     training: Training
-    objective: NextToken | Distillation | DPO | IPO | SimPO | ORPO | KTO | RewardModel | GRPO = NextToken()
+    objective: NextToken | Distillation | DPO | IPO | SimPO | ORPO | KTO | RewardModel | GRPO | PPO = NextToken()
     optimizer: AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW
     schedule: Constant | Cosine | Linear | InverseSquareRoot | WarmupStableDecay
     mesh: Mesh = dataclasses.field(default=Mesh(), metadata=EXECUTION_ONLY)

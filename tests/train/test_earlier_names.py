@@ -202,3 +202,10 @@ def test_something_else_among_roles_patterns_and_taps_is_left_to_the_reader_of_o
     current = current_config(stored)
     assert current["optimizer"]["decay_also"] == current["optimizer"]["decay_never"] == listed
     assert current["training"]["frozen"]["roles"] == current["model"]["remat"]["taps"] == listed
+
+
+def test_filters_of_rollouts_that_filtered_nothing_are_left_out():
+    """Rollouts had filters of tokens, which would make their ratios wrong; one that was set is refused by its name."""
+    stored = {"type": "GRPO", "rollouts": {"type": "Rollouts", "max_tokens": 5, "top_p": None, "top_k": 3}}
+    found = current_config({"objective": stored})["objective"]["rollouts"]
+    assert found == {"type": "Rollouts", "max_tokens": 5, "top_k": 3}

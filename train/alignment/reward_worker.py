@@ -1,5 +1,6 @@
-"""The process that runs a reward: an answer to judge on each line of its input, the reward on each of its output."""
+"""The process that runs a reward or a tool: an answer on each line of its input, its value on each of its output."""
 
+import difflib
 import importlib.util
 import json
 import os
@@ -25,10 +26,14 @@ def _regex(prompt: str, answer: str, fields: Mapping[str, Any]) -> float:
     return float(re.search(str(fields["answer"]), answer) is not None)
 
 
-NAMED: dict[str, RewardFunction] = {"exact": _exact, "lenient": _lenient, "regex": _regex}
+def _similarity(prompt: str, answer: str, fields: Mapping[str, Any]) -> float:
+    return difflib.SequenceMatcher(None, answer, str(fields["answer"]), autojunk=False).ratio()
 
 
-def find(function: str) -> RewardFunction:
+NAMED: dict[str, RewardFunction] = {"exact": _exact, "lenient": _lenient, "regex": _regex, "similarity": _similarity}
+
+
+def find(function: str) -> Callable[[str, str, Mapping[str, Any]], Any]:
     """The function of a name, or of FILE.py:FUNCTION."""
     if function in NAMED:
         return NAMED[function]
@@ -39,11 +44,20 @@ def find(function: str) -> RewardFunction:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    found: RewardFunction = getattr(module, name)
+    found: Callable[[str, str, Mapping[str, Any]], Any] = getattr(module, name)
     return found
 
 
-def main(function: str) -> None:
+def _text(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"a tool returns a text or None, got {type(value).__name__}")
+    return value
+
+
+CONVERTERS: dict[str, Callable[[Any], Any]] = {"reward": float, "tool": _text}
+
+
+def main(name: str, kind: str) -> None:
     """Answers until the input ends. What the function prints goes to standard error."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -53,19 +67,19 @@ def main(function: str) -> None:
         out.flush()
 
     try:
-        reward = find(function)
+        function = find(name)
     except Exception as error:
         answer({"error": f"raised {type(error).__name__}: {error}"})
         return
+    convert = CONVERTERS[kind]
     answer({"ready": True})
     for line in sys.stdin:
         given = json.loads(line)
         try:
-            value = float(reward(given["prompt"], given["answer"], given["fields"]))
-            answer({"reward": value})
+            answer({"value": convert(function(given["prompt"], given["answer"], given["fields"]))})
         except Exception as error:
             answer({"error": f"raised {type(error).__name__}: {error}"})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

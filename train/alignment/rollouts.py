@@ -1,12 +1,21 @@
-"""The preparation of a batch of GRPO: answers drawn by the engine with the trainer's own parameters, and their rewards.
+"""The preparation of a batch of drawn answers: the rollout, its rewards, and the log-probabilities of its tokens.
 
-The draws of a rollout are a function of (training.seed, the number of the rollout, its row), so they are the same in a
-run that resumes. Samples of one prompt share its pages in the engine's cache.
+A rollout serves `minibatches` times `epochs` updates. `log p_old` is of the trainer's own forward pass, at the
+parameters before the first of them; with `rollouts.behind` it was drawn by those before the rollout before it. The
+sampler's own numbers enter no ratio but the weights of `importance_cap`.
+
+`logprob_difference`, the largest difference between the two at each rollout, is 1e-6 to 1e-5 on a CPU and not 0, for
+another order of sums, as measured (jaxlib 0.10). The engine's programs read at most 32 tokens each, and up to 32 rows a
+product of matrices sums in one order (model/inference/engine/programs.py). A whole batch has more: from its first
+product, that of the queries, on it rounds otherwise (equal bits with 2 x 16 tokens; with 8 x 16 in a seventh of them).
+Sums along an axis, such as log Z, differ too, as the engine compiles them without the library (equal bits in nine of
+ten), and attention over pages adds up other blocks than attention over a text. Equal bits would need the pass of
+training in pieces of 32 tokens through the cache, many times slower; to read the texts again in the engine would only
+repeat its own numbers.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,21 +24,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.errors import UserError
-from model.inference.engine.engine import Engine
-from model.inference.engine.options import EngineOptions
-from model.inference.request import Request
-from model.inference.sampling import Sampling
 from model.layout import Layout
+from model.transformer import scores as scores_of_stream
 from model.transformer import stream, unembedding
 from model.vocabulary.token_statistics import token_statistics
 from train.alignment.advantages import advantages, differs, overlong_penalty
 from train.alignment.answers import judge
+from train.alignment.drawing import Answer, Sampler
+from train.alignment.reward_run import RewardRun
 from train.alignment.rewards import Question, RewardProcess
-from train.data.conversations.found_template import trained_template
+from train.data.conversations.found_template import template_of_dataset, trained_template
 from train.data.prompts import Prompt, Prompts, padded
 from train.files.paths import literal_path
+from train.objectives.drawn_answers import at_temperature
 from train.objectives.interface import Batch, Preparation
-from train.objectives.policy import GRPO, at_temperature
+from train.objectives.policy import GRPO
+from train.objectives.ppo import PPO
+from train.objectives.rollout_options import RewardOf
 from train.run.pretrained import initial_params
 
 if TYPE_CHECKING:
@@ -37,56 +48,69 @@ if TYPE_CHECKING:
     from train.state import TrainState
 
 
-class Answer(NamedTuple):
-    """A drawn answer: its ids, their log-probabilities in the sampler, and whether a limit ended it."""
+class Scored(NamedTuple):
+    """Of each target: its log-probability, the entropy at its place, and the value there; (R, T), values 0 without."""
 
-    ids: list[int]
-    logprobs: list[float]
-    truncated: bool
-
-
-def draw(engine: Engine, requests: Sequence[Request]) -> list[Answer]:
-    """The answers to requests, in their order."""
-    numbers = [engine.submit(request) for request in requests]
-    found = {number: Answer([], [], False) for number in numbers}
-    while engine.num_unfinished:
-        for update in engine.step():
-            answer = found[update.request_id]
-            for score in update.tokens:
-                answer.ids.append(score.token)
-                answer.logprobs.append(float(score.logprob or 0.0))
-            if update.ended_by in ("max_tokens", "context"):
-                found[update.request_id] = answer._replace(truncated=True)
-    return [found[number] for number in numbers]
+    logprobs: np.ndarray
+    entropies: np.ndarray
+    values: np.ndarray
 
 
-def seed_of(seed: int, rollout: int) -> int:
-    """The seed of the draws of a rollout, below 2^32."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{rollout}".encode(), digest_size=4).digest(), "big")
+# The numbers of a rollout before it is scored.
+OF_DRAWS = (
+    "accuracy_lenient",
+    "accuracy_strict",
+    "answer_tokens",
+    "equal_groups",
+    "reward",
+    "reward_failures",
+    "truncated_share",
+)
+NEXT = "next."  # before the names of the arrays of a rollout that the next updates use
+OF_HOST = ("numbers", "rewards", "sampled", "scalars")  # arrays that the step does not read
 
 
 class RolloutPreparation(Preparation):
-    """See the module."""
+    """See the module. What answers earn is `_credit`: here the advantages of GRPO.
 
-    def __init__(self, objective: GRPO, session: Session) -> None:
+    Attributes:
+      names: the numbers that it reports, in the order of the array that is saved with a checkpoint.
+    """
+
+    names: tuple[str, ...] = (*OF_DRAWS, "entropy", "logprob_difference")
+
+    def __init__(self, objective: GRPO | PPO, session: Session) -> None:
         """Args: the objective, the session. Raises UserError for data without prompts, or a missing reference."""
-        experiment = session.experiment
+        experiment, name = session.experiment, type(objective).__name__
         if not isinstance(experiment.data, Prompts):
             raise UserError(
-                f"objective: GRPO answers prompts; set data=Prompts(...), got {type(experiment.data).__name__}"
+                f"objective: {name} answers prompts; set data=Prompts(...), got {type(experiment.data).__name__}"
             )
         if objective.kl and experiment.training.init_from is None:
             raise UserError("objective.kl: the reference is the run of training.init_from; name one, or set kl to 0")
         self._objective, self._session, self._data = objective, session, experiment.data
         self._batches = experiment.data.training_batches(session.dataset, ())
-        self._tokenizer = session.dataset.tokenizer
-        self._engine: Engine | None = None
         self._reference: Any = None
-        self._stop_tokens: tuple[int, ...] = ()
+        stop_tokens: tuple[int, ...] = ()
         if experiment.training.init_from is not None:
             found = trained_template(literal_path(experiment.training.init_from))
-            self._stop_tokens = () if found is None else found.stop_tokens
-        self._rewards = RewardProcess(objective.reward, session.say)
+            stop_tokens = () if found is None else found.stop_tokens
+        self._sampler = Sampler(
+            experiment.model,
+            session.dataset.tokenizer,
+            stop_tokens,
+            objective.rollouts,
+            experiment.training.seed,
+            experiment.data.sequence_length + 1,
+            session.layout,
+            session.alive,
+            None if (own := template_of_dataset(session.dataset.folder)) is None else own.template,
+        )
+        self._rewards: RewardProcess | RewardRun
+        if isinstance(objective.reward, RewardOf):
+            self._rewards = RewardRun(objective.reward, session)
+        else:
+            self._rewards = RewardProcess(objective.reward, session.say)
         self._rows = session.layout.placement(("batch", "sequence"))
         self._score = jax.jit(
             lambda params, batch: scores(
@@ -94,6 +118,9 @@ class RolloutPreparation(Preparation):
             )
         )
         self._kept: dict[str, np.ndarray] = {}
+        self._next: dict[str, np.ndarray] = {}
+        if objective.rollouts.importance_cap is not None:
+            self.names = (*self.names, "importance")
         self._scalars: dict[str, float] = {}
 
     def __call__(self, state: TrainState, batch: Batch, n: int) -> Batch:
@@ -101,152 +128,126 @@ class RolloutPreparation(Preparation):
         option, size = self._objective.rollouts, self._data.batch_size
         rollout, update = divmod(n, option.minibatches * option.epochs)
         if update == 0:
-            self._kept = self._roll_out(state, rollout, n)
+            drawn = self._next or self._drawn(state.all_params, rollout, n)
+            self._kept = self._completed(state.all_params, drawn)
+            self._next = {}
+            if option.behind and n + option.minibatches * option.epochs < self._session.experiment.training.num_steps:
+                self._next = self._drawn(state.all_params, rollout + 1, n)
         first = (update % option.minibatches) * size
-        part = {name: x[first : first + size] for name, x in self._kept.items() if name != "scalars"}
+        part = {name: x[first : first + size] for name, x in self._kept.items() if name not in OF_HOST}
         part["first"] = np.full((size, 1), float(update == 0), np.float32)
-        names = self._kept_names
-        self._scalars = {name: float(x) for name, x in zip(names, self._kept["scalars"], strict=True)}
+        self._scalars = {name: float(x) for name, x in zip(self.names, self._kept["scalars"], strict=True)}
         wanted = {name: x for name, x in part.items() if name not in ("segment_ids", "positions") or name in batch}
         return jax.device_put(wanted, self._rows)
-
-    @property
-    def _kept_names(self) -> list[str]:
-        names = ["accuracy_lenient", "accuracy_strict", "answer_tokens", "entropy", "equal_groups"]
-        return [*names, "logprob_difference", "reward", "reward_failures", "truncated_share"]
 
     def scalars(self) -> Mapping[str, float]:
         """See `Preparation`: those of the rollout that the batch is a part of."""
         return self._scalars
 
     def saved(self) -> Mapping[str, np.ndarray]:
-        """See `Preparation`: the rollouts, where they serve several updates."""
+        """See `Preparation`: the rollouts that later updates use."""
         option = self._objective.rollouts
-        return self._kept if option.minibatches * option.epochs > 1 else {}
+        kept = self._kept if option.minibatches * option.epochs > 1 else {}
+        return {**kept, **{f"{NEXT}{name}": x for name, x in self._next.items()}}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """See `Preparation`."""
-        self._kept = dict(arrays)
+        self._kept = {name: x for name, x in arrays.items() if not name.startswith(NEXT)}
+        self._next = {name.removeprefix(NEXT): x for name, x in arrays.items() if name.startswith(NEXT)}
 
     def close(self) -> None:
-        """Ends the process of the reward."""
+        """Ends the processes of the reward and of the tool."""
         self._rewards.close()
+        self._sampler.close()
 
-    def _roll_out(self, state: TrainState, rollout: int, n: int) -> dict[str, np.ndarray]:
-        """The rollouts of all minibatches, their rewards and log-probabilities, as arrays with rows R."""
+    def _drawn(self, params: Any, rollout: int, n: int) -> dict[str, np.ndarray]:
+        """A rollout: the answers to the prompts of all minibatches and their rewards, as arrays with rows R."""
         option, group = self._objective.rollouts, self._data.group
         numbers = range(rollout * option.minibatches, (rollout + 1) * option.minibatches)
         prompts = [prompt for number in numbers for prompt in self._batches.prompts(number) for _ in range(group)]
-        params = state.all_params
         with self._session.spent_on("rollout"):
-            answers = draw(self._engine_of(params), self._requests(prompts, rollout))
-        texts = [self._text(answer) for answer in answers]
+            answers = self._sampler(params, prompts, rollout)
+        texts = [self._sampler.text(answer) for answer in answers]
         failures = self._rewards.failures
         with self._session.spent_on("reward"):
-            questions = [Question(p.text, text, p.fields, p.where) for p, text in zip(prompts, texts, strict=True)]
-            rewards = np.array(self._rewards(questions))
+            rewards = np.array(self._rewards(_questions(prompts, answers, texts)))
         arrays = self._arrays(prompts, answers, rewards)
-        own, entropy = self._scored(params, arrays)
-        drawn = arrays["drawn"] > 0
-        difference = np.abs(own - arrays["old"])[drawn].max()
-        if self._objective.kl:
-            with self._session.spent_on("reference"):
-                arrays["reference"] = self._scored(self._reference_params(), arrays)[0]
         verdicts = [judge(text, str(p.fields.get("answer"))) for p, text in zip(prompts, texts, strict=True)]
         values = {
             "accuracy_lenient": np.mean([verdict.lenient for verdict in verdicts]),
             "accuracy_strict": np.mean([verdict.strict for verdict in verdicts]),
-            "answer_tokens": np.mean([len(answer.ids) for answer in answers]),
-            "entropy": entropy[drawn].mean(),
+            "answer_tokens": np.mean([sum(answer.drawn) for answer in answers]),
             "equal_groups": 1 - differs(rewards, group).mean(),
-            "logprob_difference": difference,
             "reward": rewards.mean(),
             "reward_failures": self._rewards.failures - failures,
             "truncated_share": np.mean([answer.truncated for answer in answers]),
         }
+        arrays["numbers"] = np.array([values[name] for name in OF_DRAWS], np.float32)
         if n % self._session.experiment.evaluation.every == 0:
             self._show(n + 1, prompts, texts, rewards)
-        arrays["scalars"] = np.array([values[name] for name in self._kept_names], np.float32)
         return arrays
 
-    def _engine_of(self, params: Any) -> Engine:
-        if self._engine is None:
-            option, model = self._objective.rollouts, self._session.experiment.model
-            options = EngineOptions(rows=option.rows, tokens_per_step=4 * option.rows + 1, max_logprobs=1)
-            self._engine = Engine(model, params, options, layout=self._session.layout)
-            self._engine.compile(lambda done, count: self._session.alive())
-        else:
-            self._engine.replace_params(params)
-        return self._engine
+    def _completed(self, params: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A rollout with the log-probabilities of the policy that is trained on it, and what its answers earned."""
+        own, drawn, cap = self._scored(params, arrays), arrays["drawn"] > 0, self._objective.rollouts.importance_cap
+        arrays["old"] = own.logprobs
+        values = dict(zip(OF_DRAWS, arrays["numbers"], strict=True))
+        values["entropy"] = own.entropies[drawn].mean()
+        values["logprob_difference"] = np.abs(own.logprobs - arrays["sampled"])[drawn].max()
+        if cap is not None:
+            arrays["importance"] = np.where(drawn, np.minimum(np.exp(own.logprobs - arrays["sampled"]), cap), 0)
+            values["importance"] = arrays["importance"][drawn].mean()
+        if self._objective.kl:
+            with self._session.spent_on("reference"):
+                arrays["reference"] = self._scored(self._reference_params(), arrays).logprobs
+        values |= self._credit(arrays, arrays["rewards"][:, 0].astype(np.float64), own)
+        arrays["scalars"] = np.array([values[name] for name in self.names], np.float32)
+        return arrays
 
-    def _requests(self, prompts: Sequence[Prompt], rollout: int) -> list[Request]:
-        option = self._objective.rollouts
-        seed = seed_of(self._session.experiment.training.seed, rollout)
-        return [
-            Request(
-                prompt=tuple(prompt.ids),
-                sampling=Sampling(
-                    max_tokens=min(option.max_tokens, self._data.sequence_length + 1 - len(prompt.ids)),
-                    temperature=option.temperature,
-                    top_k=option.top_k,
-                    top_p=option.top_p,
-                    min_p=option.min_p,
-                    seed=seed,
-                ),
-                end=self._tokenizer.end_of_document,
-                stop_tokens=self._stop_tokens,
-                sample_index=row,
-                num_logprobs=0,
-                scaled_logprobs=True,
-            )
-            for row, prompt in enumerate(prompts)
-        ]
-
-    def _text(self, answer: Answer) -> str:
-        """The text of an answer without the token that ends it."""
-        ends = {self._tokenizer.end_of_document, *self._stop_tokens}
-        return self._tokenizer.decode([token for token in answer.ids if token not in ends]).strip()
+    def _credit(self, arrays: dict[str, np.ndarray], rewards: np.ndarray, own: Scored) -> dict[str, Any]:
+        """Adds what the answers of a rollout earned to its arrays; returns further numbers to report."""
+        objective, lengths = self._objective, arrays["drawn"].sum(axis=1)
+        assert isinstance(objective, GRPO)
+        rewards = rewards + overlong_penalty(lengths, objective.rollouts.max_tokens, objective.overlong)
+        arrays["advantages"] = advantages(rewards, self._data.group, objective.baseline)[:, None]
+        return {}
 
     def _arrays(
         self, prompts: Sequence[Prompt], answers: Sequence[Answer], rewards: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """The rows of all rollouts: inputs, targets, weights, the sampler's log-probabilities, advantages (R, 1)."""
+        """The rows of all rollouts: inputs, targets, weights, rewards, and the sampler's log-probabilities."""
         objective, length = self._objective, self._data.sequence_length
         whole = [[*prompt.ids, *answer.ids] for prompt, answer in zip(prompts, answers, strict=True)]
         arrays = padded([text[:-1] for text in whole], length)
         shape = arrays["tokens"].shape
-        targets, drawn, old = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        targets, drawn, sampled = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         for i, (prompt, answer, text) in enumerate(zip(prompts, answers, whole, strict=True)):
             targets[i, : len(text) - 1] = text[1:]
-            drawn[i, len(prompt.ids) - 1 : len(text) - 1] = 1
-            old[i, len(prompt.ids) - 1 : len(text) - 1] = answer.logprobs
+            drawn[i, len(prompt.ids) - 1 : len(text) - 1] = answer.drawn
+            sampled[i, len(prompt.ids) - 1 : len(text) - 1] = answer.logprobs
         counts = np.ones(len(rewards), bool)
-        if objective.filter_equal:
+        if isinstance(objective, GRPO) and objective.filter_equal:
             counts &= differs(rewards, self._data.group)
         if objective.rollouts.truncated == "mask":
             counts &= ~np.array([answer.truncated for answer in answers])
-        lengths = np.array([len(answer.ids) for answer in answers])
-        rewards = rewards + overlong_penalty(lengths, objective.rollouts.max_tokens, objective.overlong)
-        gain = advantages(rewards, self._data.group, objective.baseline)
         return {
             **{name: np.ascontiguousarray(x) for name, x in arrays.items()},
             "targets": targets,
             "drawn": drawn,
             "weights": drawn * counts[:, None].astype(np.float32),
-            "old": old,
-            "advantages": gain[:, None],
+            "sampled": sampled,
+            "rewards": rewards[:, None].astype(np.float32),
         }
 
-    def _scored(self, params: Any, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """The log-probabilities and entropies of all targets, by the forward pass of the trainer over whole texts."""
+    def _scored(self, params: Any, arrays: Mapping[str, np.ndarray]) -> Scored:
+        """The numbers of all targets, by the forward pass of the trainer over whole texts."""
         size, found = self._data.batch_size, []
         for first in range(0, len(arrays["tokens"]), size):
             part = {
                 name: arrays[name][first : first + size] for name in ("tokens", "targets", "segment_ids", "positions")
             }
             found.append(jax.device_get(self._score(params, jax.device_put(part, self._rows))))
-        logprobs, entropies = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return logprobs, entropies
+        return Scored(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     def _reference_params(self) -> Any:
         if self._reference is None:
@@ -260,10 +261,17 @@ class RolloutPreparation(Preparation):
             self._session.metrics.sample(step, text)
 
 
+def _questions(prompts: Sequence[Prompt], answers: Sequence[Answer], texts: Sequence[str]) -> list[Question]:
+    return [
+        Question(prompt.text, text, prompt.fields, prompt.where, (*prompt.ids, *answer.ids), len(prompt.ids))
+        for prompt, answer, text in zip(prompts, answers, texts, strict=True)
+    ]
+
+
 def scores(
     model: Any, temperature: float, layout: Layout, params: Any, batch: Mapping[str, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    """The log-probability of each target and the entropy at each place, at a temperature, float32 (B, T)."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The fields of `Scored` for a batch, float32 (B, T); log-probabilities and entropies are at a temperature."""
     stream_BTD = stream(
         model,
         params,
@@ -275,4 +283,7 @@ def scores(
     ).stream_BTD
     head = at_temperature(unembedding(model, params), temperature)
     found = token_statistics(stream_BTD, head, batch["targets"], layout)
-    return -found.nll_BT, jnp.asarray(found.entropy_BT)
+    value_BT = jnp.zeros_like(found.nll_BT)
+    if model.score_head is not None:
+        value_BT = scores_of_stream(model, params, stream_BTD, layout=layout)[..., 0]
+    return -found.nll_BT, jnp.asarray(found.entropy_BT), value_BT

@@ -82,7 +82,7 @@ def write_derived(
     with new_folder(target) as part:
         write_description(experiment, part)
         tree, step = params()
-        copy_origin_of(run, part)
+        copy_origin_of(run, part, adapter=experiment.model.adapters is not None)
         more(part)
         if (run / "data.json").is_file():
             shutil.copy(local_copy(run / "data.json"), part / "data.json")

@@ -47,12 +47,13 @@ Split = Literal["train", "validation"]
 
 
 class Prompt(NamedTuple):
-    """A prompt: its ids, its text, the fields of its row, and the row's place."""
+    """A prompt: its ids, its text, the fields of its row, the row's place, and its messages if it is no text."""
 
     ids: list[int]
     text: str
     fields: dict[str, Any]
     where: str
+    messages: list[dict[str, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,7 @@ class Prompts(RowsOption):
 
 
 def _write(data: Prompts, tokenizer: Tokenizer, folder: pathlib.Path) -> None:
-    prompts = list(_encoded(data, tokenizer))
+    prompts = list(_encoded(data, tokenizer, folder))
     bound = _bound(data, [_number(prompt) for prompt in prompts])
     lines: dict[Split, list[str]] = {"train": [], "validation": []}
     for prompt in prompts:
@@ -151,18 +152,24 @@ def _write(data: Prompts, tokenizer: Tokenizer, folder: pathlib.Path) -> None:
     datasets.write_dataset(folder, datasets.describe(tokenizer, folder) | {"splits": splits}, {})
 
 
-def _encoded(data: Prompts, tokenizer: Tokenizer) -> Iterator[Prompt]:
-    """The prompts of the files. Raises UserError, with the row, for one without prompt or too long a prompt."""
-    from train.data.conversations.encoding import encode
+def _encoded(data: Prompts, tokenizer: Tokenizer, folder: pathlib.Path) -> Iterator[Prompt]:
+    """The prompts of the files; saves the template of those that are messages, for commands on the run.
+
+    Raises UserError, with the row, for one without prompt or too long a prompt.
+    """
+    from train.data.conversations.encoding import encode, names_of_marks
+    from train.data.conversations.found_template import save_template
     from train.data.conversations.prepare import template_of
     from train.data.conversations.rows import messages_of, read_rows
+    from train.data.conversations.template import mapped, protected
+    from train.data.preferences.preparing import stop_tokens_of
 
-    template = None
+    template, marks = None, names_of_marks(tokenizer)
     for row in read_rows(data.path):
         fields = dict(row.fields)
         if "prompt" not in fields:
             raise UserError(f"{row.where}: has no field prompt; expected a text or a list of messages")
-        given = fields.pop("prompt")
+        given, messages = fields.pop("prompt"), None
         if isinstance(given, str):
             text, begin = given, tokenizer.begin_of_document
             ids = [*([] if begin is None else [begin]), *tokenizer.encode(given).tolist()]
@@ -170,14 +177,16 @@ def _encoded(data: Prompts, tokenizer: Tokenizer) -> Iterator[Prompt]:
             messages = messages_of(given, f"{row.where}: prompt")
             if template is None:
                 template = template_of(data.starting_from(None), tokenizer)
+                save_template(folder, template, stop_tokens_of(data))
             text = str(messages[-1]["content"])
+            messages = mapped(messages, lambda one: protected(one, marks))
             ids = encode(tokenizer, template.render(messages))
         if not ids or len(ids) > data.sequence_length:
             raise UserError(
                 f"{row.where}: the prompt has {len(ids)} tokens; expected 1 to data.sequence_length="
                 f"{data.sequence_length}, which leave room for an answer"
             )
-        yield Prompt(ids, text, fields, row.where)
+        yield Prompt(ids, text, fields, row.where, messages)
 
 
 def _number(prompt: Prompt) -> int:

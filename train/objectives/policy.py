@@ -1,6 +1,6 @@
 """GRPO: a policy gradient with advantages within groups, a clipped ratio, and the distance to a reference.
 
-For a token o_t of rollout i, with the policy p at the temperature of sampling, before any filter of tokens:
+For a token o_t of rollout i, with the policy p at the temperature of sampling:
   ratio_t = p(o_t) / p_old(o_t)
   k3_t    = q - log q - 1 with q = p_reference(o_t) / p(o_t)
   loss_t  = -min(ratio_t A_i, clip(ratio_t, 1 - clip, 1 + clip_high) A_i) + kl k3_t
@@ -11,11 +11,6 @@ For a token o_t of rollout i, with the policy p at the temperature of sampling, 
 
 At the first update of a rollout p_old is p: the ratio is exactly 1, by construction. The sampler and this forward pass
 are different programs; `logprob_difference` is the largest difference of their log-probabilities at each rollout.
-With top_k, top_p or min_p the draws come from a part of the policy; the ratio is that of the whole policy, so that it
-is 1 at the first update too.
-
-Dropout is off in training: the policy that draws the answers has none, and the gradient is to be of that policy. The
-losses of the model, its taps and the numbers to report are means over the tokens that count, whatever the mean of loss.
 """
 
 from __future__ import annotations
@@ -29,12 +24,9 @@ import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.layout import Layout
-from model.transformer import unembedding
-from model.vocabulary.cross_entropy import nll
+from train.objectives.drawn_answers import clipped_terms, run_policy, sums_of_tokens
 from train.objectives.interface import Batch, Preparation, Sums
-from train.objectives.next_token import stream_of_targets, with_model_losses
-from train.objectives.rollout_options import Baseline, Reward, Rollouts
-from train.objectives.tap_sums import LOG_Z, tap_sums
+from train.objectives.rollout_options import Baseline, Reward, RewardOf, Rollouts
 
 if TYPE_CHECKING:
     from train.hooks.interface import Session
@@ -45,7 +37,7 @@ class GRPO:
     """See the module.
 
     Attributes:
-      reward: the reward of an answer.
+      reward: the reward of an answer: of a function, or of a reward model's run.
       rollouts: how answers are drawn.
       baseline: the advantages (train/alignment/advantages.py): GRPO, Dr. GRPO or RLOO.
       mean: the mean over tokens.
@@ -55,7 +47,7 @@ class GRPO:
       overlong: the tokens before the limit over which a reward falls by up to 1 (DAPO, equation 13); 0 for none.
     """
 
-    reward: Reward = Reward()
+    reward: Reward | RewardOf = Reward()
     rollouts: Rollouts = Rollouts()
     baseline: Baseline = "group"
     mean: Literal["sequence", "token", "constant"] = "sequence"
@@ -109,51 +101,23 @@ class GRPO:
         taps: tuple[str, ...] = (),
     ) -> tuple[jax.Array, Sums]:
         """See `Objective`; `dropout_key` is not used, for the policy that drew the answers has no dropout."""
-        output = stream_of_targets(model, params, batch, dropout_key=None, layout=layout, taps=taps)
-        head = at_temperature(unembedding(model, params), self.rollouts.temperature)
-        nll_BT, log_z_BT = nll(output.stream_BTD, head, batch["targets"], layout)
+        policy = run_policy(model, params, batch, self.rollouts.temperature, layout, taps)
         counted_BT, rows_BT = batch["weights"], batch["weights"]
         if self.mean == "sequence":
             rows_BT = counted_BT / jnp.maximum(jnp.sum(counted_BT, axis=1, keepdims=True), 1)
-        terms = self.terms(-nll_BT, batch)
-        loss_BT = terms.pop("loss")
-        loss = jnp.sum(jnp.where(rows_BT > 0, loss_BT, 0) * rows_BT)
-        weight, tokens = self.weight(batch), jnp.maximum(jnp.sum(counted_BT), 1)
-
-        def mean(total: jax.Array) -> jax.Array:
-            """A sum over tokens that becomes their mean when it is divided by the weight; exact for a sum of ones."""
-            return total / tokens * weight
-
-        numbers = {name: mean(jnp.sum(jnp.where(counted_BT > 0, x, 0) * counted_BT)) for name, x in terms.items()}
-        sums, maxima = tap_sums(output.taps, counted_BT)
-        if LOG_Z in taps:
-            sums[LOG_Z] = jnp.sum(jax.lax.stop_gradient(log_z_BT) * counted_BT)
-        losses, sums = ({name: mean(x) for name, x in each.items()} for each in (output.losses, sums))
-        loss_and_numbers: tuple[jax.Array, dict[str, jax.Array]] = jax.lax.stop_gradient((loss, numbers))
-        report, reported = loss_and_numbers
-        minimised = with_model_losses(loss, losses)
-        return minimised, Sums(report, losses, output.measurements, sums, maxima, reported)
+        terms = self.terms(policy.logprob_BT, batch)
+        return sums_of_tokens(policy, terms, counted_BT, rows_BT, self.weight(batch), taps)
 
     def terms(self, logprob_BT: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """The loss of each token, and numbers to report, each (B, T), from the log-probabilities of the policy.
 
         Args:
           logprob_BT: log p of the targets.
-          batch: `old`, log p_old; `first` (B, 1), 1 where p_old is p; `advantages` (B, 1); `reference` if kl is not 0.
+          batch: the fields of `clipped_terms`; `reference` if kl is not 0.
         """
-        old_BT = jnp.where(batch["first"] > 0, jax.lax.stop_gradient(logprob_BT), batch["old"])
-        ratio_BT, high = jnp.exp(logprob_BT - old_BT), self.clip if self.clip_high is None else self.clip_high
-        plain_BT = ratio_BT * batch["advantages"]
-        clipped_BT = jnp.clip(ratio_BT, 1 - self.clip, 1 + high) * batch["advantages"]
-        loss_BT = -jnp.minimum(plain_BT, clipped_BT)
-        found = {"ratio": ratio_BT, "clip_share": (clipped_BT < plain_BT).astype(jnp.float32)}
+        found = clipped_terms(logprob_BT, batch, self.clip, self.clip if self.clip_high is None else self.clip_high)
         if self.kl:
             log_q_BT = batch["reference"] - logprob_BT
             found["kl"] = jnp.exp(log_q_BT) - log_q_BT - 1
-            loss_BT = loss_BT + self.kl * found["kl"]
-        return found | {"loss": loss_BT}
-
-
-def at_temperature(head: Any, temperature: float) -> Any:
-    """The map to logits that are divided by a temperature."""
-    return dataclasses.replace(head, transform=dataclasses.replace(head.transform, temperature=temperature))
+            found["loss"] = found["loss"] + self.kl * found["kl"]
+        return found

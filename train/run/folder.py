@@ -86,9 +86,12 @@ def claim(run: pathlib.Path, experiment: Experiment) -> None:
     experiments.save(experiment, run)
 
 
-def copy_origin_of(source: AnyPath, run: pathlib.Path) -> None:
-    """Copies the records of published weights and of an adapter that the source has, so that the run is converted."""
-    for name in (ORIGIN, ADAPTER):
+def copy_origin_of(source: AnyPath, run: pathlib.Path, adapter: bool = True) -> None:
+    """Copies the records of published weights and of an adapter that the source has, so that the run is converted.
+
+    `adapter` is False for a run without adapters, of which the second record would say otherwise.
+    """
+    for name in (ORIGIN, ADAPTER) if adapter else (ORIGIN,):
         if (source / name).is_dir():
             shutil.copytree(local_copy(source / name), run / name, dirs_exist_ok=True)
 

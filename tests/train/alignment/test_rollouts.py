@@ -4,18 +4,21 @@ import dataclasses
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from model.errors import UserError
 from model.transformer import forward
 from tests.train.test_loop import parameters
-from train.alignment.rollouts import RolloutPreparation, seed_of
+from train.alignment.rollouts import RolloutPreparation
 from train.data.config import Bytes, Data, SeparateText
 from train.data.prompts import Prompts
 from train.loop import train
 from train.objectives.policy import GRPO
-from train.objectives.rollout_options import Reward, Rollouts
+from train.objectives.rollout_options import Reward, Rollouts, Tool
+from train.run.loading import load_params
 from train.run.metrics import read_metrics, read_samples
 from train.run.pretrained import initial_params
 from train.run.time_spent import read_time_spent
@@ -23,6 +26,9 @@ from train.run.time_spent import read_time_spent
 REWARD = """
 def vowels(prompt, answer, fields):
     return 1 if "bb" in prompt else sum(letter in "aeiou" for letter in answer) / 4
+
+def again(prompt, answer, fields):
+    return "?"
 """
 SMALL = {"model__num_layers": 1, "model__width": 16, "model__ffn__width": 16, "samples__prompts": ()}
 
@@ -57,9 +63,7 @@ def experiment(tiny_experiment, start, tmp_path_factory):
         ).starting_from(None),
         objective=GRPO(
             reward=Reward(function=f"{folder / 'reward.py'}:vowels"),
-            rollouts=Rollouts(
-                max_tokens=6, rows=2, top_p=0.9, temperature=0.8, minibatches=2, epochs=2, truncated="mask"
-            ),
+            rollouts=Rollouts(max_tokens=6, rows=2, temperature=0.8, minibatches=2, epochs=2, truncated="mask"),
             kl=0.1,
             filter_equal=True,
             overlong=2,
@@ -155,6 +159,56 @@ def test_data_without_prompts_and_a_distance_without_reference_are_refused(exper
         GRPO(kl=0.1).preparation(type("Session", (), {"experiment": from_nothing}))
 
 
-def test_each_rollout_has_draws_of_its_own():
-    assert len({seed_of(seed, rollout) for seed in range(3) for rollout in range(5)}) == 15
-    assert seed_of(1, 2) == seed_of(1, 2) < 2**32
+def test_rollouts_one_step_behind_are_of_the_parameters_of_the_step_before_and_weighted(experiment, tmp_path):
+    """Sampled by the parameters of the step before, trained with those of the step; the same after a crash.
+
+    After each answer that ended by itself a tool says "?", which is no part of the loss, and a second answer follows.
+    """
+    tool = Tool(function=experiment.objective.reward.function.replace("vowels", "again"))
+    option = dataclasses.replace(
+        experiment.objective.rollouts,
+        minibatches=1,
+        epochs=1,
+        behind=1,
+        importance_cap=1.01,
+        truncated="count",
+        tool=tool,
+    )
+    behind = dataclasses.replace(
+        experiment,
+        objective=dataclasses.replace(experiment.objective, rollouts=option, filter_equal=False),
+        training=dataclasses.replace(experiment.training, num_steps=3),
+        checkpoints=dataclasses.replace(experiment.checkpoints, every=1, keep_every=1),
+    )
+    run, again, kept, completed = tmp_path / "run", tmp_path / "again", [], RolloutPreparation._completed
+
+    def keep(self, params, arrays):
+        kept.append(completed(self, params, arrays))
+        return kept[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RolloutPreparation, "_completed", keep)
+        train(behind, run, say=lambda line: None)
+    start = initial_params(behind)
+    params = [start, start, *(load_params(run, str(step)).params for step in (1, 2))]
+    for n, arrays in enumerate(kept):
+        drawn = arrays["drawn"] > 0
+        said = ~drawn & (np.cumsum(drawn, axis=1) > 0) & (np.cumsum(drawn[:, ::-1], axis=1)[:, ::-1] > 0)
+        assert set(said.sum(axis=1)) == {0, 1}
+        assert (arrays["targets"][said] == ord("?")).all()
+        for name, of in (("sampled", params[n]), ("old", params[n + 1])):
+            logits = forward(behind.model, of, arrays["tokens"]).logits_BTV / 0.8
+            logprob = jnp.take_along_axis(jax.nn.log_softmax(logits), arrays["targets"][..., None], -1)[..., 0]
+            np.testing.assert_allclose(arrays[name][drawn], logprob[drawn], rtol=1e-4, atol=1e-5, err_msg=f"{name} {n}")
+        weight = np.minimum(np.exp(arrays["old"] - arrays["sampled"]), 1.01)[drawn]
+        np.testing.assert_array_equal(arrays["importance"][drawn], weight)
+    assert weight.min() < 1 < weight.max() == np.float32(1.01)
+    lines = [line for line in read_metrics(run) if line["kind"] == "train"]
+    assert [line["ratio"] for line in lines] == [1, 1, 1]
+    assert lines[0]["importance"] == pytest.approx(1, abs=1e-5)
+    assert lines[2]["logprob_difference"] > 1e-3 > 1e-5 > lines[0]["logprob_difference"]
+    shutil.copytree(run, again)
+    for step in (2, 3):
+        shutil.rmtree(again / "checkpoints" / str(step))
+    train(behind, again, say=lambda line: None)
+    assert (run / "metrics.jsonl").read_bytes() == (again / "metrics.jsonl").read_bytes()

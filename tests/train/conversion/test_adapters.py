@@ -69,6 +69,8 @@ def test_a_merged_run_computes_the_same_and_is_published(runs, tmp_path):
     merge_run(runs / "dora", tmp_path / "merged")
     model = experiments.load(tmp_path / "merged").model
     assert model == experiments.load(runs / "llama").model
+    assert (runs / "dora" / "adapter").is_dir()
+    assert not (tmp_path / "merged" / "adapter").exists()  # the record of the adapters that it no longer has
     expected = np.load(ADAPTERS / "dora" / "logits.npy")
     np.testing.assert_allclose(logits(tmp_path / "merged"), expected, rtol=1e-4, atol=2e-5 * expected.std())
     write_published(tmp_path / "merged", tmp_path / "published")

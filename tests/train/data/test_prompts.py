@@ -9,6 +9,7 @@ import pytest
 from model.errors import UserError
 from model.options.tree import check
 from train.data.config import Bytes
+from train.data.conversations.found_template import plain_template, template_of_dataset
 from train.data.prompts import Prompts, read_prompts
 from train.data.shards.dataset import open_dataset
 
@@ -68,6 +69,8 @@ def test_messages_are_written_by_the_template(tmp_path):
     dataset = open_dataset(Prompts(**(vars(data) | {"sequence_length": 40})).prepare(tmp_path / "data"))
     one = read_prompts(dataset, "train")[0]
     assert dataset.tokenizer.decode(one.ids) == f"user:\n{one.text}\nassistant:\n"
+    found = template_of_dataset(dataset.folder)  # with which commands ask the run that answers these prompts
+    assert found.template.source == plain_template(dataset.tokenizer).source
 
 
 @pytest.mark.parametrize("held_out", [1e-6, 1 - 1e-6])

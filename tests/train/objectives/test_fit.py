@@ -7,6 +7,7 @@ import pytest
 from model.vocabulary.score_head import ScoreHead
 from train.objectives.fit import problems_of_objective
 from train.objectives.next_token import NextToken
+from train.objectives.ppo import PPO
 from train.objectives.preference import DPO, KTO
 from train.objectives.reward import RewardModel
 
@@ -24,6 +25,8 @@ def test_problems_name_the_field(tiny_experiment, random_pairs):
         (NextToken(), model, pairs, 1, ["objective"]),
         (DPO(), scored, pairs, 1, ["model.score_head"]),
         (RewardModel(), model, pairs, 1, ["model.score_head"]),
+        (PPO(), scored, text, 2, []),
+        (PPO(), model, text, 1, ["model.score_head"]),
         (KTO(), model, labels, 2, ["training.gradient_accumulation"]),
         (KTO(), model, pairs, 1, ["objective"]),
     ):

@@ -60,6 +60,14 @@ def test_the_first_update_has_a_ratio_of_exactly_one_and_the_plain_gradient_of_t
     np.testing.assert_array_equal(gradient, np.broadcast_to(-GAIN, gradient.shape))
 
 
+def test_importance_weights_multiply_the_policy_loss_and_leave_the_distance():
+    weights = DRAW.uniform(0, 2, (4, 6)).astype(np.float32)
+    plain, weighted = (GRPO(kl=0.3).terms(LOGPROB, rows) for rows in (batch(), batch() | {"importance": weights}))
+    expected = weights * (plain["loss"] - 0.3 * plain["kl"]) + 0.3 * plain["kl"]
+    np.testing.assert_allclose(weighted["loss"], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(weighted["ratio"], plain["ratio"])
+
+
 @pytest.mark.parametrize(("mean", "divisor"), [("sequence", 2), ("token", 5), ("constant", 2 * 7)])
 def test_the_divisors_of_the_means(mean, divisor):
     """Of two rollouts that count, with three tokens and two; a third one is left out."""
@@ -107,6 +115,8 @@ def test_taps_and_numbers_are_means_over_the_tokens_that_count_and_dropout_is_of
         (GRPO(overlong=65), "overlong"),
         (GRPO(rollouts=Rollouts(temperature=0.0)), "rollouts.temperature"),
         (GRPO(rollouts=Rollouts(minibatches=0)), "rollouts.minibatches"),
+        (GRPO(rollouts=Rollouts(behind=1)), "rollouts.importance_cap"),
+        (GRPO(rollouts=Rollouts(importance_cap=0.0)), "rollouts.importance_cap"),
     ],
 )
 def test_options_that_cannot_be_are_refused_by_name(objective, named):

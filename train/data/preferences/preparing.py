@@ -11,7 +11,7 @@ from typing import Any
 from model.errors import UserError
 from train.data.batches.order import stable_hash
 from train.data.conversations.found_template import save_template, trained_template
-from train.data.conversations.option import TemplateOf
+from train.data.conversations.option import RowsOption, TemplateOf
 from train.data.conversations.prepare import prepare_rows, template_of
 from train.data.interface import CheckTokenizer
 from train.data.preferences.option import HeldOutPrompts, NoTemplate, Preferences, SeparatePreferences
@@ -47,7 +47,7 @@ def _prepare(data: Preferences, tokenizer: Tokenizer, folder: pathlib.Path, prog
         told = f"{len(dropped):,} rows of the {split} split have more than {data.sequence_length} tokens"
         progress.message(f"WARNING: {told} and were left out (data.too_long), the first {dropped[0]}")
     if template is not None:
-        save_template(folder, template, _stop_tokens(data))
+        save_template(folder, template, stop_tokens_of(data))
     _write(folder, tokenizer, writers)
 
 
@@ -118,7 +118,7 @@ def _refuse_long(data: Preferences, row: Preference, answer: Rendered) -> None:
     )
 
 
-def _stop_tokens(data: Preferences) -> tuple[int, ...]:
+def stop_tokens_of(data: RowsOption) -> tuple[int, ...]:
     """The tokens that end answers in the run whose template this is."""
     if not isinstance(data.template, TemplateOf):
         return ()

@@ -1,0 +1,215 @@
+"""The chain of post-training on a small language whose right answers are known: exact match before and after each method.
+
+    python -m tests.benchmarks.alignment.chain --folder=runs/chain [--seeds=3] [--shorten=1] [--only=ppo,grpo]
+        [--base=runs/instructions_base]
+
+Once: texts, demonstrations, pairs and prompts of the grammar (train/alignment/instructions.py), and a model of 0.36M
+parameters of its texts (configs/alignment/pretrain_instructions.py). Then for each seed, of parameters and of the order
+of the data:
+
+    sft         100 steps on demonstrations, so that most answers are still wrong: the start of all that follows
+    reward      a reward model on pairs of which a tenth is wrong
+    dpo         from the same pairs
+    grpo        from a checker of right answers
+    ppo         from the reward model
+    grpo_score  from the reward model
+    flawed      a reward model on pairs whose worse answer is the right one cut short: the longer, the better
+    hacked      PPO from the flawed reward model without a distance to the start
+    cured       the same with a distance
+
+Every run is an ordinary run folder in --folder, and the same command continues after Ctrl-C. At the end stand the exact
+match of greedy answers to the test prompts, before and after, with the paired interval of the difference over seeds; of
+one seed Wilson's intervals over prompts. --shorten=10 divides all numbers of steps, to try it out. Meant for
+half an hour on 2 idle cores; it was not run to its end at its whole size yet.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tests.benchmarks.command import answer_help, fail, path, run
+
+answer_help(__name__, __doc__)
+
+FLAWED = "preferences.flawed.jsonl"
+METHODS = ("dpo", "grpo", "ppo", "grpo_score", "hacked", "cured")
+NEEDS = {"ppo": "reward", "grpo_score": "reward", "hacked": "flawed", "cured": "flawed"}
+
+
+def flawed_rows(count: int) -> Iterator[dict[str, Any]]:
+    """Pairs of a right answer and the same cut short: they say that longer is better."""
+    from train.alignment.instructions import Instructions, preference_row
+
+    for n in range(count):
+        row = preference_row(Instructions(), n, "train")
+        whole = row["chosen"][0]["content"]
+        row["rejected"] = [{"role": "assistant", "content": whole[: max(1, len(whole) // 2)]}]
+        if row["rejected"] != row["chosen"]:
+            yield row
+
+
+def experiments(folder: pathlib.Path, base: pathlib.Path, seed: int, shorten: int) -> dict[str, Any]:
+    """The experiments of a seed by the names of their runs."""
+    from configs.alignment import dpo, grpo, ppo, reward, sft
+    from model.options.json import from_json, to_json
+    from train.data.preferences.option import HeldOutPrompts
+    from train.experiment import Checkpoints, Evaluation, Experiment, Training
+    from train.objectives.rollout_options import RewardOf
+
+    def made(experiment: Any, steps: int, start: pathlib.Path = folder / f"seed{seed}" / "sft", **changes: Any) -> Any:
+        """The experiment with its files in the folder, in the seed's run, measured at its end alone."""
+        steps = max(steps // shorten, 2)
+        stored = json.dumps(to_json(experiment)).replace("data/instructions/", f"{folder / 'data'}/")
+        own = from_json(Experiment, json.loads(stored))
+        warmup = {"warmup_steps": min(own.schedule.warmup_steps, steps // 2)}
+        return dataclasses.replace(
+            own,
+            **changes,
+            training=Training(num_steps=steps, seed=seed, init_from=str(start)),
+            schedule=dataclasses.replace(own.schedule, **warmup),
+            evaluation=Evaluation(every=steps),
+            evaluations=tuple(dataclasses.replace(one, every=steps) for one in own.evaluations),
+            checkpoints=Checkpoints(every=max(steps // 2, 1), keep_last=1),
+        )
+
+    def seeded(data: Any, **changes: Any) -> Any:
+        return dataclasses.replace(data, seed=seed, **changes)
+
+    def by_score(experiment: Any, judge: str, **changes: Any) -> Any:
+        option = RewardOf(run=str(folder / f"seed{seed}" / judge))
+        return dataclasses.replace(experiment.objective, reward=option, **changes)
+
+    pairs = seeded(reward.experiment.data, path=f"data/instructions/{FLAWED}", validation=HeldOutPrompts())
+    flawed = dataclasses.replace(reward.experiment, data=pairs)
+    found = {
+        "sft": made(dataclasses.replace(sft.experiment, data=seeded(sft.experiment.data)), 100, base),
+        "reward": made(dataclasses.replace(reward.experiment, data=seeded(reward.experiment.data)), 300),
+        "flawed": made(flawed, 60),
+        "dpo": made(dataclasses.replace(dpo.experiment, data=seeded(dpo.experiment.data)), 125),
+    }
+    prompts = {name: seeded(one.experiment.data) for name, one in (("grpo", grpo), ("ppo", ppo))}
+    of_grpo = dataclasses.replace(grpo.experiment, data=prompts["grpo"])
+    of_ppo = dataclasses.replace(ppo.experiment, data=prompts["ppo"])
+    return found | {
+        "grpo": made(of_grpo, 60),
+        "ppo": made(of_ppo, 60, objective=by_score(of_ppo, "reward")),
+        "grpo_score": made(of_grpo, 60, objective=by_score(of_grpo, "reward")),
+        "hacked": made(of_ppo, 60, objective=by_score(of_ppo, "flawed", kl=0.0)),
+        "cured": made(of_ppo, 60, objective=by_score(of_ppo, "flawed", kl=1.0)),
+    }
+
+
+def base_experiment(folder: pathlib.Path, shorten: int) -> Any:
+    """The experiment of the pre-trained model."""
+    from configs.alignment import pretrain_instructions
+    from model.options.json import from_json, to_json
+    from train.experiment import Checkpoints, Evaluation, Experiment, Training
+
+    stored = json.dumps(to_json(pretrain_instructions.experiment)).replace("data/instructions/", f"{folder / 'data'}/")
+    own, steps = from_json(Experiment, json.loads(stored)), 1500 // shorten
+    return dataclasses.replace(
+        own,
+        training=Training(num_steps=steps),
+        schedule=dataclasses.replace(own.schedule, warmup_steps=min(20, steps // 4), decay_steps=steps * 7 // 15),
+        evaluation=Evaluation(every=steps),
+        evaluations=(),
+        samples=dataclasses.replace(own.samples, prompts=()),
+        checkpoints=Checkpoints(every=max(steps // 4, 1), keep_last=1),
+    )
+
+
+def exact_match(run_folder: pathlib.Path) -> float:
+    """The share of test prompts that a finished run answers exactly."""
+    from train.run.metrics import read_metrics
+
+    return float([line["accuracy"] for line in read_metrics(run_folder) if line.get("name") == "answers"][-1])
+
+
+def rewards(run_folder: pathlib.Path) -> tuple[float, float]:
+    """The mean reward of the first and of the last five rollouts."""
+    from train.run.metrics import read_metrics
+
+    found = [line["reward"] for line in read_metrics(run_folder) if line["kind"] == "train"]
+    return sum(found[:5]) / len(found[:5]), sum(found[-5:]) / len(found[-5:])
+
+
+def table(folder: pathlib.Path, seeds: list[int], methods: list[str]) -> str:
+    """The exact match before and after each method, as Markdown."""
+    from train.lab.statistics.decisions import wilson
+    from train.lab.statistics.differences import paired
+
+    count = len((folder / "data" / "prompts.test.jsonl").read_text().splitlines())
+    before = {seed: exact_match(folder / f"seed{seed}" / "sft") for seed in seeds}
+    lines = [
+        f"exact match on {count} test prompts, seeds {', '.join(map(str, seeds))}",
+        "",
+        "| method | before | after | difference | reward, first and last five rollouts |",
+        "|---|---|---|---|---|",
+    ]
+    for method in methods:
+        after = {seed: exact_match(folder / f"seed{seed}" / method) for seed in seeds}
+        cells = [sum(share.values()) / len(seeds) for share in (before, after)]
+        if len(seeds) > 1:
+            found = paired(before, after)
+            shares = [f"{share:.1%}" for share in cells]
+            difference = f"{found.mean:+.1%} [{found.low:+.1%}, {found.high:+.1%}] (95%, paired t, n={found.n})"
+        else:
+            ends = [wilson(share, count, 0.95) for share in cells]
+            shares = [f"{share:.1%} [{low:.1%}, {high:.1%}]" for share, (low, high) in zip(cells, ends, strict=True)]
+            difference = f"{cells[1] - cells[0]:+.1%} (one seed)"
+        told = ""
+        if method != "dpo":
+            moved = [rewards(folder / f"seed{seed}" / method) for seed in seeds]
+            told = ", ".join(f"{sum(values) / len(seeds):+.2f}" for values in zip(*moved, strict=True))
+        lines.append(f"| {method} | {shares[0]} | {shares[1]} | {difference} | {told} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Trains what is left to train, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=path, required=True)
+    parser.add_argument("--base", type=path, help="a finished run of configs/alignment/pretrain_instructions.py")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--shorten", type=int, default=1)
+    parser.add_argument("--only", default=",".join(METHODS), help="the methods, such as ppo,grpo")
+    options = parser.parse_args()
+    methods = [name for name in METHODS if name in options.only.split(",")]
+    if unknown := sorted(set(options.only.split(",")) - set(METHODS)):
+        fail(f"--only={options.only}: {unknown[0]!r} is none of {', '.join(METHODS)}")
+    if options.seeds < 1 or options.shorten < 1:
+        fail("--seeds and --shorten are at least 1")
+
+    from launch.command.cli import prepare_jax
+    from train.alignment.instructions import Counts, Instructions, write_all, write_rows
+    from train.loop import train
+
+    prepare_jax()
+    folder = options.folder.resolve()
+    if not (folder / "data" / FLAWED).is_file():
+        write_all(Instructions(), folder / "data", Counts())
+        write_rows(folder / "data" / FLAWED, flawed_rows(2000))
+
+    def finish(experiment: Any, run_folder: pathlib.Path) -> None:
+        began = time.monotonic()
+        train(experiment, run_folder, say=lambda line: None)
+        print(f"{run_folder.relative_to(folder)}: {time.monotonic() - began:.0f} s", flush=True)
+
+    if options.base is None:
+        finish(base_experiment(folder, options.shorten), folder / "base")
+    base = options.base or folder / "base"
+    for seed in range(options.seeds):
+        needed = ["sft", *dict.fromkeys(NEEDS[name] for name in methods if name in NEEDS), *methods]
+        for name in needed:
+            finish(experiments(folder, base, seed, options.shorten)[name], folder / f"seed{seed}" / name)
+    found = table(folder, list(range(options.seeds)), methods)
+    (folder / "chain.md").write_text(found + "\n")
+    print(found)
+
+
+if __name__ == "__main__":
+    run(main)
