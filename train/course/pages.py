@@ -31,8 +31,7 @@ def write_index(folder: pathlib.Path, lessons: Mapping[str, Lesson], records: Ma
     left = [name for name in lessons if name not in done]
     rows = [
         [
-            lessons[name].title,
-            number.words,
+            f"{lessons[name].title}: {number.words}",
             format_fixed(value, number.digits),
             format_fixed(number.seen, number.digits),
         ]

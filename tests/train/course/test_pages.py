@@ -34,7 +34,12 @@ def test_all_links_lead_to_a_page(lessons, tmp_path):
         for link in links(page):
             assert (page.parent / link).is_file()
         assert not re.search(r"(src|href)=\"https?:", page.read_text(encoding="utf-8"))
-    assert "loss: 2.000" in index.read_text(encoding="utf-8")
+    text = index.read_text(encoding="utf-8")
+    assert "loss: 2.000" in text
+    (head,) = re.findall(r"<thead><tr>(.*?)</tr></thead>", text)
+    row = re.search(r"<tbody><tr>(.*?)</tr>", text)[1]
+    assert (head.count("<th"), row.count("<td")) == (3, 3)
+    assert row.startswith("<td>A &lt;title&gt;: loss</td>")
     text = second.read_text(encoding="utf-8")
     assert "Not done yet" in text
     assert "python -m launch.inspect attention" in text
