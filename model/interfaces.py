@@ -79,6 +79,10 @@ class AttentionOption(MixerOption):
     if TYPE_CHECKING:  # not a field annotation: options would look up its names here
         pattern: Pattern
 
+    def pair_cost(self, width: int) -> int:
+        """Returns the operations of the score and of the sum of values for one pair of a query and a key."""
+        raise NotImplementedError
+
     def rotary_width(self, width: int) -> int:
         """Returns the number of dimensions of a head that rotary positions may rotate, at a model width."""
         raise NotImplementedError

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from model.attention.directions import refuse_without_decoding
 from model.config import ModelConfig
 from model.context import Context, Rows
 from model.errors import UserError
@@ -37,7 +38,10 @@ from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import TokenBatch
 from model.vocabulary.multi_token_modules import add_multi_token_loss, new_multi_token_modules
 from model.vocabulary.per_layer import new_per_layer_vectors
+from model.vocabulary.pooling import new_pooler, pooled_first
+from model.vocabulary.prediction_head import PredictionLayer
 from model.vocabulary.score_head import new_score_head, scores_of
+from model.vocabulary.token_types import new_token_types, refuse_types_without_table
 from model.vocabulary.unembedding import Unembedding
 
 Params = dict[str, Any]
@@ -45,7 +49,7 @@ STACKED = ("blocks", "multi_token")  # parameters with a leading axis of layers 
 
 
 class Transformer(nnx.Module):
-    """A decoder-only Transformer whose layers are stacked along a leading axis."""
+    """A Transformer whose layers are stacked along a leading axis."""
 
     def __init__(self, config: ModelConfig, key: jax.Array) -> None:
         """Args: the options, and the random key that draws every parameter."""
@@ -71,6 +75,11 @@ class Transformer(nnx.Module):
         self.final_norm = norm(config.norm if config.residual.final_norm else None)
         self.per_layer = new_per_layer_vectors(config, make(jax.random.fold_in(key, 1)))
         self.score_head = new_score_head(config, make(jax.random.fold_in(key, 2)))
+        self.token_types = new_token_types(config, make(jax.random.fold_in(key, 3)))
+        self.input_norm = norm(config.input_norm)
+        head, head_maker = config.prediction_head, make(jax.random.fold_in(key, 4))
+        self.head = None if head is None else PredictionLayer(head, width, config.norm, head_maker, reductions)
+        self.pooler = new_pooler(config, make(jax.random.fold_in(key, 5)))
 
     def __call__(self, batch: TokenBatch, context: Context, cache: LayerCaches | None) -> Output:
         """Runs the model on token ids; see `stream`."""
@@ -78,7 +87,10 @@ class Transformer(nnx.Module):
         assert positions_BT is not None
         x_BTD = self.embedding.embed(batch.tokens_BT, self.config.precision.compute, context.layout)
         vectors = None if self.per_layer is None else self.per_layer(batch.tokens_BT, x_BTD, context.layout)
-        x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)
+        x_BTD = x_BTD if self.token_types is None else self.token_types(x_BTD, batch.token_types_BT)
+        x_BTD = self.position(x_BTD, positions_BT)
+        x_BTD = x_BTD if self.input_norm is None else self.input_norm(x_BTD)
+        x_BTD = context.dropout(x_BTD, self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
         run = run_layers if context.layout.pipeline is None else run_layers_in_stages
         x_BTD, cache, aux = run(self.config, self.blocks, x_BTD, context, cache, vectors)
@@ -138,6 +150,8 @@ def stream(
     dropout_key: jax.Array | None = None,
     weights_BT: jax.Array | None = None,
     targets_BT: jax.Array | None = None,
+    token_types_BT: jax.Array | None = None,
+    prefix_BT: jax.Array | None = None,
     layout: Layout = ONE_DEVICE,
     taps: Taps | Iterable[str | Tap] = (),
 ) -> Output:
@@ -155,6 +169,9 @@ def stream(
       dropout_key: a key switches dropout on; with a pipeline, one key for each micro-batch (M,).
       weights_BT, targets_BT: the weight of each token in losses and measurements; the next token of each. None for
         neither losses nor measurements.
+      token_types_BT: the type of each token, in a model that has types; None for type 0.
+      prefix_BT: in a model with visibility=PrefixLM(), the length of the prefix of each token's document, or (B, 1) of
+        each row; with a cache (B, 1), and the prefix lies in one call. None for no prefixes.
       layout: the layout of activations over devices; see model/layout.py.
       taps: names of intermediates to return, such as "attention_weights" (L, B, N, T, S), or a value of `Taps`.
 
@@ -162,7 +179,10 @@ def stream(
     """
     if (length := tokens_BT.shape[1]) > config.context_length:
         raise UserError(f"a sequence of {length} tokens is longer than context_length={config.context_length}")
-    rows = Rows(tokens_BT, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, weights_BT)
+    if cache is not None:
+        refuse_without_decoding(config, "cache")
+    refuse_types_without_table(config, token_types_BT)
+    rows = Rows(tokens_BT, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, weights_BT, prefix_BT)
     context = Context(
         **inputs_of_rows(config, rows, cached=cache is not None, consecutive_positions=consecutive_positions),
         dropout_key=dropout_key,
@@ -171,7 +191,8 @@ def stream(
         taps=resolve(taps, config.num_layers),
         saved_taps=saved_taps(config.remat),
     )
-    output = _model(config, params)(TokenBatch(tokens_BT, targets_BT, segment_ids_BT), context, cache)
+    batch = TokenBatch(tokens_BT, targets_BT, segment_ids_BT, token_types_BT)
+    output = _model(config, params)(batch, context, cache)
     refuse_unused(context.taps, context.saved_taps, context.offered_taps)
     return output
 
@@ -186,9 +207,15 @@ def scores(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout
     return scores_of(_model(config, params).score_head, stream_BTD, layout)
 
 
+def pooled(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout: Layout = ONE_DEVICE) -> jax.Array:
+    """Returns the vector of `config.pooler` for the text of each row of a stream, (B, D)."""
+    return pooled_first(_model(config, params).pooler, stream_BTD, layout)
+
+
 def unembedding(config: ModelConfig, params: Params) -> Unembedding:
     """Returns the map from a stream to logits, for the losses of model/vocabulary/cross_entropy.py."""
-    return _model(config, params).embedding.unembedding(config.precision.reductions)
+    model = _model(config, params)
+    return model.embedding.unembedding(config.precision.reductions, model.head)
 
 
 def forward(

@@ -58,7 +58,9 @@ GRID = {
         HyperConnections(streams=3),
         HyperConnections(streams=2, dynamic=None),
     ],
-    "unembedding": [Tied(), Untied(), Untied(bias=True), Untied(unit_norm=True)],
+    "token_types": [None, 3],
+    "input_norm": [None, LayerNorm()],
+    "unembedding": [Tied(), Tied(bias=True), Untied(), Untied(bias=True), Untied(unit_norm=True)],
     "mixer": [
         GroupedQuery(num_heads=4),
         GroupedQuery(num_heads=4, qkv_bias=True, output_bias=True),
@@ -138,7 +140,8 @@ def test_parameters_equal_those_of_the_tree(part):
         table = sum(size(tree["embedding"].get(name, {})) for name in ("table", "norm", "input_projection"))
         vectors = tree.get("per_layer", {"table": {}})
         assert count.total == size(tree), config
-        assert count.embedding == table + size(tree.get("position", {})) + size(vectors["table"]), config
+        added = sum(size(tree.get(name, {})) for name in ("position", "token_types", "input_norm"))
+        assert count.embedding == table + added + size(vectors["table"]), config
         assert count.blocks == size(tree["blocks"]) + size(vectors) - size(vectors["table"]), config
         assert count.multi_token == size(tree.get("multi_token", {})), config
         assert count.final_norm == size(tree.get("final_norm", {})), config
