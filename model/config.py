@@ -55,7 +55,7 @@ class ModelConfig:
         2022, "8-bit Optimizers via Block-wise Quantization", section 2.3).
       token_types: the number of types of tokens, of which each has a vector that is added to the embedding (BERT: 2 for
         first and second sentences); or None.
-      input_norm: a norm on the sum of token embeddings, types and positions (BERT), or None.
+      input_norm: a norm on the sum of token embeddings, types and positions (BERT, BART), or None.
       embedding_width: the width E of the token table, from and to which matrices project (OPT-350M; Lan et al. 2020,
         "ALBERT", section 3.1); None for D and no such matrices.
       per_layer_embedding: vectors of tokens that each layer reads from a table of its own; or None.

@@ -135,7 +135,7 @@ def _layer_flops(config: ModelConfig, layer: Layer, length: int) -> int:
     stream = config.residual.cost(config.width, length, len(sublayers))
     later = 0
     if not config.visibility.decodes and isinstance(layer.mixer, AttentionOption):
-        later = layer.mixer.pair_cost(config.width) * (layer.mixer.pattern.num_visible_pairs(length) - length)
+        later = layer.mixer.cost_of_later_keys(config.width, length)
     return stream + later + sum(part.cost(config.width, length) for part in sublayers)
 
 

@@ -79,8 +79,8 @@ class AttentionOption(MixerOption):
     if TYPE_CHECKING:  # not a field annotation: options would look up its names here
         pattern: Pattern
 
-    def pair_cost(self, width: int) -> int:
-        """Returns the operations of the score and of the sum of values for one pair of a query and a key."""
+    def cost_of_later_keys(self, width: int, length: int) -> int:
+        """Returns the further operations over `length` tokens where queries see later keys too, as in an encoder."""
         raise NotImplementedError
 
     def rotary_width(self, width: int) -> int:

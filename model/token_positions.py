@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from model.attention.directions import Causal, Direction, visible_rows
+from model.attention.directions import Causal, Direction, refuse_without_decoding, visible_rows
 from model.config import ModelConfig
 from model.context import LayerInputs, Rows
 from model.errors import UserError
@@ -25,7 +25,14 @@ CAUSAL = Causal()
 def inputs_of_rows(
     config: ModelConfig, rows: Rows, *, cached: bool = False, consecutive_positions: bool = False
 ) -> dict[str, Any]:
-    """Returns the fields of a `Context` that depend on its rows. Raises UserError for documents and a cache."""
+    """Returns the fields of a `Context` that depend on its rows.
+
+    Raises UserError for documents and a cache, for rows that are too long, and for a cache of a model without decoding.
+    """
+    if (length := rows.tokens_BT.shape[1]) > config.context_length:
+        raise UserError(f"a sequence of {length} tokens is longer than context_length={config.context_length}")
+    if cached:
+        refuse_without_decoding(config, "cache")
     options = rows.positions_BT, rows.segment_ids_BT, rows.lengths_B, rows.text_lengths_B
     direction, prefix_BT = config.visibility, rows.prefix_BT
     batch, length = rows.tokens_BT.shape

@@ -181,11 +181,12 @@ class GroupedQuery(AttentionOption):
         gates = {"none": 0, "head": n, "channel": n * h}[self.output_gate]
         own = 0 if self.kv_from_layer is not None else 1 if self.values_from_keys else 2
         matrices = width * (h * (2 * n + own * k) + gates)
-        return 2 * length * matrices + self.pair_cost(width) * self.pattern.num_visible_pairs(length)
+        return 2 * (length * matrices + 2 * n * h * self.pattern.num_visible_pairs(length))
 
-    def pair_cost(self, width: int) -> int:
+    def cost_of_later_keys(self, width: int, length: int) -> int:
         """See `AttentionOption`."""
-        return 2 * 2 * self.num_heads * self.head_width(width)
+        later = self.pattern.num_visible_pairs(length) - length
+        return 2 * 2 * self.num_heads * self.head_width(width) * later
 
     @property
     def kv_heads(self) -> int:

@@ -97,11 +97,13 @@ class Latent(AttentionOption):
         matrices = width * (r + self.rotary_head_dim) + r * n * (self.head_dim + self.value_head_dim)
         matrices += width * queries if q is None else q * (width + queries)
         matrices += n * self.value_head_dim * width
-        return 2 * length * matrices + self.pair_cost(width) * self.pattern.num_visible_pairs(length)
+        one_pair = n * (self.head_dim + self.rotary_head_dim + self.value_head_dim)
+        return 2 * (length * matrices + one_pair * self.pattern.num_visible_pairs(length))
 
-    def pair_cost(self, width: int) -> int:
+    def cost_of_later_keys(self, width: int, length: int) -> int:
         """See `AttentionOption`."""
-        return 2 * self.num_heads * (self.head_dim + self.rotary_head_dim + self.value_head_dim)
+        one_pair = self.num_heads * (self.head_dim + self.rotary_head_dim + self.value_head_dim)
+        return 2 * one_pair * (self.pattern.num_visible_pairs(length) - length)
 
     def rotary_width(self, width: int) -> int:
         """Returns the number of dimensions of a head that rotary positions may rotate."""

@@ -7,6 +7,7 @@ Press, Wolf 2017, "Using the Output Embedding to Improve Language Models" (tied)
 """
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,9 @@ from model.parameters.quantized_weights import QuantizedMatrix
 from model.residual import Multipliers
 from model.vocabulary.prediction_head import PredictionLayer
 from model.vocabulary.unembedding import LogitTransform, Unembedding
+
+if TYPE_CHECKING:  # the config imports the options
+    from model.config import ModelConfig
 
 
 class _UnembeddingOption:
@@ -116,6 +120,12 @@ class Embedding(nnx.Module):
             bias_V=None if self.output_bias is None else self.output_bias[...],
             transform=LogitTransform(factor=self.multipliers.logits, softcap=self.softcap, dtype=dtype),
         )
+
+
+def new_embedding(config: "ModelConfig", make: ParameterMaker, norm: Norm | None) -> Embedding:
+    """Returns the tables of a model; `norm` is that of embeddings."""
+    sizes = config.unembedding, config.vocab_size, config.width
+    return Embedding(*sizes, config.final_logit_softcap, config.factors, make, norm, config.embedding_width)
 
 
 def unit_columns(w_DV: jax.Array) -> jax.Array:

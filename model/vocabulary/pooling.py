@@ -5,16 +5,15 @@ released code. The mean over tokens: Reimers and Gurevych 2019, "Sentence-BERT",
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from model.errors import UserError
-from model.layout import Layout
 from model.parameters.maker import ParameterMaker
-from model.parameters.projections import project
 
 if TYPE_CHECKING:
     from model.config import ModelConfig
@@ -26,16 +25,12 @@ class Pooler:
 
 
 class PoolerLayer(nnx.Module):
-    """The matrix and its bias."""
+    """The matrix and its bias, which only `first_token` reads."""
 
     def __init__(self, width: int, make: ParameterMaker) -> None:
         """Args: the model width D, the maker."""
-        self.dense = make.matrix("projection", (width, width), ("embed", "embed"))
+        self.dense = make.matrix("score", (width, width), ("embed", None))
         self.dense_bias = make.zeros((width,), ("embed",))
-
-    def __call__(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        """Returns the vectors of texts that begin at the first token of each row, (B, D)."""
-        return jnp.tanh(project(x_BTD[:, :1], self.dense, layout, self.dense_bias))[:, 0]
 
 
 def new_pooler(config: "ModelConfig", make: ParameterMaker) -> PoolerLayer | None:
@@ -43,11 +38,19 @@ def new_pooler(config: "ModelConfig", make: ParameterMaker) -> PoolerLayer | Non
     return None if config.pooler is None else PoolerLayer(config.width, make)
 
 
-def pooled_first(pooler: PoolerLayer | None, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-    """Returns the pooled first tokens of a stream, (B, D). Raises UserError for a model without a pooler."""
-    if pooler is None:
+def first_token(params: Mapping[str, Any], x_BTD: jax.Array) -> jax.Array:
+    """Returns the vectors of texts that begin at the first token of each row, float32 (B, D).
+
+    Args:
+      params: the parameters of the whole model.
+      x_BTD: its stream, `Output.stream_BTD`.
+
+    Raises UserError for a model without a pooler.
+    """
+    if "pooler" not in params:
         raise UserError("this model has no pooler; give it pooler=Pooler(), or take model.vocabulary.pooling.mean")
-    return pooler(x_BTD, layout)
+    weights = {name: x.astype(jnp.float32) for name, x in params["pooler"].items()}
+    return jnp.tanh(x_BTD[:, 0].astype(jnp.float32) @ weights["dense"] + weights["dense_bias"])
 
 
 def mean(x_BTD: jax.Array, is_text_BT: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ the transposed token table and c the bias of `Tied(bias=True)`. N is the kind of
 """
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax
 from flax import nnx
@@ -14,6 +15,9 @@ from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters.maker import ParameterMaker
 from model.parameters.projections import project
+
+if TYPE_CHECKING:
+    from model.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,3 +54,9 @@ class PredictionLayer(nnx.Module):
         y_BTD = project(x_BTD, self.dense, layout, self.dense_bias)
         y_BTD = layout.constrain(y_BTD, ("batch", "sequence", "embed"))
         return self.norm(ACTIVATIONS[self.activation](y_BTD))
+
+
+def new_prediction_head(config: "ModelConfig", make: ParameterMaker) -> PredictionLayer | None:
+    """Returns the head of a model, or None in a model without."""
+    option, reductions = config.prediction_head, config.precision.reductions
+    return None if option is None else PredictionLayer(option, config.width, config.norm, make, reductions)

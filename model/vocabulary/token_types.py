@@ -24,10 +24,8 @@ class TokenTypeEmbedding(nnx.Module):
         """Args: the number of types, the model width D, the maker."""
         self.table = make.matrix("position", (types, width), ("position", "embed"))
 
-    def __call__(self, x_BTD: jax.Array, types_BT: jax.Array | None) -> jax.Array:
-        """Returns the embedding with the vectors of types added, (B, T, D); None is type 0 for all tokens."""
-        if types_BT is None:
-            types_BT = jnp.zeros((1, 1), jnp.int32)
+    def __call__(self, x_BTD: jax.Array, types_BT: jax.Array) -> jax.Array:
+        """Returns the embedding with the vectors of types added, (B, T, D)."""
         return x_BTD + lookup(self.table[...], types_BT, x_BTD.dtype)
 
 
@@ -36,7 +34,13 @@ def new_token_types(config: "ModelConfig", make: ParameterMaker) -> TokenTypeEmb
     return None if config.token_types is None else TokenTypeEmbedding(config.token_types, config.width, make)
 
 
-def refuse_types_without_table(config: "ModelConfig", types_BT: jax.Array | None) -> None:
-    """Raises UserError for types of tokens and a model that has none."""
-    if types_BT is not None and config.token_types is None:
+def with_types(table: TokenTypeEmbedding | None, x_BTD: jax.Array, types_BT: jax.Array | None) -> jax.Array:
+    """Returns an embedding with the vectors of its tokens' types, which are 0 where they are None.
+
+    Raises UserError for types of tokens in a model that has none.
+    """
+    if table is not None:
+        return table(x_BTD, jnp.zeros((1, 1), jnp.int32) if types_BT is None else types_BT)
+    if types_BT is not None:
         raise UserError("token_types_BT: this model has no types of tokens; give it token_types=2, or leave it out")
+    return x_BTD

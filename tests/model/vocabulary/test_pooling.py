@@ -5,8 +5,8 @@ import pytest
 
 from model.cost import count_parameters, forward_flops
 from model.errors import UserError
-from model.transformer import abstract_params, forward, init, pooled
-from model.vocabulary.pooling import Pooler, mean
+from model.transformer import abstract_params, forward, init
+from model.vocabulary.pooling import Pooler, first_token, mean
 
 
 def test_the_first_token_by_the_equation(small, drawn, tokens):
@@ -15,7 +15,7 @@ def test_the_first_token_by_the_equation(small, drawn, tokens):
     stream = forward(config, params, tokens).stream_BTD
     weights = {name: np.asarray(x, np.float64) for name, x in params["pooler"].items()}
     expected = np.tanh(np.asarray(stream, np.float64)[:, 0] @ weights["dense"] + weights["dense_bias"])
-    np.testing.assert_allclose(pooled(config, params, stream), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(first_token(params, stream), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_mean_of_the_tokens_of_a_text():
@@ -34,4 +34,4 @@ def test_a_pooler_changes_nothing_else_of_the_model(small, drawn):
     assert forward_flops(config, 6) == forward_flops(plain, 6)
     assert "pooler" not in abstract_params(plain)
     with pytest.raises(UserError, match=r"this model has no pooler; give it pooler=Pooler\(\)"):
-        pooled(plain, drawn(plain), jnp.zeros((1, 1, 16)))
+        first_token(drawn(plain), jnp.zeros((1, 1, 16)))
