@@ -1,4 +1,4 @@
-"""A small BERT on the Python standard library: tokens are hidden, and filled in from both sides.
+"""A small BERT on the bytes of the Python standard library: bytes are hidden, and filled in from both sides.
 
     python -m launch.train --config=configs/masked_tokens.py --run=runs/masked
     python -m launch.evaluate --run=runs/masked --text=README.md
@@ -18,7 +18,7 @@ from model.positions.absolute import Learned
 from model.residual import PostNorm
 from model.vocabulary.embedding import Tied
 from model.vocabulary.prediction_head import PredictionHead
-from train.data.config import Data, SentencePiece
+from train.data.config import Bytes, Data
 from train.experiment import Evaluation, Experiment, Training
 from train.objectives.masked import MaskedTokens
 from train.optimizers.options import AdamW
@@ -26,7 +26,7 @@ from train.schedules import Linear
 
 experiment = Experiment(
     model=ModelConfig(
-        vocab_size=1025,
+        vocab_size=258,
         context_length=128,
         num_layers=2,
         width=128,
@@ -41,7 +41,7 @@ experiment = Experiment(
         unembedding=Tied(bias=True),
         initialization=Normal(scale_residual=False),
     ),
-    data=Data(path="stdlib", tokenizer=SentencePiece(vocab_size=1024), batch_size=32, sequence_length=128),
+    data=Data(path="stdlib", tokenizer=Bytes(), batch_size=16, sequence_length=128),
     objective=MaskedTokens(),
     training=Training(num_steps=1000),
     optimizer=AdamW(weight_decay=0.01),
