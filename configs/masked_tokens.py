@@ -6,6 +6,9 @@
 The encoder of Devlin et al. 2019 with 2 layers: learned positions, norms after sublayers, a dense layer before the
 unembedding and a bias of logits; 15% of the tokens are drawn anew in every batch. The vocabulary has one id more than
 the tokenizer: the mask.
+
+Hardware: 2 CPU cores; 250 of the 1,000 steps took a minute of processor time, data included (14 minutes beside 30 other
+processes). Validation loss 2.817 nats per hidden byte at step 250 (a guess: ln 258 = 5.55).
 """
 
 from model.attention.directions import Bidirectional

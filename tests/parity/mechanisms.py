@@ -12,6 +12,7 @@ import dataclasses
 import json
 import pathlib
 
+from model.attention.directions import Causal
 from model.dropout import Dropout
 from model.families import FAMILIES, model_config
 from model.parameters.maker import Normal
@@ -148,7 +149,7 @@ REFERENCES = {
 
 
 # Options that every model has and that, at these values, change nothing.
-INERT = (Dropout(), Multipliers(), Normal(), Precision(), Standard())
+INERT = (Causal(), Dropout(), Multipliers(), Normal(), Precision(), Standard())
 
 
 def kinds(option):
