@@ -114,7 +114,7 @@ class MaskedTokens(DrawnObjective):
         read_BT = jnp.where(hidden_BT, replaced_BT, tokens_BT).astype(tokens_BT.dtype)
         return {**batch, "read": read_BT, "hidden": hidden_BT.astype(jnp.float32)}
 
-    def _chosen(self, shape: tuple[int, int], key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _chosen(self, shape: tuple[int, ...], key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns which tokens are chosen, and a number from 0 to 1 for each that says what replaces it.
 
         Spans may begin before the row, so that its first tokens are chosen as often as the others; where spans overlap,

@@ -61,7 +61,8 @@ def drawn_step(
     experiment: Experiment, layout: Layout, state: TrainState, batch: Batch, number: jax.Array
 ) -> dict[str, jax.Array]:
     """The sums of the loss and of the weights over batch `number` of a split."""
-    objective, model = experiment.objective, experiment.model
+    objective: Any = experiment.objective
+    model = experiment.model
     key = jax.random.fold_in(jax.random.key(experiment.training.seed), VALIDATION)
     complete = objective.drawn(model, batch, jax.random.fold_in(key, number))
     params = evaluation_params(experiment.optimizer, state)

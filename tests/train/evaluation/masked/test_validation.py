@@ -17,10 +17,10 @@ from train.run.loading import load_run
 
 @pytest.fixture(scope="module")
 def run(tiny_experiment, tmp_path_factory):
-    """A finished run of two steps."""
+    """A finished run of four steps."""
     folder = tmp_path_factory.mktemp("runs") / "masked"
     encoder = {"model__visibility": "Bidirectional()", "model__vocab_size": 258, "samples__prompts": ()}
-    small = {"model__num_layers": 1, "model__width": 16, "model__ffn__width": 16, "training__num_steps": 2}
+    small = {"model__num_layers": 1, "model__width": 16, "model__ffn__width": 16, "training__num_steps": 4}
     train(tiny_experiment(objective=MaskedTokens(), **encoder | small), folder)
     return folder
 
