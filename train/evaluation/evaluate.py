@@ -29,9 +29,9 @@ from train.evaluation.details import Details, measure_details
 from train.evaluation.document_scores import NOTHING_KEPT, DocumentScore, Kept
 from train.evaluation.documents import Document, from_split, from_text
 from train.evaluation.domains import macro_average, tallies_by_domain
-from train.evaluation.masked.pseudo import Marks, marks_of, score_masked
 from train.evaluation.measures import Estimate, Tally, exponential, ratio
 from train.evaluation.perplexity import score
+from train.evaluation.pseudo import Marks, marks_of, score_masked
 from train.evaluation.stored_scores import StoredScores, fingerprint_of_params
 from train.evaluation.windows import WindowKind
 from train.parallel.mesh import Mesh
@@ -54,7 +54,7 @@ class Result:
       measures: `tally.measures()`: loss, perplexity, word_loss, word_perplexity, bits_per_byte, bits_per_character.
       window, stride, windows: the values that were used.
       first_token: whether a document's first token was scored after the mark that begins a document, left out, or as
-        every token given all others: then the perplexity is a pseudo-perplexity (train/evaluation/masked/pseudo.py).
+        every token given all others: then the perplexity is a pseudo-perplexity (train/evaluation/pseudo.py).
       left_out_tokens, left_out_bytes: the size of the first tokens that were left out, over all documents.
       documents_not_restored: the number of documents of which the tokenizer loses a part. The lost bytes were not
         predicted, so the bits per byte are too low.

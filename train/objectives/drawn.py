@@ -37,7 +37,7 @@ class DrawnObjective:
 
     def validation(self, session: Any) -> Any:
         """The loss of the validation split as a function of the state."""
-        from train.evaluation.masked.validation import DrawnValidation
+        from train.evaluation.validation import DrawnValidation
 
         return DrawnValidation(session)
 

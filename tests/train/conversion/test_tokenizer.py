@@ -11,7 +11,7 @@ from tests.train.conversion.folders import FIXTURES, contents, published
 from train.conversion.reading import read_published
 from train.conversion.writing import write_published
 from train.evaluation.evaluate import evaluate
-from train.evaluation.masked.pseudo import Marks, marks_of
+from train.evaluation.pseudo import Marks, marks_of
 from train.objectives.masked import MaskedTokens
 from train.run.loading import load_run
 

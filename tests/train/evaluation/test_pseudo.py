@@ -13,7 +13,7 @@ from train.data.config import Bytes
 from train.data.tokenizers.interface import BytesTokenizer
 from train.evaluation.document_scores import Kept
 from train.evaluation.documents import from_text
-from train.evaluation.masked.pseudo import Marks, marks_of, middle_windows, score_masked
+from train.evaluation.pseudo import Marks, marks_of, middle_windows, score_masked
 from train.objectives.masked import MaskedTokens
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import Sharding, layout_of
