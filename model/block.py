@@ -36,6 +36,7 @@ class Block(nnx.Module):
             multiplier=config.factors.residual,
             dropout=config.dropout.residual,
             reductions=reductions,
+            unnormed=layer.sublayers[:1] if layer.unnormed else (),
         )
         mixer, ffn, width, dropout = layer.mixer, layer.ffn, config.width, config.dropout.attention
         self.mixer = None if mixer is None else mixer.build(width, dropout, reductions, make, layer.position)

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+from model.attention.directions import Causal, Direction, problems_of_direction
 from model.dropout import Dropout
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP, Gated
@@ -27,6 +28,8 @@ from model.residual import Multipliers, PreNorm, Residual
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
 from model.vocabulary.per_layer import PerLayerEmbedding
+from model.vocabulary.pooling import Pooler
+from model.vocabulary.prediction_head import PredictionHead
 from model.vocabulary.score_head import ScoreHead
 
 # More than any model has. Checks run layer by layer, so that a mistyped number would fill the memory.
@@ -35,7 +38,7 @@ MAX_LAYERS = 10_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder-only Transformer.
+    """A Transformer of one stack of layers: a decoder, or an encoder (`visibility`).
 
     A config is refused if two of its mechanisms clash, or if one would have no effect beside another. A mechanism that
     acts only in longer texts, such as a window or the scaling of positions, may be chosen for any context length.
@@ -45,10 +48,14 @@ class ModelConfig:
       context_length: the largest number of tokens in one sequence.
       num_layers: L.
       width: D, the width of the residual stream.
+      visibility: which way tokens see each other: Causal (a decoder), Bidirectional (an encoder) or PrefixLM.
       position, mixer, ffn, norm: the mechanisms, each chosen by class; mixer=None for layers without a mixer, ffn=None
         for layers without a feed-forward.
       embedding_norm: a norm on token embeddings, before positions are added to them, or None (BLOOM; Dettmers et al.
         2022, "8-bit Optimizers via Block-wise Quantization", section 2.3).
+      token_types: the number of types of tokens, of which each has a vector that is added to the embedding (BERT: 2 for
+        first and second sentences); or None.
+      input_norm: a norm on the sum of token embeddings, types and positions (BERT, BART), or None.
       embedding_width: the width E of the token table, from and to which matrices project (OPT-350M; Lan et al. 2020,
         "ALBERT", section 3.1); None for D and no such matrices.
       per_layer_embedding: vectors of tokens that each layer reads from a table of its own; or None.
@@ -59,10 +66,12 @@ class ModelConfig:
         "CaiT", equation 4), or None for no factors.
       stream_scale: the initial value of a trained factor on the residual stream after every layer, one number for all
         channels (Gemma 4), or None for no such factors.
+      prediction_head: a dense layer, an activation and a norm before the unembedding (BERT); or None.
       unembedding: whether logits share the token table.
       final_logit_softcap: c of c * tanh(logit / c), or None.
       multi_token: modules that predict tokens further ahead in training, or None.
       score_head: numbers for each token beside its logits, for rewards and values, or None.
+      pooler: a dense layer and tanh on the first token of a text, for one vector a text (BERT); or None.
       adapters: trained changes of low rank to matrices; all else is then frozen. None for no adapters.
       dropout: the dropout rates.
       initialization: the distribution of initial parameters.
@@ -81,20 +90,25 @@ class ModelConfig:
     width: int = dataclasses.field(metadata=WIDTH)
     mixer: Mixer | None
     ffn: MLP | Gated | Experts | None
+    visibility: Direction = Causal()
     position: Position = Rotary()
     exceptions: tuple[Except, ...] = ()
     norm: LayerNorm | RMSNorm = RMSNorm()
     embedding_norm: LayerNorm | RMSNorm | None = None
+    token_types: int | None = None
+    input_norm: LayerNorm | RMSNorm | None = None
     embedding_width: int | None = dataclasses.field(default=None, metadata=WIDTH)
     per_layer_embedding: PerLayerEmbedding | None = None
     residual: Residual = PreNorm()
     multipliers: Multipliers = Multipliers()
     layer_scale: float | None = None
     stream_scale: float | None = None
+    prediction_head: PredictionHead | None = None
     unembedding: Tied | Untied = Tied()
     final_logit_softcap: float | None = None
     multi_token: MultiToken | None = None
     score_head: ScoreHead | None = dataclasses.field(default=None, metadata=ADDED_PART)
+    pooler: Pooler | None = dataclasses.field(default=None, metadata=ADDED_PART)
     adapters: LoRA | DoRA | None = dataclasses.field(default=None, metadata=ADDED_PART)
     dropout: Dropout = dataclasses.field(default=Dropout(), metadata=TRAINING_ONLY)
     initialization: Normal | FanIn = dataclasses.field(default=Normal(), metadata=TRAINING_ONLY)
@@ -112,7 +126,13 @@ class ModelConfig:
     def layers(self) -> tuple[Layer, ...]:
         """The mechanisms of every layer, with the scales of attention that follow from the parametrisation."""
         layers = [{name: option for name, (_, option) in layer.items()} for layer in self._layer_choices()]
-        return tuple(Layer(**layer | {"mixer": _with_scale(self, layer["mixer"])}) for layer in layers)
+        return tuple(
+            Layer(
+                **layer | {"mixer": _with_scale(self, layer["mixer"])},
+                unnormed=number == 0 and not self.residual.first_norm,
+            )
+            for number, layer in enumerate(layers)
+        )
 
     @functools.cached_property
     def growth(self) -> ModelGrowth:
@@ -173,6 +193,8 @@ class ModelConfig:
             yield "num_layers", f"must be at most {MAX_LAYERS:,}, got {self.num_layers:,}"
         if self.embedding_width is not None and self.embedding_width < 1:
             yield "embedding_width", f"must be at least 1, or None for that of the layers, got {self.embedding_width}"
+        if self.token_types is not None and self.token_types < 1:
+            yield "token_types", f"must be at least 1, or None for no types, got {self.token_types}"
         yield from (("position", message) for message in self.position.problems_of_width(self.width))
         if self.final_logit_softcap is not None and self.final_logit_softcap <= 0:
             yield "final_logit_softcap", f"must be above 0, or None for no cap, got {self.final_logit_softcap}"
@@ -180,6 +202,8 @@ class ModelConfig:
             yield "layer_scale", f"must be above 0, or None for no such factors, got {self.layer_scale}"
         if self.stream_scale is not None and self.stream_scale <= 0:
             yield "stream_scale", f"must be above 0, or None for no such factors, got {self.stream_scale}"
+        if self.multi_token is not None and self.prediction_head is not None:
+            yield "prediction_head", "modules of multi_token predict without one; set one of them None"
         if self.multi_token is not None:
             yield from self.multi_token.problems_with(self.context_length, "multi_token")
         if self.per_layer_embedding is not None:
@@ -204,6 +228,7 @@ class ModelConfig:
         layers = self._layer_choices()
         used = {path for layer in layers for path, _ in layer.values()}
         yield from self._problems_without_attention(layers)
+        yield from (("visibility", message) for message in dict.fromkeys(problems_of_direction(self, layers)))
         for name in ("mixer", "ffn", "position"):
             if name not in used:
                 yield name, "no layer has it: the exceptions replace it in all layers; change the exceptions"

@@ -40,6 +40,7 @@ class Rows(NamedTuple):
     lengths_B: jax.Array | None = None
     text_lengths_B: jax.Array | None = None
     weights_BT: jax.Array | None = None
+    prefix_BT: jax.Array | None = None
 
 
 def array_of_layer(name: str, number: int) -> str:

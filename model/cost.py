@@ -4,7 +4,8 @@ Parameters are counted from the abstract tree. The `cost` of each option counts 
 
 Convention. A multiplication with its addition counts as 2. The matrix products of a forward pass are counted: the
 projections, the feed-forward layer, the logits, and the two products of attention over all pairs of a query and a key
-that it may see. A causal sequence of T tokens has T (T + 1) / 2 pairs, not T^2, and fewer with a sliding window. Not
+that it may see. A causal sequence of T tokens has T (T + 1) / 2 pairs, not T^2, and fewer with a sliding window. In an
+encoder a pair of two tokens counts in both directions; prefixes, which differ from text to text, count as causal. Not
 counted are look-ups, norms, activations, softmax, the optimizer, and recomputation by rematerialisation. The backward
 pass has two products for each product of the forward pass, so training counts three times the forward pass; it includes
 the modules that predict tokens further ahead, which run over all T tokens and only in training. These are the
@@ -25,11 +26,14 @@ from typing import Any
 import jax
 
 from model.config import ModelConfig
+from model.interfaces import AttentionOption
 from model.layers import Layer, by_stack, group_layers
 from model.parameters.specs import partition
 from model.transformer import abstract_params
 from model.transformer import specs as specs_of_model
 from model.vocabulary.embedding import Tied
+
+EMBEDDED = ("position", "token_types", "input_norm")  # parts of the model that its embedding is made with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +42,7 @@ class ParameterCount:
 
     `adapters` counts trained changes of low rank to matrices: they are part of the total, and without a frozen matrix.
     `multi_token` counts the modules that predict tokens further ahead, which training uses: they are part of the total,
-    and so is `score_head`.
+    and so are `score_head` and `pooler`, whose operations are not counted: one token a text passes through it.
     As in published counts, the load biases of routers are part of it too: no optimizer updates them, but a checkpoint
     has them (DeepSeek-V3's 671,026,419,200 include 58 layers of 256).
     """
@@ -49,13 +53,14 @@ class ParameterCount:
     unembedding: int
     multi_token: int = 0
     score_head: int = 0
+    pooler: int = 0
     adapters: int = 0
     inactive: int = 0
 
     @property
     def total(self) -> int:
         """The number of all parameters."""
-        heads = self.unembedding + self.multi_token + self.score_head
+        heads = self.unembedding + self.multi_token + self.score_head + self.pooler
         return self.embedding + self.blocks + self.final_norm + heads + self.adapters
 
     @property
@@ -77,12 +82,13 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     table = {name: part for name, part in tree["embedding"].items() if not name.startswith("output")}
     vectors = tree.get("per_layer", {})
     return ParameterCount(
-        embedding=_count(table) + _count(tree.get("position", {})) + _count(vectors.get("table", ())),
+        embedding=_count([table, vectors.get("table", ()), *(tree.get(name, {}) for name in EMBEDDED)]),
         blocks=_count(tree["blocks"]) + _count({k: v for k, v in vectors.items() if k != "table"}),
         final_norm=_count(tree.get("final_norm", {})),
-        unembedding=_count(tree["embedding"]) - _count(table),
+        unembedding=_count(tree["embedding"]) - _count(table) + _count(tree.get("head", {})),
         multi_token=_count(tree.get("multi_token", {})),
         score_head=_count(tree.get("score_head", {})),
+        pooler=_count(tree.get("pooler", {})),
         adapters=_count(adapters),
         inactive=_count_inactive(config, tree),
     )
@@ -127,12 +133,16 @@ def _adapter_flops(config: ModelConfig, length: int, parts: tuple[str, ...]) -> 
 def _layer_flops(config: ModelConfig, layer: Layer, length: int) -> int:
     sublayers = [part for part in (layer.mixer, layer.ffn) if part is not None]
     stream = config.residual.cost(config.width, length, len(sublayers))
-    return stream + sum(part.cost(config.width, length) for part in sublayers)
+    later = 0
+    if not config.visibility.decodes and isinstance(layer.mixer, AttentionOption):
+        later = layer.mixer.cost_of_later_keys(config.width, length)
+    return stream + later + sum(part.cost(config.width, length) for part in sublayers)
 
 
 def _logits_flops(config: ModelConfig, length: int) -> int:
     width = config.width if config.embedding_width is None else config.embedding_width
-    return _projection_flops(config, length) + config.unembedding.cost(width, config.vocab_size, length)
+    head = 0 if config.prediction_head is None else config.prediction_head.cost(config.width, length)
+    return head + _projection_flops(config, length) + config.unembedding.cost(width, config.vocab_size, length)
 
 
 def _projection_flops(config: ModelConfig, length: int) -> int:
@@ -167,7 +177,7 @@ def _frozen_factors(config: ModelConfig, specs: Any) -> int:
         specs = specs_of_model(config)
     tree, _ = partition(abstract_params(config), specs, lambda _, spec: spec.frozen and bool(spec.inputs))
     layers = {part: tree[part] for part in ("blocks", "multi_token") if part in tree}
-    scores = tree.get("score_head", {})
+    scores = [tree.get(name, {}) for name in ("score_head", "head")]
     vectors = {name: x for name, x in tree.get("per_layer", {}).items() if name != "table"}
     logits = "table" if isinstance(config.unembedding, Tied) else "output"
     used = [tree.get("embedding", {}).get(name) for name in (logits, "input_projection", "output_projection")]

@@ -63,11 +63,15 @@ class Except:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-    """The mechanisms of one layer, all resolved; None for no mixer or no feed-forward."""
+    """The mechanisms of one layer, all resolved; None for no mixer or no feed-forward.
+
+    `unnormed` says that the first sublayer reads the stream without a norm.
+    """
 
     mixer: Mixer | None
     ffn: MLP | Gated | Experts | None
     position: LayerPosition
+    unnormed: bool = False
 
     @property
     def sublayers(self) -> tuple[Sublayer, ...]:

@@ -82,6 +82,11 @@ class Norm(nnx.Module):
         return recomputed(functools.partial(normalize, self.option, self.reductions, self.num_axes))(x, scale, bias)
 
 
+def new_norm(width: int, make: ParameterMaker, reductions: str, option: LayerNorm | RMSNorm | None) -> Norm | None:
+    """Returns a norm of the stream; None for None."""
+    return None if option is None else Norm(option, (width,), ("embed",), make, reductions)
+
+
 def normalize(
     option: LayerNorm | RMSNorm,
     reductions: str,

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from model.attention.directions import Causal, Direction, refuse_without_decoding, visible_rows
 from model.config import ModelConfig
 from model.context import LayerInputs, Rows
 from model.errors import UserError
@@ -18,12 +19,22 @@ from model.positions.rotary import RotaryTable, rotary_table
 from model.positions.scaling import document_lengths
 from model.taps.request import TapSite
 
+CAUSAL = Causal()
+
 
 def inputs_of_rows(
     config: ModelConfig, rows: Rows, *, cached: bool = False, consecutive_positions: bool = False
 ) -> dict[str, Any]:
-    """Returns the fields of a `Context` that depend on its rows. Raises UserError for documents and a cache."""
+    """Returns the fields of a `Context` that depend on its rows.
+
+    Raises UserError for documents and a cache, for rows that are too long, and for a cache of a model without decoding.
+    """
+    if (length := rows.tokens_BT.shape[1]) > config.context_length:
+        raise UserError(f"a sequence of {length} tokens is longer than context_length={config.context_length}")
+    if cached:
+        refuse_without_decoding(config, "cache")
     options = rows.positions_BT, rows.segment_ids_BT, rows.lengths_B, rows.text_lengths_B
+    direction, prefix_BT = config.visibility, rows.prefix_BT
     batch, length = rows.tokens_BT.shape
     token_positions = TokenPositions(
         (batch, length), *options, cached=cached, consecutive_positions=consecutive_positions
@@ -35,7 +46,7 @@ def inputs_of_rows(
         "rows": rows,
         "index_BT": token_positions.indices(),
         "lengths_B": rows.lengths_B,
-        "visibility": token_positions.visibility(),
+        "visibility": token_positions.visibility(direction, prefix_BT),
         "layer_inputs": token_positions.layer_inputs(config),
         "weights_BT": rows.weights_BT,
         "site": site,
@@ -79,17 +90,18 @@ class TokenPositions:
         """Returns the position of each token."""
         return jnp.broadcast_to(self.indices(), self.shape) if self.positions_BT is None else self.positions_BT
 
-    def visibility(self) -> Visibility:
+    def visibility(self, direction: Direction = CAUSAL, prefix_BT: jax.Array | None = None) -> Visibility:
         """Returns which of these tokens each query sees; a cache adds the earlier tokens."""
         if self.cached:
-            return causal(Coordinates(self.shape[1], index=self.indices()))
+            return direction.apply(causal(Coordinates(self.shape[1], index=self.indices())), prefix_BT)
         # If positions restart within a row and no segment ids separate documents, the keys of a window may be anywhere
         # earlier in the row.
         monotonic_positions = self.positions_BT is None or self.segment_ids_BT is not None
         tokens = Coordinates(self.shape[1], position=self.positions_BT, segment_ids=self.segment_ids_BT)
         # Without segment ids, two positions of a row may be those of two documents.
         consecutive = self.consecutive_positions and self.segment_ids_BT is not None
-        return causal(tokens, monotonic_positions=monotonic_positions, consecutive_positions=consecutive)
+        known = {"monotonic_positions": monotonic_positions, "consecutive_positions": consecutive}
+        return visible_rows(direction, tokens, self.lengths_B, prefix_BT, **known)
 
     def layer_inputs(self, config: ModelConfig) -> dict[Layer, LayerInputs]:
         """Returns the inputs that the layers of each kind share."""

@@ -19,33 +19,34 @@ from flax import nnx
 
 from model.config import ModelConfig
 from model.context import Context, Rows
-from model.errors import UserError
 from model.layout import ONE_DEVICE, Layout
-from model.norms import LayerNorm, Norm, RMSNorm
+from model.norms import new_norm
 from model.options.tree import check
 from model.output import Output, OutputWithLogits
 from model.parameters.maker import ParameterMaker, specs_of, without_values
 from model.parameters.parametrization import ModelGrowth
-from model.parameters.precision import for_compute
+from model.parameters.precision import outside_of_layers
 from model.positions.absolute import PositionEmbedding
 from model.recompute import saved_taps
 from model.stack import LayerCaches, new_blocks, run_layers
 from model.stages.pipeline import run_layers_in_stages
 from model.taps.request import Tap, Taps, refuse_unused, resolve
 from model.token_positions import inputs_of_rows
-from model.vocabulary.embedding import Embedding
+from model.vocabulary.embedding import new_embedding
 from model.vocabulary.multi_token import TokenBatch
 from model.vocabulary.multi_token_modules import add_multi_token_loss, new_multi_token_modules
 from model.vocabulary.per_layer import new_per_layer_vectors
+from model.vocabulary.pooling import new_pooler
+from model.vocabulary.prediction_head import new_prediction_head
 from model.vocabulary.score_head import new_score_head, scores_of
+from model.vocabulary.token_types import new_token_types, with_types
 from model.vocabulary.unembedding import Unembedding
 
 Params = dict[str, Any]
-STACKED = ("blocks", "multi_token")  # parameters with a leading axis of layers or depths
 
 
 class Transformer(nnx.Module):
-    """A decoder-only Transformer whose layers are stacked along a leading axis."""
+    """A Transformer whose layers are stacked along a leading axis."""
 
     def __init__(self, config: ModelConfig, key: jax.Array) -> None:
         """Args: the options, and the random key that draws every parameter."""
@@ -56,29 +57,27 @@ class Transformer(nnx.Module):
             formats = precision.parameters, growth, precision.products, precision.weights
             return ParameterMaker(key, config.initialization, layers, *formats, config.adapters)
 
-        def norm(option: LayerNorm | RMSNorm | None) -> Norm | None:
-            return None if option is None else Norm(option, (config.width,), ("embed",), make(norm_key), reductions)
-
-        self.config, reductions, width = config, config.precision.reductions, config.width
-        cap, multipliers = config.final_logit_softcap, config.factors
-        token_norm, maker = norm(config.embedding_norm), make(embedding_key)
-        self.embedding = Embedding(
-            config.unembedding, config.vocab_size, width, cap, multipliers, maker, token_norm, config.embedding_width
-        )
-        self.position = PositionEmbedding(config.position, config.context_length, width, make(position_key))
+        norm = functools.partial(new_norm, config.width, make(norm_key), config.precision.reductions)
+        self.config = config
+        self.embedding = new_embedding(config, make(embedding_key), norm(config.embedding_norm))
+        self.position = PositionEmbedding(config.position, config.context_length, config.width, make(position_key))
         self.blocks = new_blocks(config, blocks_key, functools.partial(make, growth=config.growth))
         self.multi_token = new_multi_token_modules(config, jax.random.fold_in(key, 0), make)
         self.final_norm = norm(config.norm if config.residual.final_norm else None)
         self.per_layer = new_per_layer_vectors(config, make(jax.random.fold_in(key, 1)))
         self.score_head = new_score_head(config, make(jax.random.fold_in(key, 2)))
+        self.input_norm = norm(config.input_norm)
+        self.token_types = new_token_types(config, make(jax.random.fold_in(key, 3)))
+        self.head = new_prediction_head(config, make(jax.random.fold_in(key, 4)))
+        self.pooler = new_pooler(config, make(jax.random.fold_in(key, 5)))
 
     def __call__(self, batch: TokenBatch, context: Context, cache: LayerCaches | None) -> Output:
         """Runs the model on token ids; see `stream`."""
-        positions_BT = context.site.positions_BT
-        assert positions_BT is not None
         x_BTD = self.embedding.embed(batch.tokens_BT, self.config.precision.compute, context.layout)
         vectors = None if self.per_layer is None else self.per_layer(batch.tokens_BT, x_BTD, context.layout)
-        x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)
+        x_BTD = self.position(with_types(self.token_types, x_BTD, batch.token_types_BT), context.site.positions_BT)
+        x_BTD = x_BTD if self.input_norm is None else self.input_norm(x_BTD)
+        x_BTD = context.dropout(x_BTD, self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
         run = run_layers if context.layout.pipeline is None else run_layers_in_stages
         x_BTD, cache, aux = run(self.config, self.blocks, x_BTD, context, cache, vectors)
@@ -118,9 +117,8 @@ def logical_axes(config: ModelConfig) -> Params:
 
 def _model(config: ModelConfig, params: Params) -> Transformer:
     """Returns the modules with their parameters; parameters of layers are cast later, layer by layer."""
-    single = {name: tree for name, tree in params.items() if name not in STACKED}
-    known = {name: tree for name, tree in specs(config).items() if name not in STACKED}
-    model: Transformer = nnx.merge(_abstract_model(config)[0], params | for_compute(single, known, config.precision))
+    outside = outside_of_layers(params, specs(config), config.precision)
+    model: Transformer = nnx.merge(_abstract_model(config)[0], outside)
     return model
 
 
@@ -138,6 +136,8 @@ def stream(
     dropout_key: jax.Array | None = None,
     weights_BT: jax.Array | None = None,
     targets_BT: jax.Array | None = None,
+    token_types_BT: jax.Array | None = None,
+    prefix_BT: jax.Array | None = None,
     layout: Layout = ONE_DEVICE,
     taps: Taps | Iterable[str | Tap] = (),
 ) -> Output:
@@ -153,16 +153,15 @@ def stream(
       text_lengths_B: the number of tokens in each row's whole text, of which some may be read later, for scalings of
         rotary positions that depend on it; by default `lengths_B`, or the tokens of each document so far.
       dropout_key: a key switches dropout on; with a pipeline, one key for each micro-batch (M,).
-      weights_BT, targets_BT: the weight of each token in losses and measurements; the next token of each. None for
-        neither losses nor measurements.
+      weights_BT, targets_BT: the weight of each token in losses and measurements; the next token of each; or None.
+      token_types_BT: the type of each token, in a model that has types; None for type 0.
+      prefix_BT: with PrefixLM(), the length of the prefix of each token's document, or of each row (B, 1); or None.
       layout: the layout of activations over devices; see model/layout.py.
       taps: names of intermediates to return, such as "attention_weights" (L, B, N, T, S), or a value of `Taps`.
 
     Raises UserError for options that clash, a sequence longer than the context, or taps that do not exist.
     """
-    if (length := tokens_BT.shape[1]) > config.context_length:
-        raise UserError(f"a sequence of {length} tokens is longer than context_length={config.context_length}")
-    rows = Rows(tokens_BT, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, weights_BT)
+    rows = Rows(tokens_BT, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, weights_BT, prefix_BT)
     context = Context(
         **inputs_of_rows(config, rows, cached=cache is not None, consecutive_positions=consecutive_positions),
         dropout_key=dropout_key,
@@ -171,7 +170,7 @@ def stream(
         taps=resolve(taps, config.num_layers),
         saved_taps=saved_taps(config.remat),
     )
-    output = _model(config, params)(TokenBatch(tokens_BT, targets_BT, segment_ids_BT), context, cache)
+    output = _model(config, params)(TokenBatch(tokens_BT, targets_BT, segment_ids_BT, token_types_BT), context, cache)
     refuse_unused(context.taps, context.saved_taps, context.offered_taps)
     return output
 
@@ -188,7 +187,8 @@ def scores(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout
 
 def unembedding(config: ModelConfig, params: Params) -> Unembedding:
     """Returns the map from a stream to logits, for the losses of model/vocabulary/cross_entropy.py."""
-    return _model(config, params).embedding.unembedding(config.precision.reductions)
+    model = _model(config, params)
+    return model.embedding.unembedding(config.precision.reductions, model.head)
 
 
 def forward(

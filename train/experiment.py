@@ -24,13 +24,8 @@ from train.evaluation.named_evaluations import AnyEvaluation, changed_texts, pro
 from train.files.files import read_json, write_json
 from train.files.paths import IS_PATH, AnyPath, expand_paths
 from train.files.remote import convert_read_errors
-from train.objectives.distillation import Distillation
-from train.objectives.fit import problems_of_objective
+from train.objectives.fit import AnyObjective, problems_of_direction, problems_of_objective, tokenizer_size
 from train.objectives.next_token import NextToken
-from train.objectives.policy import GRPO
-from train.objectives.ppo import PPO
-from train.objectives.preference import DPO, IPO, KTO, ORPO, SimPO
-from train.objectives.reward import RewardModel
 from train.optimizers.frozen import Frozen, mark_frozen
 from train.optimizers.guard import Guard
 from train.optimizers.noise_scale import SPLIT
@@ -209,7 +204,7 @@ class Experiment:
     model: ModelConfig
     data: Data | Generated | Conversations | Preferences | Prompts
     training: Training
-    objective: NextToken | Distillation | DPO | IPO | SimPO | ORPO | KTO | RewardModel | GRPO | PPO = NextToken()
+    objective: AnyObjective = NextToken()
     optimizer: AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW
     schedule: Constant | Cosine | Linear | InverseSquareRoot | WarmupStableDecay
     mesh: Mesh = dataclasses.field(default=Mesh(), metadata=EXECUTION_ONLY)
@@ -237,7 +232,7 @@ class Experiment:
                 f"{self.data.sequence_length} is longer than model.context_length={self.model.context_length}; give "
                 f"data.sequence_length={self.model.context_length} or less",
             )
-        if self.samples.length >= self.model.context_length:
+        if self.model.visibility.decodes and self.samples.length >= self.model.context_length:
             yield (
                 "samples.length",
                 f"{self.samples.length} leaves a prompt no room in model.context_length={self.model.context_length}",
@@ -245,10 +240,11 @@ class Experiment:
         parts = self.training.gradient_accumulation
         if parts >= 1 and self.data.batch_size % parts:
             yield "data.batch_size", f"{self.data.batch_size} does not split into gradient_accumulation={parts} parts"
-        yield from self.data.problems_with_vocabulary(self.model.vocab_size)
+        yield from self.data.problems_with_vocabulary(tokenizer_size(self.objective, self.model))
         found = problems_of_evaluations(self.evaluations, self.data, self.model.context_length)
         yield from ((f"evaluations.{path}", message) for path, message in found)
         yield from problems_of_objective(self.objective, self.model, self.data, parts)
+        yield from problems_of_direction(self.objective, self.model, self.samples.prompts, self.evaluations)
         yield from self._problems_of_schedule()
         yield from self._problems_of_parameters()
         yield from self._problems_of_stages()

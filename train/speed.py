@@ -35,6 +35,7 @@ _FIELDS: dict[str, Callable[[np.random.Generator, int, tuple[int, int]], np.ndar
     "tokens": lambda draw, vocab_size, shape: draw.integers(0, vocab_size, shape, np.int32),
     "targets": lambda draw, vocab_size, shape: draw.integers(0, vocab_size, shape, np.int32),
     "weights": lambda draw, vocab_size, shape: np.ones(shape, np.float32),
+    "text": lambda draw, vocab_size, shape: np.ones(shape, np.int8),
     "segment_ids": lambda draw, vocab_size, shape: np.ones(shape, np.int32),
     "positions": lambda draw, vocab_size, shape: np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
 }

@@ -15,6 +15,7 @@ from model.parameters.specs import specs_by_name
 from model.stages.micro_batches import order_rows
 from train import schedules
 from train.experiment import Experiment, num_micro_batches
+from train.objectives.drawn import with_draws
 from train.objectives.interface import Batch, Objective, Sums
 from train.optimizers import noise_scale
 from train.optimizers.guard import accept_step
@@ -39,6 +40,7 @@ def train_step(
     objective: Objective = experiment.objective
     taps = () if statistics is None else statistics.taps
     with_noise = statistics is not None and statistics.noise_scale
+    batch = with_draws(objective, experiment.model, batch, state.key, state.step)
     sums, grads, parts = sums_and_grads(experiment, objective, layout, state, batch, taps, with_noise)
     tokens = objective.tokens(batch)
     # A batch in which no token counts has no loss: the guard skips its step.

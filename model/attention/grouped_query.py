@@ -183,6 +183,11 @@ class GroupedQuery(AttentionOption):
         matrices = width * (h * (2 * n + own * k) + gates)
         return 2 * (length * matrices + 2 * n * h * self.pattern.num_visible_pairs(length))
 
+    def cost_of_later_keys(self, width: int, length: int) -> int:
+        """See `AttentionOption`."""
+        later = self.pattern.num_visible_pairs(length) - length
+        return 2 * 2 * self.num_heads * self.head_width(width) * later
+
     @property
     def kv_heads(self) -> int:
         """K, with None resolved."""

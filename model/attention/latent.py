@@ -100,6 +100,11 @@ class Latent(AttentionOption):
         one_pair = n * (self.head_dim + self.rotary_head_dim + self.value_head_dim)
         return 2 * (length * matrices + one_pair * self.pattern.num_visible_pairs(length))
 
+    def cost_of_later_keys(self, width: int, length: int) -> int:
+        """See `AttentionOption`."""
+        one_pair = self.num_heads * (self.head_dim + self.rotary_head_dim + self.value_head_dim)
+        return 2 * one_pair * (self.pattern.num_visible_pairs(length) - length)
+
     def rotary_width(self, width: int) -> int:
         """Returns the number of dimensions of a head that rotary positions may rotate."""
         return self.rotary_head_dim

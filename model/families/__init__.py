@@ -11,6 +11,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.families.architectures import (
     baichuan,
+    bert,
     bloom,
     cohere,
     cohere2,
@@ -41,6 +42,7 @@ from model.families.architectures import (
     ministral3,
     mistral,
     mixtral,
+    modernbert,
     olmo,
     olmo2,
     olmo3,
@@ -53,6 +55,7 @@ from model.families.architectures import (
     qwen3,
     qwen3_moe,
     qwen3_next,
+    roberta,
     seed_oss,
     smollm3,
     stablelm,
@@ -67,6 +70,7 @@ from model.options.words import misspelt, nearest
 
 FAMILIES: tuple[Family, ...] = (
     baichuan.FAMILY,
+    bert.FAMILY,
     bloom.FAMILY,
     cohere.FAMILY,
     cohere2.FAMILY,
@@ -100,6 +104,7 @@ FAMILIES: tuple[Family, ...] = (
     ministral3.FAMILY,
     mistral.FAMILY,
     mixtral.FAMILY,
+    modernbert.FAMILY,
     olmo.FAMILY,
     olmo.HF,
     olmo2.FAMILY,
@@ -114,6 +119,7 @@ FAMILIES: tuple[Family, ...] = (
     qwen3.FAMILY,
     qwen3_moe.FAMILY,
     qwen3_next.FAMILY,
+    roberta.FAMILY,
     seed_oss.FAMILY,
     smollm3.FAMILY,
     stablelm.FAMILY,

@@ -40,6 +40,7 @@ class Family:
       read_config: returns the model that a config.json describes; values that it does not read are refused.
       weights: the table of its weights, or a function from a model to the table, where names depend on the model.
       prefix: a prefix that files may leave out of the names of tensors.
+      old_names: ends of the names of tensors, and what early files have in their place.
       buffers: shell patterns of tensors that files may have and that hold no weights of the model; {num_layers} in them
         stands for the number of layers, and so for the first layer that the model does not have.
       write_config: returns the values of a config.json from a model; None where the user has to give a config.json.
@@ -55,6 +56,7 @@ class Family:
     read_config: Callable[[ConfigJson], ModelConfig]
     weights: tuple[Weight, ...] | Callable[[ModelConfig], tuple[Weight, ...]]
     prefix: str = ""
+    old_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     buffers: tuple[str, ...] = ()
     write_config: Callable[[ModelConfig], dict[str, Any]] | None = None
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -129,9 +131,19 @@ class Family:
         return tensors(self.weights(config) if callable(self.weights) else self.weights, config)
 
     def file_names(self, config: ModelConfig, present: Collection[str]) -> dict[str, str]:
-        """Maps each tensor's name to its name in files that have the names `present`, which may lack the prefix."""
+        """Maps each tensor's name to its name in files that have the names `present`.
+
+        These may lack the prefix, and have old names.
+        """
         bare = self.prefix and not any(name.startswith(self.prefix) for name in present)
-        return {name: name.removeprefix(self.prefix) if bare else name for name in self.tensors(config)}
+
+        def stored(name: str) -> str:
+            for end, old in self.old_names.items():
+                if name not in present and name.endswith(end) and name.removesuffix(end) + old in present:
+                    return name.removesuffix(end) + old
+            return name.removeprefix(self.prefix) if bare else name
+
+        return {name: stored(name) for name in self.tensors(config)}
 
     def buffer_patterns(self, config: ModelConfig) -> tuple[str, ...]:
         """Returns the patterns of `buffers` for a model."""

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from model.attention.directions import refuse_without_decoding
 from model.config import ModelConfig
 from model.errors import UserError
 from model.inference import cpu
@@ -126,6 +127,7 @@ def generate(
         outside the vocabulary.
     """
     check(sampling, "sampling")
+    refuse_without_decoding(config, "generate")
     max_length = config.context_length if cache_length is None else min(cache_length, config.context_length)
     _check_prompts(prompts, max_length, config.vocab_size)
     if not prompts:
@@ -138,7 +140,10 @@ def generate(
     marks = [mark for mark in (begin, end) if mark is not None]
     inputs = initial_inputs(rows, sample_indices, rules, sampling.seed, config.vocab_size, marks)
     state = init_decode_state(config, layout, length, **inputs)
-    for tokens_BC, first_position in prefill_chunks(rows, min(chunk, length)):
+    chunks = prefill_chunks(rows, min(chunk, length))
+    if config.visibility.prompt_is_prefix:  # all tokens of a prompt at once; `decode` reads the last one again
+        chunks = prefill_chunks([[*row, 0] for row in rows], length)
+    for tokens_BC, first_position in chunks:
         state = prefill(config, layout, weights, state, tokens_BC, first_position, edits)
 
     # The last token needs no slot, so a full context still yields one token.
@@ -208,8 +213,9 @@ def prefill(
 ) -> DecodeState:
     """Writes the keys and values of C tokens, the first at `first_position`; no logits are computed.
 
-    `decode` reads the last token of each row.
+    `decode` reads the last token of each row. Where a prompt is a prefix it is one chunk, and the last token is in it.
     """
+    whole = config.visibility.prompt_is_prefix
     positions_BC = jnp.broadcast_to(first_position + jnp.arange(tokens_BC.shape[1], dtype=jnp.int32), tokens_BC.shape)
     output = stream(
         config,
@@ -217,7 +223,8 @@ def prefill(
         tokens_BC,
         positions_BT=positions_BC,
         cache=state.cache,
-        lengths_B=state.position_B,
+        lengths_B=state.position_B + whole,
+        prefix_BT=state.position_B[:, None] + 1 if whole else None,
         text_lengths_B=state.position_B + 1,
         layout=layout,
         taps=Taps(edit=dict(edits)),

@@ -7,7 +7,7 @@ Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Te
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,8 @@ class RelativeBias(AttentionPosition):
 
     buckets: int = 32
     max_distance: int = 128
+
+    of_later_keys: ClassVar[bool] = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""

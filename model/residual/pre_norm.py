@@ -15,7 +15,13 @@ from model.residual.scheme import LayerSettings, ResidualOption, ResidualStream,
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreNorm(ResidualOption):
-    """Sublayers read the normalised stream."""
+    """Sublayers read the normalised stream.
+
+    Attributes:
+      first_norm: whether the first sublayer of the model does; False where embeddings have a norm already (ModernBERT).
+    """
+
+    first_norm: bool = True
 
     additive: ClassVar[bool] = True
 
@@ -30,11 +36,12 @@ class PreNormStream(ResidualStream):
     def __init__(self, settings: LayerSettings, make: ParameterMaker) -> None:
         """Args: the settings of the model and the layer, the maker of parameters."""
         super().__init__(settings, make)
-        self.make_norms("norm", make)
+        self.make_norms("norm", make, *settings.unnormed)
 
     def read(self, x_BTD: jax.Array, i: Sublayer) -> tuple[jax.Array, jax.Array]:
-        """Returns N(x) to the sublayer, and x as the stream."""
-        return self.part("norm", i)(x_BTD), x_BTD
+        """Returns N(x) to the sublayer, or x where it has no norm, and x as the stream."""
+        norm = self.part("norm", i)
+        return (x_BTD if norm is None else norm(x_BTD)), x_BTD
 
     def write(self, x_BTD: jax.Array, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
         """Returns x + y."""

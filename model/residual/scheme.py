@@ -33,6 +33,7 @@ class LayerSettings:
       multiplier: a constant factor on a sublayer's output.
       dropout: the dropout rate of a sublayer's output in training.
       reductions: the dtype of sensitive sums.
+      unnormed: the sublayers that read the stream without a norm.
     """
 
     sublayers: tuple[Sublayer, ...]
@@ -42,6 +43,7 @@ class LayerSettings:
     multiplier: float = 1.0
     dropout: float = 0.0
     reductions: str = "float32"
+    unnormed: tuple[Sublayer, ...] = ()
 
 
 class ResidualOption:
@@ -58,6 +60,11 @@ class ResidualOption:
     one_vector: ClassVar[bool] = True
     additive: ClassVar[bool] = False
     normalizes_output: ClassVar[bool] = False
+
+    @property
+    def first_norm(self) -> bool:
+        """Whether the first sublayer of the first layer reads what the others read, not the stream without a norm."""
+        return True
 
     def build(
         self, settings: LayerSettings, make: ParameterMaker, sublayers_before: jax.Array | int

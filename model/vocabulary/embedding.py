@@ -7,6 +7,7 @@ Press, Wolf 2017, "Using the Output Embedding to Improve Language Models" (tied)
 """
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,11 @@ from model.parameters.mixed_precision import lookup
 from model.parameters.projections import project
 from model.parameters.quantized_weights import QuantizedMatrix
 from model.residual import Multipliers
+from model.vocabulary.prediction_head import PredictionLayer
 from model.vocabulary.unembedding import LogitTransform, Unembedding
+
+if TYPE_CHECKING:  # the config imports the options
+    from model.config import ModelConfig
 
 
 class _UnembeddingOption:
@@ -32,7 +37,13 @@ class _UnembeddingOption:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tied(_UnembeddingOption):
-    """Logits are products with the token embedding table."""
+    """Logits are products with the token embedding table.
+
+    Attributes:
+      bias: whether logits have a bias (BERT).
+    """
+
+    bias: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +89,7 @@ class Embedding(nnx.Module):
         stream_width, width = width, width if table_width is None else table_width
         self.table = make.matrix("embedding", (vocab_size, width), ("vocab", "embed"))
         untied = isinstance(unembedding, Untied)
-        biased = isinstance(unembedding, Untied) and unembedding.bias
+        biased = unembedding.bias
         self.unit_norm = isinstance(unembedding, Untied) and unembedding.unit_norm
         self.output = make.matrix("unembedding", (width, vocab_size), ("embed", "vocab")) if untied else None
         self.output_bias = make.zeros((vocab_size,), ("vocab",)) if biased else None
@@ -98,16 +109,23 @@ class Embedding(nnx.Module):
         factor = self.multipliers.embedding
         return x_BTD if factor == 1 else x_BTD * jnp.asarray(factor, x_BTD.dtype)
 
-    def unembedding(self, dtype: str) -> Unembedding:
+    def unembedding(self, dtype: str, head: PredictionLayer | None = None) -> Unembedding:
         """Returns the map from the stream to logits, which accumulates and returns them in the given dtype."""
         w_DV = self.table[...].T if self.output is None else self.output[...]
         return Unembedding(
+            head=head,
             projection_DE=None if self.output_projection is None else self.output_projection[...],
             quantized=self.output if isinstance(self.output, QuantizedMatrix) and not self.unit_norm else None,
             w_DV=unit_columns(w_DV) if self.unit_norm else w_DV,
             bias_V=None if self.output_bias is None else self.output_bias[...],
             transform=LogitTransform(factor=self.multipliers.logits, softcap=self.softcap, dtype=dtype),
         )
+
+
+def new_embedding(config: "ModelConfig", make: ParameterMaker, norm: Norm | None) -> Embedding:
+    """Returns the tables of a model; `norm` is that of embeddings."""
+    sizes = config.unembedding, config.vocab_size, config.width
+    return Embedding(*sizes, config.final_logit_softcap, config.factors, make, norm, config.embedding_width)
 
 
 def unit_columns(w_DV: jax.Array) -> jax.Array:

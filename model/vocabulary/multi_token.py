@@ -61,11 +61,13 @@ class TokenBatch:
     Attributes:
       tokens_BT, targets_BT: the ids of the tokens and of the next tokens.
       segment_ids_BT: the document of each token; None if every row is one document.
+      token_types_BT: the type of each token, which the modules do not read; None for type 0.
     """
 
     tokens_BT: jax.Array
     targets_BT: jax.Array | None
     segment_ids_BT: jax.Array | None
+    token_types_BT: jax.Array | None = None
 
 
 def shift_left(x_BT: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from model.layout import Layout
 from model.parameters.mixed_precision import round_to_dtype
 from model.parameters.projections import matmul
 from model.parameters.quantized_weights import QuantizedMatrix
+from model.vocabulary.prediction_head import PredictionLayer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,7 @@ class Unembedding:
       transform: the map from products to logits.
       projection_DE: the matrix from the stream to the width E of a narrower table, whose weight is (E, V); or None.
       quantized: the weight as it is stored, where it is quantised; or None.
+      head: the layer between the stream and all this, or None.
     """
 
     w_DV: jax.Array
@@ -57,9 +59,11 @@ class Unembedding:
     transform: LogitTransform
     projection_DE: jax.Array | None = None
     quantized: QuantizedMatrix | None = None
+    head: PredictionLayer | None = None
 
     def projected(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        """Returns a stream at the width of the weight, (B, T, D) or (B, T, E)."""
+        """Returns a stream after the head and at the width of the weight, (B, T, D) or (B, T, E)."""
+        x_BTD = x_BTD if self.head is None else self.head(x_BTD, layout)
         if self.projection_DE is None:
             return x_BTD
         return layout.constrain(matmul(x_BTD, self.projection_DE, layout), ("batch", "sequence", "embed"))

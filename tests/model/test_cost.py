@@ -39,6 +39,7 @@ from model.vocabulary.per_layer import PerLayerEmbedding
 from tests.tiers import representatives
 from tests.traced_flops import matmul_flops
 
+NORM = QKNorm(norm=LayerNorm())
 GRID = {
     "position": [NoPositions(), Learned(), Learned(offset=2), Sinusoidal(), Rotary(), ALiBi(), RelativeBias()],
     "norm": [LayerNorm(), LayerNorm(bias=False), LayerNorm(scale=False), RMSNorm(), RMSNorm(scale="none")],
@@ -58,19 +59,13 @@ GRID = {
         HyperConnections(streams=3),
         HyperConnections(streams=2, dynamic=None),
     ],
-    "unembedding": [Tied(), Untied(), Untied(bias=True), Untied(unit_norm=True)],
+    **{"token_types": [None, 3], "input_norm": [None, LayerNorm()]},
+    "unembedding": [Tied(), Tied(bias=True), Untied(), Untied(bias=True), Untied(unit_norm=True)],
     "mixer": [
         GroupedQuery(num_heads=4),
         GroupedQuery(num_heads=4, qkv_bias=True, output_bias=True),
         GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qk_norm=QKNorm()),
-        GroupedQuery(
-            num_heads=4,
-            num_kv_heads=1,
-            qkv_bias=True,
-            output_bias=True,
-            qk_norm=QKNorm(norm=LayerNorm()),
-            logit_softcap=5.0,
-        ),
+        GroupedQuery(num_heads=4, num_kv_heads=1, qkv_bias=True, output_bias=True, logit_softcap=5.0, qk_norm=NORM),
         Latent(num_heads=3, kv_rank=5, query_rank=7, head_dim=4, rotary_head_dim=2, value_head_dim=6),
         Latent(num_heads=2, kv_rank=3, head_dim=2, rotary_head_dim=4, value_head_dim=3, norm=LayerNorm()),
         GroupedQuery(num_heads=4, num_kv_heads=2, sinks=True, output_gate="channel", qk_norm=QKNorm(over="projection")),
@@ -138,7 +133,8 @@ def test_parameters_equal_those_of_the_tree(part):
         table = sum(size(tree["embedding"].get(name, {})) for name in ("table", "norm", "input_projection"))
         vectors = tree.get("per_layer", {"table": {}})
         assert count.total == size(tree), config
-        assert count.embedding == table + size(tree.get("position", {})) + size(vectors["table"]), config
+        table_and_more = table + sum(size(tree.get(name, {})) for name in ("position", "token_types", "input_norm"))
+        assert count.embedding == table_and_more + size(vectors["table"]), config
         assert count.blocks == size(tree["blocks"]) + size(vectors) - size(vectors["table"]), config
         assert count.multi_token == size(tree.get("multi_token", {})), config
         assert count.final_norm == size(tree.get("final_norm", {})), config

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import pathlib
 
+from model.attention.directions import Causal
 from model.dropout import Dropout
 from model.families import FAMILIES, model_config
 from model.parameters.maker import Normal
@@ -52,6 +53,11 @@ REFERENCES = {
     "Llama3Scaling": ("numbers of `transformers`", "model/positions/test_scaling.py::test_recorded"),
     "LongRoPE": ("equation, pair by pair", "model/positions/test_scaling.py::test_long_rope"),
     "PerLayerEmbedding": ("equation in NumPy", "model/vocabulary/test_per_layer.py::test_layer"),
+    "Causal": ("gradient by token", "model/attention/test_directions.py::test_who_sees_whom"),
+    "Bidirectional": ("gradient by token", "model/attention/test_directions.py::test_who_sees_whom"),
+    "PrefixLM": ("gradient by token", "model/attention/test_directions.py::test_who_sees_whom"),
+    "PredictionHead": ("equation in NumPy", "model/vocabulary/test_prediction_head.py::test_logits_of_the_equation"),
+    "Pooler": ("equation in NumPy", "model/vocabulary/test_pooling.py::test_the_first_token_by_the_equation"),
     "GroupedQuery": ("loop over queries and heads", "model/attention/test_grouped_query.py::test_layer"),
     "QKNorm": ("loop over queries and heads", "model/attention/test_grouped_query.py::test_layer"),
     "ValueResidual": ("equation, a layer at a time", "model/attention/test_value_residual.py::test_layer"),
@@ -143,7 +149,7 @@ REFERENCES = {
 
 
 # Options that every model has and that, at these values, change nothing.
-INERT = (Dropout(), Multipliers(), Normal(), Precision(), Standard())
+INERT = (Causal(), Dropout(), Multipliers(), Normal(), Precision(), Standard())
 
 
 def kinds(option):

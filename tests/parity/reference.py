@@ -10,7 +10,7 @@ import numpy as np
 from tests.benchmarks.command import require_torch
 from tests.parity import ours
 from tests.parity.cases import CASES
-from tests.parity.shapes import CLASSES, PROMPTS
+from tests.parity.shapes import CLASSES, ENCODERS, PROMPTS
 from train.conversion.language_model import LanguageModelFolder
 
 require_torch("parity")
@@ -30,13 +30,14 @@ def make(family, shape, fields=None):
     """
     # A padding token's row of the embedding would have no gradient.
     fields = copy.deepcopy(fields or CASES[family][shape])  # a config changes dicts, which shapes share
-    text = fields.get("text_config")
-    fields |= {"pad_token_id": None} if text is None else {"text_config": text | {"pad_token_id": None}}
+    text, padding = fields.get("text_config"), fields.get("pad_token_id")
+    fields |= {"pad_token_id": padding} if text is None else {"text_config": text | {"pad_token_id": None}}
     fields["model_type"] = CLASSES.get(family, fields["model_type"])
     config = transformers.AutoConfig.for_model(**fields)
     # Falcon's eager attention adds its biases twice in transformers 5.23.
     plain = {"attn_implementation": "sdpa" if family == "falcon" else "eager", "experts_implementation": "eager"}
     kind = transformers.AutoModelForCausalLM if text is None else transformers.AutoModelForImageTextToText
+    kind = transformers.AutoModelForMaskedLM if family in ENCODERS else kind
     model = kind.from_config(config, dtype=torch.float32, **plain)
     if fields["model_type"] == "gemma4":
         model.config.text_config.pad_token_id = 0  # the whole model puts it in the place of images
@@ -47,7 +48,7 @@ def make(family, shape, fields=None):
         for name, tensor in tensors.items():
             x = rng.standard_normal(tuple(tensor.shape))
             if tensor.ndim == 1:
-                x = 0.3 * x + any(part in name for part in ("norm", "ln_", "layer_scalar")) * (
+                x = 0.3 * x + any(part in name for part in ("norm", "LayerNorm", "ln_", "layer_scalar")) * (
                     not name.endswith("bias")
                 )
             else:
@@ -75,7 +76,9 @@ def tokens(family, shape):
     fields = CASES[family][shape]
     # The last numbers are those of images in multimodal models.
     count = fields["text_config"]["vocab_size"] - 4 if "text_config" in fields else fields["vocab_size"]
-    return rng.integers(0, count, (BATCH, LENGTH))
+    ids = rng.integers(0, count, (BATCH, LENGTH))
+    # A padding token would move the positions of RoBERTa.
+    return np.where(ids == fields.get("pad_token_id"), count - 1, ids)
 
 
 def save(model, folder, dtype=torch.bfloat16):
@@ -90,7 +93,12 @@ def save(model, folder, dtype=torch.bfloat16):
 def logits(model, ids):
     """Returns logits (B, T, V)."""
     with torch.no_grad():
-        return _takes_text(model)(torch.tensor(ids), use_cache=False).logits.numpy()
+        return _takes_text(model)(torch.tensor(ids), **_without_cache(model)).logits.numpy()
+
+
+def _without_cache(model):
+    """Returns the argument that keeps the model from making a cache, where it could."""
+    return {} if model.config.model_type in ENCODERS else {"use_cache": False}
 
 
 def _takes_text(model):
@@ -101,7 +109,7 @@ def _takes_text(model):
 def gradients(model, ids, folder):
     """Returns the gradient of the mean next-token cross-entropy, by the names that tensors have in files."""
     model.zero_grad()
-    out = _takes_text(model)(torch.tensor(ids), use_cache=False).logits[:, :-1]
+    out = _takes_text(model)(torch.tensor(ids), **_without_cache(model)).logits[:, :-1]
     torch.nn.functional.cross_entropy(out.reshape(-1, out.shape[-1]), torch.tensor(ids)[:, 1:].reshape(-1)).backward()
     gradient = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
     model.save_pretrained(folder, state_dict={n: torch.zeros_like(b) for n, b in _moved(model).items()} | gradient)

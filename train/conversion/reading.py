@@ -33,7 +33,7 @@ from train.conversion.origin import Source, method_of, write_origin
 from train.conversion.quantized import FP8, quantized_tensors
 from train.conversion.quantizing import quantize_params, quantized_model
 from train.conversion.run_folder import write_description, write_parameters
-from train.conversion.tokenizer import tokenizer_option
+from train.conversion.tokenizer import mask_id, tokenizer_option
 from train.data.config import Data, HuggingFace, SentencePieceFile
 from train.data.shards import dataset
 from train.data.tokenizers.interface import make_tokenizer, save_tokenizer
@@ -41,6 +41,7 @@ from train.experiment import Experiment, Samples, Training
 from train.files.files import write_json
 from train.files.paths import AnyPath
 from train.files.remote import print_to_stderr
+from train.objectives.masked import MaskedTokens
 from train.optimizers import options as optimizers
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.mesh_choice import MeshChoice, fsdp_mesh, model_shardings, requested_mesh
@@ -188,6 +189,8 @@ def open_published(
     for note in reading_notes(record, family.architecture):
         print_to_stderr(f"{source}: {note}")
     experiment = dataclasses.replace(_experiment(config, dataset, option), mesh=choice.option, sharding=choice.table)
+    if not config.visibility.decodes:
+        experiment = dataclasses.replace(experiment, objective=MaskedTokens(mask_id=mask_id(source, option)))
     check(experiment)
     return Published(folder, family, tensors, experiment, option, choice, record)
 

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from model.errors import UserError
 from train.data.config import HuggingFace, SentencePieceFile
 from train.data.tokenizers.huggingface import read_tokenizer
+from train.data.tokenizers.interface import make_tokenizer
 from train.files.files import cannot_read, read_json
 from train.files.paths import AnyPath
 
@@ -19,6 +21,23 @@ def tokenizer_option(folder: AnyPath, vocab_size: int) -> HuggingFace | Sentence
     return None
 
 
+def mask_id(folder: AnyPath, option: HuggingFace | SentencePieceFile | None) -> int | None:
+    """The id of the mask in the tokenizer of a folder; None for a folder without a tokenizer.
+
+    Raises UserError for a tokenizer that names no mask, or none of its tokens.
+    """
+    if option is None:
+        return None
+    token = _content(_optional_json(folder / "tokenizer_config.json").get("mask_token"))
+    found = None if token is None else make_tokenizer(option, ()).marks().get(token)
+    if found is None:
+        raise UserError(
+            f"{folder / 'tokenizer_config.json'}: mask_token={token!r} is no special token of the tokenizer, and this "
+            "model fills in masks; correct it or download the file again"
+        )
+    return found
+
+
 def _of_tokenizer_json(folder: AnyPath, config: dict[str, Any], vocab_size: int) -> HuggingFace:
     path = folder / "tokenizer.json"
     try:
@@ -32,6 +51,8 @@ def _of_tokenizer_json(folder: AnyPath, config: dict[str, Any], vocab_size: int)
     end = end[0] if isinstance(end, list) and end else end
     plain, marked = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     begin = marked[0] if marked[:1] != plain[:1] else None
+    if end is None and config.get("mask_token") and not config.get("eos_token") and marked[-1:] != plain[-1:]:
+        end = marked[-1]  # BERT's [SEP]
     return HuggingFace(
         path=str(path),
         begin_of_document=None if begin is None else tokenizer.id_to_token(begin),

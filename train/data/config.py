@@ -274,6 +274,11 @@ class Data(DataOption):
         """The sources of the mixture; a single path is one source of weight 1."""
         return (Source(path=self.path),) if isinstance(self.path, str) else self.path
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """See `DataOption`; `text` is 1 where a token is one of the text, and no mark."""
+        return "tokens", "targets", "weights", "text"
+
     def problems_with_vocabulary(self, size: int) -> Iterator[tuple[str, str]]:
         """See `DataOption`."""
         if isinstance(self.tokenizer, SentencePiece) and self.tokenizer.vocab_size != size:

@@ -13,11 +13,12 @@ sizes that they cover. A document begins after the tokenizer's `begin_of_documen
 
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import numpy as np
@@ -30,6 +31,7 @@ from train.evaluation.documents import Document, from_split, from_text
 from train.evaluation.domains import macro_average, tallies_by_domain
 from train.evaluation.measures import Estimate, Tally, exponential, ratio
 from train.evaluation.perplexity import score
+from train.evaluation.pseudo import Marks, marks_of, score_masked
 from train.evaluation.stored_scores import StoredScores, fingerprint_of_params
 from train.evaluation.windows import WindowKind
 from train.parallel.mesh import Mesh
@@ -38,6 +40,7 @@ from train.run.loading import LoadedRun
 MEASURES = ("loss", "perplexity", "word_loss", "word_perplexity", "bits_per_byte", "bits_per_character")
 COUNTS = ("tokens", "bytes", "words", "characters")
 UNKNOWN = Estimate(math.nan, None)
+GIVEN_OTHERS: TypeAlias = Literal["given all other tokens, as every token"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,8 @@ class Result:
       tally: the scored sums of every document, and its size.
       measures: `tally.measures()`: loss, perplexity, word_loss, word_perplexity, bits_per_byte, bits_per_character.
       window, stride, windows: the values that were used.
-      first_token: whether a document's first token was scored after the mark that begins a document, or left out.
+      first_token: whether a document's first token was scored after the mark that begins a document, left out, or as
+        every token given all others: then the perplexity is a pseudo-perplexity (train/evaluation/pseudo.py).
       left_out_tokens, left_out_bytes: the size of the first tokens that were left out, over all documents.
       documents_not_restored: the number of documents of which the tokenizer loses a part. The lost bytes were not
         predicted, so the bits per byte are too low.
@@ -65,7 +69,7 @@ class Result:
     measures: dict[str, Estimate]
     window: int
     stride: int
-    first_token: Literal["after the mark that begins a document", "left out"]
+    first_token: Literal["after the mark that begins a document", "left out", GIVEN_OTHERS]
     left_out_tokens: int
     left_out_bytes: int
     documents_not_restored: int
@@ -161,6 +165,12 @@ def evaluate(
         token to score.
     """
     run = run if mesh is None else run.on(mesh)
+    marks = marks_of(run.experiment, run.tokenizer)
+    if marks is not None and (windows != "sliding" or detailed or fills_window):
+        raise UserError(
+            "this model sees a text from both sides, and its tokens are scored given all others in its own windows: "
+            "leave out --windows, --stream, --lengths and --details"
+        )
     begin = run.tokenizer.begin_of_document if windows == "sliding" else run.tokenizer.own_begin_of_document
     window = run.experiment.data.sequence_length if window is None else window
     stride = max(1, window // 2) if stride is None else stride
@@ -184,7 +194,7 @@ def evaluate(
                 raise _too_short(document, window)
             domains.setdefault(document.domain, document.name)
             num_unrestored += not document.restored
-            if begin is None and len(document.ids):
+            if begin is None and marks is None and len(document.ids):
                 left_out_tokens += 1
                 left_out_bytes += document.first.bytes
             yield document
@@ -195,17 +205,18 @@ def evaluate(
             identity = _identity(run) | {"begin": begin, "window": window, "stride": stride, "windows": windows}
             identity |= {"batch_size": batch_size, "detailed": detailed, "kept": list(dataclasses.astuple(kept))}
             stored = stack.enter_context(contextlib.closing(StoredScores(results, identity)))
-        scores = score(
+        if marks is None:
+            scorer = functools.partial(score, begin=begin, kind=windows, detailed=detailed)
+        else:
+            scorer = functools.partial(score_masked, marks=marks)
+        scores = scorer(
             run.experiment.model,
             run.params,
             read_documents(),
-            begin=begin,
             layout=run.layout,
             stride=stride,
             window=window,
-            kind=windows,
             batch_size=batch_size,
-            detailed=detailed,
             kept=kept,
             stored=None if stored is None else stored.scores,
             on_finish=(lambda score: None) if stored is None else stored.add,
@@ -224,7 +235,7 @@ def evaluate(
         window=window,
         stride=stride,
         windows=windows,
-        first_token="left out" if begin is None else "after the mark that begins a document",
+        first_token=_first_token(begin, marks),
         left_out_tokens=left_out_tokens,
         left_out_bytes=left_out_bytes,
         documents_not_restored=num_unrestored if known is None else known.documents,
@@ -246,6 +257,13 @@ def _identity(run: LoadedRun) -> dict[str, Any]:
         "device": run.mesh.devices.flat[0].device_kind,
         "jax": jax.__version__,
     }
+
+
+def _first_token(begin: int | None, marks: Marks | None) -> Any:
+    """The value of `Result.first_token`."""
+    if marks is not None:
+        return get_args(GIVEN_OTHERS)[0]
+    return "left out" if begin is None else "after the mark that begins a document"
 
 
 def _too_short(document: Document, window: int) -> UserError:

@@ -27,6 +27,7 @@ from train.experiment import Experiment
 from train.files.paths import AnyPath
 from train.hooks.spikes import read_note
 from train.lab.by_layer import by_layer
+from train.objectives.drawn import refuse_draws
 from train.objectives.interface import refuse_preparation
 from train.objectives.next_token import token_nll
 from train.parallel import feed
@@ -205,6 +206,7 @@ class _Runner:
 
     def __init__(self, experiment: Experiment, batches: TrainingBatches) -> None:
         refuse_preparation(experiment.objective, "the replay of a step")
+        refuse_draws(experiment.objective, "the replay of a step")
         self._experiment, self._batches, self._mesh = experiment, batches, make_mesh(experiment.mesh)
         self._layout = layout_of(self._mesh, experiment.sharding)
         self._rows = self._layout.placement(("batch", "sequence"))

@@ -5,6 +5,45 @@ from typing import Any
 
 from model.config import ModelConfig
 from train.data.interface import DataOption
+from train.objectives.distillation import Distillation
+from train.objectives.masked import MaskedTokens
+from train.objectives.next_token import NextToken
+from train.objectives.policy import GRPO
+from train.objectives.ppo import PPO
+from train.objectives.preference import DPO, IPO, KTO, ORPO, SimPO
+from train.objectives.prefix import PrefixTokens
+from train.objectives.reward import RewardModel
+
+AnyObjective = (
+    NextToken | MaskedTokens | PrefixTokens | Distillation | DPO | IPO | SimPO | ORPO | KTO | RewardModel | GRPO | PPO
+)
+
+
+def tokenizer_size(objective: Any, model: ModelConfig) -> int:
+    """The number of tokens that the tokenizer of a model must have; the other ids are the objective's own."""
+    return model.vocab_size - int(getattr(objective, "own_ids", 0))
+
+
+def problems_of_direction(
+    objective: Any, model: ModelConfig, prompts: tuple[str, ...], evaluations: tuple[Any, ...]
+) -> Iterator[tuple[str, str]]:
+    """Yields objectives that need another `visibility` than the model has, and what a model without decoding cannot do.
+
+    An objective names the `direction` that it needs; the others predict next tokens, in any model that decodes.
+    """
+    name, found = type(objective).__name__, type(model.visibility).__name__
+    needed = getattr(objective, "direction", None)
+    if needed not in (None, found):
+        yield "model.visibility", f"{name} trains a model with {needed}(), not with {found}(); set it to {needed}()"
+    elif needed is None and not model.visibility.decodes:
+        yield "objective", f"{name} predicts next tokens, which {found}() shows; set it to MaskedTokens()"
+    mask = getattr(objective, "mask_id", None)
+    if mask is not None and mask >= model.vocab_size:
+        yield "objective.mask_id", f"must be an id of model.vocab_size={model.vocab_size}, got {mask}"
+    if not model.visibility.decodes and prompts:
+        yield "samples.prompts", f"a model with {found}() writes no text; set it to ()"
+    if not model.visibility.decodes and evaluations:
+        yield "evaluations", f"they measure next tokens or answers, which a model with {found}() lacks; set it to ()"
 
 
 def problems_of_objective(

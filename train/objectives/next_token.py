@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from model.attention.directions import refuse_without_decoding
 from model.config import ModelConfig
 from model.layout import Layout
 from model.output import Output
@@ -88,6 +89,7 @@ def stream_of_batch(
         positions_BT=batch.get("positions"),
         segment_ids_BT=batch.get("segment_ids"),
         consecutive_positions=True,
+        prefix_BT=batch.get("prefix"),
         layout=layout,
         **options,
     )
@@ -137,6 +139,7 @@ def token_nll(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], l
       batch: tokens and targets (B, T); segment_ids and positions if the model keeps documents apart.
       layout: the sharding of activations.
     """
+    refuse_without_decoding(model, "the loss of next tokens")
     stream_BTD = stream_of_batch(model, params, batch, layout).stream_BTD
     return nll(stream_BTD, unembedding(model, params), batch["targets"], layout)[0]
 
@@ -145,5 +148,6 @@ def statistics_of_tokens(
     model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], layout: Layout
 ) -> TokenStatistics:
     """-log p, the entropy, the confidence and the rank of every target; arguments as for `token_nll`."""
+    refuse_without_decoding(model, "the loss of next tokens")
     stream_BTD = stream_of_batch(model, params, batch, layout).stream_BTD
     return token_statistics(stream_BTD, unembedding(model, params), batch["targets"], layout)

@@ -21,10 +21,11 @@ DOCUMENT_FIELDS = ("segment_ids", "positions")
 def needs_segments(data: DataOption, model: ModelConfig) -> bool:
     """Whether a model needs the segments of its rows, in training and in evaluation alike.
 
-    It needs them if documents do not see each other, and if it reads their lengths: then documents that see each other
-    are one segment, and padding is another, because no length may count it.
+    It needs them if documents do not see each other, and if it reads their lengths or its tokens see later ones: then
+    documents that see each other are one segment, and padding is another, because no length may count it and no token
+    may see it.
     """
-    return not data.cross_document_attention or model.reads_lengths
+    return not data.cross_document_attention or model.reads_lengths or model.visibility.sees_later
 
 
 def batch_fields(objective_fields: tuple[str, ...], data: DataOption, model: ModelConfig) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from train.data.config import HuggingFace, SentencePieceFile
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment, num_micro_batches
 from train.files.paths import AnyPath
+from train.objectives.fit import tokenizer_size
 from train.parallel import feed
 from train.parallel.mesh import make_mesh
 from train.parallel.table import layout_of, param_shardings
@@ -86,15 +87,17 @@ def _check_host_memory(experiment: Experiment, device: jax.Device) -> None:
 
 def check_vocabulary(experiment: Experiment, tokenizer: Tokenizer, folder: AnyPath) -> None:
     """Raises UserError when the tokenizer's vocabulary is not the model's."""
-    size = tokenizer.vocab_size
-    if size != experiment.model.vocab_size:
-        model, option = experiment.model.vocab_size, tokenizer.option
-        ways = [] if experiment.training.init_from else [f"--set model.vocab_size={size}"]
+    size, model = tokenizer.vocab_size, tokenizer_size(experiment.objective, experiment.model)
+    if size != model:
+        own, option = experiment.model.vocab_size - model, tokenizer.option
+        ways = [] if experiment.training.init_from else [f"--set model.vocab_size={size + own}"]
         if size < model and isinstance(option, HuggingFace | SentencePieceFile):
             ways.append(f"--set data.tokenizer.vocab_size={model}, where the model has rows that no token uses")
         ways.append("a dataset that was made for this model")
+        also = f" of which {own} is for the mask" if own else ""
         raise UserError(
-            f"model.vocab_size={model}, but the tokenizer of {folder} has {size} tokens; use {', or '.join(ways)}"
+            f"model.vocab_size={model + own}{also}, but the tokenizer of {folder} has {size} tokens; use "
+            f"{', or '.join(ways)}"
         )
 
 

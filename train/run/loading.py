@@ -16,6 +16,7 @@ from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
 from train.files.paths import AnyPath, user_path
 from train.files.remote import convert_read_errors, local_copy, print_to_stderr
+from train.objectives.fit import tokenizer_size
 from train.optimizers.options import ScheduleFreeAdamW
 from train.parallel.mesh import Mesh
 from train.parallel.mesh_choice import MeshChoice, model_shardings, requested_mesh, run_mesh_or_fsdp
@@ -109,7 +110,7 @@ def _load_run(run: AnyPath, checkpoint: str, mesh: Mesh | None) -> LoadedRun:
     for note in accepted_notes(read_record(run / ORIGIN)):
         print_to_stderr(f"{run}: {note}")
     dataset = dataset_of_run(run)
-    if dataset.tokenizer.vocab_size != experiment.model.vocab_size:
+    if dataset.tokenizer.vocab_size != tokenizer_size(experiment.objective, experiment.model):
         raise UserError(
             f"the tokenizer of {dataset.folder} has {dataset.tokenizer.vocab_size} tokens, but the model of {run} was "
             f"trained with {experiment.model.vocab_size}: another tokenizer made this dataset; prepare the run's own "

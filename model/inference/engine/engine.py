@@ -19,6 +19,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from model.attention.directions import refuse_without_chunks
 from model.config import ModelConfig
 from model.errors import UserError
 from model.inference.constraint import Follower
@@ -73,6 +74,7 @@ class Engine:
           UserError: for invalid options, and for a model whose cache cannot give back a wrong guess.
         """
         check(options, "engine")
+        refuse_without_chunks(config, "engine")
         self.options, self._config, self._layout = options, config, layout
         self._vocab_size, self._context = config.vocab_size, config.context_length
         self._plan = plan_of(config, options)

@@ -63,6 +63,7 @@ DIFFERENTIATED = [
     family_named(name)
     for name in (
         "baichuan",
+        "bert",
         "bloom",
         "cohere2",
         "deepseek_v3",
@@ -73,6 +74,7 @@ DIFFERENTIATED = [
         "granitemoehybrid",
         "llama",
         "llama4",
+        "modernbert",
         "olmo2",
         "qwen3_next",
     )
@@ -118,10 +120,11 @@ def test_what_is_not_mapped_is_refused(family):
 
 def test_an_unknown_family_says_which_are_known():
     with pytest.raises(
-        UserError, match=r"model_type=\"lama\"; did you mean 'llama'\?\nknown: baichuan, bloom, .*gemma3, .*starcoder2"
+        UserError,
+        match=r"model_type=\"lama\"; did you mean 'llama'\?\nknown: baichuan, bert, bloom, .*gemma3, .*starcoder2",
     ):
         published_model({"model_type": "lama"})
-    with pytest.raises(UserError, match=r'model_type="mambo"\nknown: baichuan, bloom, '):
+    with pytest.raises(UserError, match=r'model_type="mambo"\nknown: baichuan, bert, bloom, '):
         published_model({"model_type": "mambo"})
     hqq = {"model_type": "mpt", "quantization_config": {"quant_method": "hqq", "bits": 4}}
     with pytest.raises(

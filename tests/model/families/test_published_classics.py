@@ -9,19 +9,22 @@ from model.attention.grouped_query import QKNorm
 from model.attention.patterns import Everything, SlidingWindow
 from model.config import model_differences
 from model.errors import UserError
-from model.families import model_config
+from model.families import family_of, model_config
 from model.norms import LayerNorm
 from model.positions.rotary import Rotary
 from model.residual import Parallel, PreNorm
 from model.transformer import abstract_params
 from tests.model.families.published_classics import (
+    BERT_BASE,
     COMMAND_R,
     GPT_J_AS_GPT_NEO,
     HF_OLMO_1B,
+    MODERNBERT_BASE,
     OLMO_1B,
     PHI_1,
     PHI_2,
     PHI_2_MSFT,
+    ROBERTA_BASE,
     SANTACODER,
     STABLELM_2_EPOCH,
     STABLELM_3B,
@@ -44,6 +47,9 @@ from tests.model.families.published_classics import (
         (PHI_1, 1_414_562_935),
         (PHI_2, 2_779_683_840),
         (PHI_2_MSFT, 2_779_683_840),
+        (BERT_BASE, 109_514_298),
+        (ROBERTA_BASE, 124_697_433),
+        (MODERNBERT_BASE, 149_655_232),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
 )
@@ -131,3 +137,31 @@ def test_vocabularies_of_phi_msft_are_padded():
 def test_refused(published, changes, message):
     with pytest.raises(UserError, match=message):
         model_config(published | changes)
+
+
+def test_modernbert_is_global_in_every_third_layer_and_looks_64_tokens_to_both_sides():
+    config = model_config(MODERNBERT_BASE)
+    for number, layer in enumerate(config.layers):
+        local = number % 3 != 0
+        assert layer.mixer.pattern == (SlidingWindow(size=65) if local else Everything())
+        assert layer.position == Rotary(theta=10_000.0 if local else 160_000.0)
+        assert layer.unnormed == (number == 0)
+
+
+def test_roberta_has_no_rows_for_the_positions_of_padding():
+    config = model_config(ROBERTA_BASE)
+    assert (config.context_length, config.position.offset, config.token_types) == (512, 2, 1)
+
+
+@pytest.mark.parametrize("key", ["is_decoder", "add_cross_attention"])
+def test_a_bert_that_decodes_is_refused(key):
+    with pytest.raises(UserError, match=f"{key}=true is not supported: expected false"):
+        model_config(BERT_BASE | {key: True})
+
+
+def test_early_files_of_bert_have_old_names_of_norms():
+    family, config = family_of(BERT_BASE), model_config(BERT_BASE)
+    name = "bert.encoder.layer.3.output.LayerNorm.weight"
+    old = "bert.encoder.layer.3.output.LayerNorm.gamma"
+    assert family.file_names(config, {old})[name] == old
+    assert family.file_names(config, {name})[name] == name

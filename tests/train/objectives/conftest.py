@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.model.conftest import drawn_params
+from tests.model.conftest import drawn_params as random_params
+from tests.model.conftest import small_config
 from train.data.config import Bytes
 from train.data.preferences.option import NoTemplate, Preferences
 
@@ -17,7 +18,7 @@ class RandomPairs:
     data: Preferences
 
     def params(self, model):
-        return drawn_params(model)
+        return random_params(model)
 
     def batch(self, rows=None, seed=0):
         rows = self.data.batch_size if rows is None else rows
@@ -40,3 +41,13 @@ def random_pairs():
     return RandomPairs(
         Preferences(path="none.jsonl", tokenizer=Bytes(), template=NoTemplate(), batch_size=8, sequence_length=8)
     )
+
+
+@pytest.fixture(scope="session")
+def small():
+    return small_config
+
+
+@pytest.fixture(scope="session")
+def drawn_params():
+    return random_params

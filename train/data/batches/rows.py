@@ -22,6 +22,7 @@ FIELDS: dict[str, type] = {
     "weights": np.float32,
     "segment_ids": np.int32,
     "positions": np.int32,
+    "text": np.int8,
 }
 
 
@@ -107,6 +108,8 @@ class PackedSplit:
                 columns["targets"][:] = stream[1:]
             if "weights" in columns:
                 columns["weights"][:] = 1
+            if "text" in columns:  # 0 at a mark that begins a document, and on padding
+                columns["text"][int(self._begin is not None and span.start == 0) :] = 1
             if self._lacks_last_target(span):
                 for name in columns.keys() & {"targets", "weights"}:
                     columns[name][-1] = 0

@@ -220,4 +220,6 @@ def _first_token_note(result: Result) -> str:
     if result.first_token == "left out":
         count, size = result.left_out_tokens, result.left_out_bytes
         return f"first tokens of documents, which nothing comes before, are not counted ({count:,}, of {size:,} bytes)"
+    if result.first_token == "given all other tokens, as every token":
+        return "pseudo-perplexity: a token is scored given all others of its window"
     return f"a document's first token is scored {result.first_token}"

@@ -46,6 +46,8 @@ def check_additive(config: ModelConfig) -> None:
             f"residual={name}: the stream is no sum of the outputs of its sublayers, so a logit has no shares; the "
             "lens and patching look into such a model"
         )
+    if config.prediction_head is not None:
+        raise UserError("prediction_head is no linear map of the stream, so a logit has no shares; take the lens")
     if config.stream_scale is not None:
         raise UserError("stream_scale multiplies the stream after each layer, so a logit has no shares; take the lens")
 

@@ -38,6 +38,7 @@ def test_shapes_and_types(dataset, data):
         "segment_ids": ((8, 32), "int32"),
         "positions": ((8, 32), "int32"),
         "weights": ((8, 32), "float32"),
+        "text": ((8, 32), "int8"),
     }
 
 

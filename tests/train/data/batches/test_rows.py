@@ -97,3 +97,13 @@ def test_only_the_fields_that_are_asked_for_are_made(dataset, data, monkeypatch)
             np.testing.assert_array_equal(array, whole[name])
     with pytest.raises(UserError, match="no field of a batch is called 'token'; did you mean 'tokens'"):
         Batches(dataset, data, fields=("token",))
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_text_is_all_but_padding_and_the_marks_that_begin_documents(dataset, data, packing):
+    begin, seen = dataset.tokenizer.begin_of_document, 0
+    for row in epoch(Batches(dataset, change(data, packing=packing))):
+        is_mark = (row["tokens"] == begin) & (row["positions"] == 0) & (row["segment_ids"] > 0)
+        np.testing.assert_array_equal(row["text"], (row["segment_ids"] > 0) & ~is_mark)
+        seen += is_mark.sum()
+    assert seen >= dataset.split("train")[0].num_documents

@@ -10,6 +10,7 @@ from model.errors import UserError
 from model.feedforward.mlp import Gated
 from model.residual import HyperConnections, PostNorm, Reordered
 from model.transformer import forward
+from model.vocabulary.prediction_head import PredictionHead
 from tests.tiers import representatives
 from tests.train.inspection.models import FAMILIES, subject, tokens
 from train.inspection.stream.parts import attribute
@@ -60,6 +61,7 @@ def test_shares_of_a_difference_are_differences_of_shares():
         ({"residual": PostNorm()}, "residual=PostNorm: the stream is no sum"),
         ({"residual": HyperConnections(streams=2)}, "residual=HyperConnections"),
         ({"stream_scale": 0.5}, "stream_scale multiplies the stream"),
+        ({"prediction_head": PredictionHead()}, "prediction_head is no linear map of the stream"),
     ],
 )
 def test_a_stream_that_is_no_sum_is_refused(changes, words):
