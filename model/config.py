@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from model.dropout import Dropout
+from model.encoder.option import Encoder
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP, Gated
 from model.interfaces import AttentionOption, FeedForwardOption, MixerOption
@@ -22,6 +23,7 @@ from model.parameters.parametrization import NO_GROWTH, CompleteP, ModelGrowth, 
 from model.parameters.precision import Precision
 from model.positions.absolute import NoPositions, Position
 from model.positions.rotary import Rotary
+from model.positions.shared import problems_of_sharing
 from model.recompute import Remat
 from model.residual import Multipliers, PreNorm, Residual
 from model.vocabulary.embedding import Tied, Untied
@@ -35,7 +37,7 @@ MAX_LAYERS = 10_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder-only Transformer.
+    """A decoder-only Transformer, or with an encoder one whose layers attend to a source too.
 
     A config is refused if two of its mechanisms clash, or if one would have no effect beside another. A mechanism that
     acts only in longer texts, such as a window or the scaling of positions, may be chosen for any context length.
@@ -47,8 +49,10 @@ class ModelConfig:
       width: D, the width of the residual stream.
       position, mixer, ffn, norm: the mechanisms, each chosen by class; mixer=None for layers without a mixer, ffn=None
         for layers without a feed-forward.
+      encoder: the encoder of a source and the attention to it (model/encoder/), or None.
       embedding_norm: a norm on token embeddings, before positions are added to them, or None (BLOOM; Dettmers et al.
         2022, "8-bit Optimizers via Block-wise Quantization", section 2.3).
+      input_norm: a norm on the sum of token embeddings and positions (BERT, BART), or None.
       embedding_width: the width E of the token table, from and to which matrices project (OPT-350M; Lan et al. 2020,
         "ALBERT", section 3.1); None for D and no such matrices.
       per_layer_embedding: vectors of tokens that each layer reads from a table of its own; or None.
@@ -84,7 +88,9 @@ class ModelConfig:
     position: Position = Rotary()
     exceptions: tuple[Except, ...] = ()
     norm: LayerNorm | RMSNorm = RMSNorm()
+    encoder: Encoder | None = None
     embedding_norm: LayerNorm | RMSNorm | None = None
+    input_norm: LayerNorm | RMSNorm | None = None
     embedding_width: int | None = dataclasses.field(default=None, metadata=WIDTH)
     per_layer_embedding: PerLayerEmbedding | None = None
     residual: Residual = PreNorm()
@@ -112,7 +118,8 @@ class ModelConfig:
     def layers(self) -> tuple[Layer, ...]:
         """The mechanisms of every layer, with the scales of attention that follow from the parametrisation."""
         layers = [{name: option for name, (_, option) in layer.items()} for layer in self._layer_choices()]
-        return tuple(Layer(**layer | {"mixer": _with_scale(self, layer["mixer"])}) for layer in layers)
+        cross = None if self.encoder is None else self.encoder.cross
+        return tuple(Layer(**layer | {"mixer": _with_scale(self, layer["mixer"])}, cross=cross) for layer in layers)
 
     @functools.cached_property
     def growth(self) -> ModelGrowth:
@@ -186,6 +193,8 @@ class ModelConfig:
             yield from self._problems_of_per_layer_embedding()
         if self.precision.products != "compute" and any(isinstance(layer.ffn, Experts) for layer in self.layers):
             yield "precision.products", f"experts have no products in '{self.precision.products}'; use 'compute'"
+        if self.encoder is not None:
+            yield from self.encoder.problems_with(self)
         yield from self.parametrization.clashes(self)
         yield from self._problems_of_layers()
 
@@ -225,6 +234,7 @@ class ModelConfig:
         yield from self._problems_of_sublayers(layers)
         yield from self._problems_of_cross_layer_arrays(mixing)
         yield from dict.fromkeys(self._problems_of_taken_arrays(layers))
+        yield from problems_of_sharing(self.layers)
         for where in dict.fromkeys(layer["mixer"][0] for layer in mixing):
             same_mixer = [layer for layer in layers if layer["mixer"][0] == where]
             positions = [

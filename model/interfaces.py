@@ -79,6 +79,10 @@ class AttentionOption(MixerOption):
     if TYPE_CHECKING:  # not a field annotation: options would look up its names here
         pattern: Pattern
 
+    def cost_of_later_keys(self, width: int, length: int) -> int:
+        """Returns the further operations over `length` tokens where queries see later keys too, as in an encoder."""
+        raise NotImplementedError
+
     def rotary_width(self, width: int) -> int:
         """Returns the number of dimensions of a head that rotary positions may rotate, at a model width."""
         raise NotImplementedError

@@ -19,21 +19,23 @@ from flax import nnx
 
 from model.config import ModelConfig
 from model.context import Context, Rows
-from model.errors import UserError
+from model.encoder.module import new_encoder, with_source
+from model.encoder.source import Source
 from model.layout import ONE_DEVICE, Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.options.tree import check
 from model.output import Output, OutputWithLogits
 from model.parameters.maker import ParameterMaker, specs_of, without_values
 from model.parameters.parametrization import ModelGrowth
-from model.parameters.precision import for_compute
+from model.parameters.precision import outside_of_layers
 from model.positions.absolute import PositionEmbedding
+from model.positions.shared import new_shared_bias
 from model.recompute import saved_taps
 from model.stack import LayerCaches, new_blocks, run_layers
 from model.stages.pipeline import run_layers_in_stages
 from model.taps.request import Tap, Taps, refuse_unused, resolve
 from model.token_positions import inputs_of_rows
-from model.vocabulary.embedding import Embedding
+from model.vocabulary.embedding import new_embedding
 from model.vocabulary.multi_token import TokenBatch
 from model.vocabulary.multi_token_modules import add_multi_token_loss, new_multi_token_modules
 from model.vocabulary.per_layer import new_per_layer_vectors
@@ -41,11 +43,10 @@ from model.vocabulary.score_head import new_score_head, scores_of
 from model.vocabulary.unembedding import Unembedding
 
 Params = dict[str, Any]
-STACKED = ("blocks", "multi_token")  # parameters with a leading axis of layers or depths
 
 
 class Transformer(nnx.Module):
-    """A decoder-only Transformer whose layers are stacked along a leading axis."""
+    """A Transformer whose layers are stacked along a leading axis: a decoder, and perhaps an encoder."""
 
     def __init__(self, config: ModelConfig, key: jax.Array) -> None:
         """Args: the options, and the random key that draws every parameter."""
@@ -60,25 +61,25 @@ class Transformer(nnx.Module):
             return None if option is None else Norm(option, (config.width,), ("embed",), make(norm_key), reductions)
 
         self.config, reductions, width = config, config.precision.reductions, config.width
-        cap, multipliers = config.final_logit_softcap, config.factors
-        token_norm, maker = norm(config.embedding_norm), make(embedding_key)
-        self.embedding = Embedding(
-            config.unembedding, config.vocab_size, width, cap, multipliers, maker, token_norm, config.embedding_width
-        )
+        self.embedding = new_embedding(config, make(embedding_key), norm(config.embedding_norm))
         self.position = PositionEmbedding(config.position, config.context_length, width, make(position_key))
         self.blocks = new_blocks(config, blocks_key, functools.partial(make, growth=config.growth))
         self.multi_token = new_multi_token_modules(config, jax.random.fold_in(key, 0), make)
         self.final_norm = norm(config.norm if config.residual.final_norm else None)
         self.per_layer = new_per_layer_vectors(config, make(jax.random.fold_in(key, 1)))
         self.score_head = new_score_head(config, make(jax.random.fold_in(key, 2)))
+        self.input_norm = norm(config.input_norm)
+        self.position_bias = new_shared_bias(config.layers, make(jax.random.fold_in(key, 6)))
+        self.encoder = new_encoder(config, jax.random.fold_in(key, 7), make)
 
     def __call__(self, batch: TokenBatch, context: Context, cache: LayerCaches | None) -> Output:
         """Runs the model on token ids; see `stream`."""
-        positions_BT = context.site.positions_BT
-        assert positions_BT is not None
+        context = with_source(self.encoder, self.embedding, context.with_shared_bias(self.position_bias))
         x_BTD = self.embedding.embed(batch.tokens_BT, self.config.precision.compute, context.layout)
         vectors = None if self.per_layer is None else self.per_layer(batch.tokens_BT, x_BTD, context.layout)
-        x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)
+        x_BTD = self.position(x_BTD, context.site.positions_BT)
+        x_BTD = x_BTD if self.input_norm is None else self.input_norm(x_BTD)
+        x_BTD = context.dropout(x_BTD, self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
         run = run_layers if context.layout.pipeline is None else run_layers_in_stages
         x_BTD, cache, aux = run(self.config, self.blocks, x_BTD, context, cache, vectors)
@@ -118,9 +119,8 @@ def logical_axes(config: ModelConfig) -> Params:
 
 def _model(config: ModelConfig, params: Params) -> Transformer:
     """Returns the modules with their parameters; parameters of layers are cast later, layer by layer."""
-    single = {name: tree for name, tree in params.items() if name not in STACKED}
-    known = {name: tree for name, tree in specs(config).items() if name not in STACKED}
-    model: Transformer = nnx.merge(_abstract_model(config)[0], params | for_compute(single, known, config.precision))
+    rounded = outside_of_layers(params, specs(config), config.precision)
+    model: Transformer = nnx.merge(_abstract_model(config)[0], rounded)
     return model
 
 
@@ -140,6 +140,7 @@ def stream(
     targets_BT: jax.Array | None = None,
     layout: Layout = ONE_DEVICE,
     taps: Taps | Iterable[str | Tap] = (),
+    source: Source | None = None,
 ) -> Output:
     """Runs the model as a pure function, up to the residual stream after the final norm.
 
@@ -157,12 +158,11 @@ def stream(
         neither losses nor measurements.
       layout: the layout of activations over devices; see model/layout.py.
       taps: names of intermediates to return, such as "attention_weights" (L, B, N, T, S), or a value of `Taps`.
+      source: the source of a model with an encoder; with a cache, in the first pass alone, which keeps what it needs.
 
     Raises UserError for options that clash, a sequence longer than the context, or taps that do not exist.
     """
-    if (length := tokens_BT.shape[1]) > config.context_length:
-        raise UserError(f"a sequence of {length} tokens is longer than context_length={config.context_length}")
-    rows = Rows(tokens_BT, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, weights_BT)
+    rows = Rows(tokens_BT, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, weights_BT, source)
     context = Context(
         **inputs_of_rows(config, rows, cached=cache is not None, consecutive_positions=consecutive_positions),
         dropout_key=dropout_key,

@@ -40,6 +40,7 @@ FLAT_FOLDERS = ("launch", "model", "train", "train.data")
 # Modules that also count by themselves, because they import more or less than the rest of their folder, and why.
 STANDALONE = {
     "model.attention.patterns": "options that import nothing; kernels read them too",
+    "model.encoder.module": "runs stacks of layers; the option beside it is a part of ModelConfig",
     "model.families.sizes": "sizes of all families by name, read by the families",
     "model.feedforward.loads": "reads the layers of a whole model, of which feed-forwards are parts",
     "model.stages.micro_batches": "reorders rows; contexts read it, which the stages are given",

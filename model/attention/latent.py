@@ -100,6 +100,11 @@ class Latent(AttentionOption):
         one_pair = n * (self.head_dim + self.rotary_head_dim + self.value_head_dim)
         return 2 * (length * matrices + one_pair * self.pattern.num_visible_pairs(length))
 
+    def cost_of_later_keys(self, width: int, length: int) -> int:
+        """See `AttentionOption`."""
+        one_pair = self.num_heads * (self.head_dim + self.rotary_head_dim + self.value_head_dim)
+        return 2 * one_pair * (self.pattern.num_visible_pairs(length) - length)
+
     def rotary_width(self, width: int) -> int:
         """Returns the number of dimensions of a head that rotary positions may rotate."""
         return self.rotary_head_dim
@@ -181,7 +186,7 @@ class LatentAttention(nnx.Module):
         """Returns the weighted sums of the values that queries see, (B, T, N, the width of the values)."""
         default_scale = (self.option.head_dim + self.option.rotary_head_dim) ** -0.5
         scoring = Scoring(default_scale if self.option.scale is None else self.option.scale, reductions=self.reductions)
-        table = None if self.position_bias is None else self.position_bias[...]
+        table = context.shared_bias if self.position_bias is None else self.position_bias[...]
         bias = self.position.bias(self.option.num_heads, table)
         context.offer(
             "attention_weights", lambda: kernels.attention_weights(q_BTNH, k_BSKH, visibility, scoring, bias=bias)

@@ -56,6 +56,25 @@ def for_compute(params: Any, specs: Any, precision: Precision) -> Any:
     return _cast(params, specs, precision.gradients, precision.compute)
 
 
+STACKED = ("blocks", "multi_token")  # parameters with a leading axis of layers or depths
+
+
+def outside_of_layers(params: dict[str, Any], specs: dict[str, Any], precision: Precision) -> dict[str, Any]:
+    """Returns the parameters of a model, of which those outside of layers are as `for_compute` returns them.
+
+    Those of layers are cast later, layer by layer.
+    """
+
+    def part(name: str) -> Any:
+        if name in STACKED:
+            return params[name]
+        if name == "encoder":  # has layers of its own
+            return outside_of_layers(params[name], specs[name], precision)
+        return for_compute(params[name], specs[name], precision)
+
+    return {name: part(name) for name in params}
+
+
 def for_inference(params: Any, specs: Any, precision: Precision) -> Any:
     """Returns parameters rounded once to the formats of their use; they need no gradients."""
     return _cast(params, specs, precision.compute, precision.compute)

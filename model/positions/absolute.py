@@ -84,8 +84,9 @@ class PositionEmbedding(nnx.Module):
         rows = context_length + option.offset if isinstance(option, Learned) else None
         self.table = None if rows is None else make.matrix("position", (rows, width), ("position", "embed"))
 
-    def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
         """Returns the embedding with positions added, (B, T, D)."""
+        assert positions_BT is not None
         if self.table is not None and isinstance(self.option, Learned):
             rows_BT = positions_BT + self.option.offset if self.option.offset else positions_BT
             return x_BTD + lookup(self.table[...], rows_BT, x_BTD.dtype)

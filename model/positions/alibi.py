@@ -6,7 +6,7 @@ Press et al. 2021, "Train Short, Test Long: Attention with Linear Biases Enables
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ class ALiBi(AttentionPosition):
 
     scale: float = 1.0
     round_to_bfloat16: bool = False
+
+    of_later_keys: ClassVar[bool] = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""

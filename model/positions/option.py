@@ -10,10 +10,12 @@ class PositionOption:
     Attributes:
       adds_to_embedding: whether these positions are added to the embedding, once for all layers.
       rotates: whether these positions rotate queries and keys.
+      of_later_keys: whether they are defined for a key after its query too, as in an encoder.
     """
 
     adds_to_embedding: ClassVar[bool] = False
     rotates: ClassVar[bool] = False
+    of_later_keys: ClassVar[bool] = True
 
     @property
     def reads_lengths(self) -> bool:

@@ -7,6 +7,7 @@ Press, Wolf 2017, "Using the Output Embedding to Improve Language Models" (tied)
 """
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,9 @@ from model.parameters.quantized_weights import QuantizedMatrix
 from model.residual import Multipliers
 from model.vocabulary.unembedding import LogitTransform, Unembedding
 
+if TYPE_CHECKING:  # the config imports the options
+    from model.config import ModelConfig
+
 
 class _UnembeddingOption:
     """The interface of unembedding options."""
@@ -32,7 +36,13 @@ class _UnembeddingOption:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tied(_UnembeddingOption):
-    """Logits are products with the token embedding table."""
+    """Logits are products with the token embedding table.
+
+    Attributes:
+      bias: whether logits have a bias (BERT).
+    """
+
+    bias: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +88,7 @@ class Embedding(nnx.Module):
         stream_width, width = width, width if table_width is None else table_width
         self.table = make.matrix("embedding", (vocab_size, width), ("vocab", "embed"))
         untied = isinstance(unembedding, Untied)
-        biased = isinstance(unembedding, Untied) and unembedding.bias
+        biased = unembedding.bias
         self.unit_norm = isinstance(unembedding, Untied) and unembedding.unit_norm
         self.output = make.matrix("unembedding", (width, vocab_size), ("embed", "vocab")) if untied else None
         self.output_bias = make.zeros((vocab_size,), ("vocab",)) if biased else None
@@ -108,6 +118,12 @@ class Embedding(nnx.Module):
             bias_V=None if self.output_bias is None else self.output_bias[...],
             transform=LogitTransform(factor=self.multipliers.logits, softcap=self.softcap, dtype=dtype),
         )
+
+
+def new_embedding(config: "ModelConfig", make: ParameterMaker, norm: Norm | None) -> Embedding:
+    """Returns the tables of a model; `norm` is that of embeddings."""
+    sizes = config.unembedding, config.vocab_size, config.width
+    return Embedding(*sizes, config.final_logit_softcap, config.factors, make, norm, config.embedding_width)
 
 
 def unit_columns(w_DV: jax.Array) -> jax.Array:

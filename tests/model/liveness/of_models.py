@@ -7,7 +7,28 @@ PER_LAYER = "per_layer_embedding=PerLayerEmbedding(width=4)"
 MUP = "parametrization=MuP(base_width=8)"
 COMPLETE = "parametrization=CompleteP(base_width=8, base_layers=1)"
 
+ENCODER = (
+    "encoder=Encoder(num_layers=1, context_length=16, mixer=GroupedQuery(num_heads=2), ffn=Gated(width=20), "
+    "cross=CrossAttention(num_heads=4, head_dim=6))"
+)
+
 CASES = {
+    "ModelConfig.encoder": ([], ENCODER, "parameters"),
+    "Encoder.num_layers": ([ENCODER], "encoder.num_layers=3", "parameters"),
+    "Encoder.context_length": ([ENCODER], "encoder.context_length=8", "refused"),
+    "Encoder.mixer": ([ENCODER, "encoder.position=NoPositions"], "encoder.mixer=GRU(num_heads=2)", "parameters"),
+    "Encoder.ffn": ([ENCODER], "encoder.ffn=MLP(width=24)", "parameters"),
+    "Encoder.cross": ([ENCODER], "encoder.cross=CrossAttention(num_heads=2)", "parameters"),
+    "Encoder.position": ([ENCODER], "encoder.position=NoPositions", "output"),
+    "CrossAttention.num_heads": ([ENCODER], "encoder.cross.num_heads=2", "parameters"),
+    "CrossAttention.num_kv_heads": ([ENCODER], "encoder.cross.num_kv_heads=2", "parameters"),
+    "CrossAttention.head_dim": ([ENCODER], "encoder.cross.head_dim=4", "parameters"),
+    "CrossAttention.qkv_bias": ([ENCODER], "encoder.cross.qkv_bias=True", "parameters"),
+    "CrossAttention.output_bias": ([ENCODER], "encoder.cross.output_bias=True", "parameters"),
+    "CrossAttention.qk_norm": ([ENCODER], "encoder.cross.qk_norm=QKNorm", "parameters"),
+    "CrossAttention.scale": ([ENCODER], "encoder.cross.scale=2.0", "output"),
+    "ModelConfig.input_norm": ([], "input_norm=RMSNorm", "parameters"),
+    "Tied.bias": ([], "unembedding.bias=True", "parameters"),
     "ModelConfig.vocab_size": ([], "vocab_size=19", "parameters"),
     "ModelConfig.context_length": ([], "context_length=8", "refused"),
     "ModelConfig.num_layers": ([], "num_layers=3", "parameters"),
