@@ -35,6 +35,7 @@ class Encoder:
       context_length: the largest number of tokens in one source.
       mixer, ffn, position: the mechanisms of its layers; ffn=None for layers without a feed-forward. A recurrence reads
         a source from its first token to its last.
+      start_token: the id of the token before the first of every target, in training and in generation.
       cross: the attention of every decoder layer to the source, between its mixer and its feed-forward.
     """
 
@@ -44,6 +45,7 @@ class Encoder:
     ffn: MLP | Gated | None
     cross: CrossAttention
     position: Position = Rotary()
+    start_token: int = 0
 
     def as_model(self, config: ModelConfig) -> ModelConfig:
         """Returns the config of a model that has the encoder's layers and nothing else that is not the decoder's."""
@@ -69,6 +71,9 @@ class Encoder:
             if getattr(self, name) < 1:
                 yield f"encoder.{name}", f"must be at least 1, got {getattr(self, name)}"
                 return
+        if not 0 <= self.start_token < config.vocab_size:
+            known = f"0 to {config.vocab_size - 1}"
+            yield "encoder.start_token", f"{self.start_token} is no token of the vocabulary, which is {known}"
         if config.multi_token is not None:
             yield "multi_token", "its modules read no source; set it None, or encoder=None"
         if not self.position.of_later_keys:

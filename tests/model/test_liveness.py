@@ -15,12 +15,14 @@ from model.encoder.source import Source
 from model.errors import UserError
 from model.feedforward.loads import update_load_biases
 from model.layers import Except
+from model.layout import ONE_DEVICE
 from model.options.annotations import alternatives, fields_of, item_annotation, option_classes
 from model.options.assignments import override
 from model.options.tree import check
 from model.transformer import abstract_params, init
 from model.transformer import forward as pass_of_target
 from tests.model.liveness import of_feedforward, of_mixers, of_models, of_positions
+from train.objectives.next_token import stream_of_batch
 
 # What a change must be seen in:
 #   parameters  their names, shapes or dtypes
@@ -29,6 +31,7 @@ from tests.model.liveness import of_feedforward, of_mixers, of_models, of_positi
 #   gradient    the program of the gradient, for options that leave the numbers alone
 #   losses      what training adds to cross-entropy, with the same parameters and tokens
 #   moved       the load biases after a step
+#   batches     the stream of a batch of training, with the same parameters
 #   refused     a UserError for tokens that the model took before
 # field: (settings to start from, the change, where it shows)
 CASES = of_models.CASES | of_mixers.CASES | of_positions.CASES | of_feedforward.CASES
@@ -101,6 +104,10 @@ def test_every_field_is_live(field, start, drawn, tokens):
     elif evidence == "refused":
         with pytest.raises(UserError, match="longer than (encoder.)?context_length=8|no kernel for experts"):
             forward(changed, drawn(changed), tokens)
+    elif evidence == "batches":
+        batch = {"tokens": tokens, "source": tokens}
+        before, after = (stream_of_batch(c, drawn(start), batch, ONE_DEVICE).stream_BTD for c in (start, changed))
+        assert np.abs(before - after).max() > 1e-3
     elif evidence == "losses":
         params, counted = drawn(start), {"weights_BT": jnp.ones(tokens.shape), "targets_BT": tokens}
         before, after = (sum(forward(c, params, tokens, **counted).losses.values()) for c in (start, changed))
@@ -168,6 +175,8 @@ def test_all_values_of_a_choice_differ(field, values, start, tokens):
         values = ["None"] + [v.replace("LongRoPE(", "LongRoPE(factor=2.0, ") for v in values]
     if field == "Encoder.position":  # which has numbers for later keys
         values = [v.replace("RelativeBias()", "RelativeBias(bidirectional=True)") for v in values if v != "ALiBi()"]
+    if field in ("Encoder.mixer", "Encoder.position"):  # the same ones as in a decoder: a few
+        values = [v for v in values if v.startswith(("GroupedQuery", "GRU", "Rotary", "Learned", "RelativeBias"))]
     path = change.partition("=")[0]
     configs = [override(start, f"{path}={value}") for value in values]
     seen = [program(loss_of(config), abstract_params(config), tokens) for config in configs]

@@ -136,8 +136,10 @@ def greedy(model, ids):
     model.generation_config = transformers.GenerationConfig(
         max_new_tokens=NEW_TOKENS, do_sample=False, use_cache=scaling.get("rope_type") != "dynamic"
     )
+    if model.config.is_encoder_decoder:
+        start = {"decoder_start_token_id": model.config.decoder_start_token_id, "pad_token_id": 0}
+        model.generation_config.update(**start)
     prompts = [torch.tensor(row[None, :length]) for row, length in zip(ids, PROMPTS, strict=True)]
     return [
-        model.generate(prompt, attention_mask=torch.ones_like(prompt))[0, prompt.shape[1] :].tolist()
-        for prompt in prompts
+        model.generate(prompt, attention_mask=torch.ones_like(prompt))[0, -NEW_TOKENS:].tolist() for prompt in prompts
     ]

@@ -77,7 +77,8 @@ def generate_texts(
     prepared_params = prepare_params(model, params, layout) if rows else params  # once, not for every batch
     for first in range(0, len(rows), padded):
         chosen = slice(first, first + padded)
-        batch = _Batch([TextStream(tokenizer, row, stop_strings) for row in rows[chosen]], first, on_text)
+        before = rows[chosen] if model.encoder is None else [[] for _ in rows[chosen]]  # a source is another text
+        batch = _Batch([TextStream(tokenizer, row, stop_strings) for row in before], first, on_text)
         try:
             generated_ids = generate(
                 model,
@@ -170,6 +171,12 @@ def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
+def source_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a source: those of its text, and the mark that ends a document if the tokenizer has one."""
+    end = [] if tokenizer.end_of_document is None else [tokenizer.end_of_document]
+    return [*tokenizer.encode(text).tolist(), *end]
+
+
 def check_prompts(
     model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], names: Sequence[str] | None = None
 ) -> list[list[int]]:
@@ -186,11 +193,14 @@ def check_prompts(
             row = prompt_ids(tokenizer, prompt)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        over = len(row) - model.context_length
+        context = model.context_length
+        if model.encoder is not None:  # which reads the prompt as a source, ended as in training
+            row, context = source_ids(tokenizer, prompt), model.encoder.context_length
+        over = len(row) - context
         if over > 0:
             raise UserError(
                 f"{where} has {len(row)} tokens (with the mark that begins a document, if any), more than the "
-                f"model's context of {model.context_length}; shorten it by {over} tokens, or take a model with a "
+                f"model's context of {context}; shorten it by {over} tokens, or take a model with a "
                 "longer context"
             )
         rows.append(row)

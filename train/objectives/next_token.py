@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from model.config import ModelConfig
+from model.encoder.source import Source
 from model.layout import Layout
 from model.output import Output
 from model.transformer import stream, unembedding
@@ -79,12 +80,19 @@ def stream_of_batch(
 ) -> Output:
     """Runs the model on the tokens of a batch, with the segments and positions that it has.
 
-    `options` are further ones of `model.transformer.stream`; without them there is no dropout.
+    `options` are further ones of `model.transformer.stream`; without them there is no dropout. With an encoder, the
+    batch has a "source" too (and "source_segment_ids", "source_positions"), and a target's first token, at position 0,
+    is the model's start token.
     """
+    tokens_BT = batch["tokens"]
+    if (encoder := model.encoder) is not None:
+        options["source"] = Source(batch["source"], batch.get("source_positions"), batch.get("source_segment_ids"))
+        positions_BT = batch.get("positions", jnp.arange(tokens_BT.shape[1]))
+        tokens_BT = jnp.where(positions_BT == 0, encoder.start_token, tokens_BT)
     return stream(
         model,
         params,
-        batch["tokens"],
+        tokens_BT,
         positions_BT=batch.get("positions"),
         segment_ids_BT=batch.get("segment_ids"),
         consecutive_positions=True,

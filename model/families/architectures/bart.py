@@ -23,16 +23,15 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
     config_json.require("tie_word_embeddings", True)
     config_json.ignore("activation_dropout", "decoder_layerdrop", "encoder_layerdrop")  # of training
-    config_json.ignore("classifier_dropout", "decoder_start_token_id", "init_std", "is_encoder_decoder")
+    config_json.ignore("classifier_dropout", "init_std", "is_encoder_decoder")
     width, length = config_json.get("d_model", 1024), config_json.get("max_position_embeddings", 1024)
     rate = config_json.get("dropout", 0.1)
     activation = config_json.activation("activation_function", "gelu")
-    biases = {"qkv_bias": True, "output_bias": True}
 
     def sublayers(side: str) -> tuple[GroupedQuery, MLP]:
         heads = config_json.get(f"{side}_attention_heads", 16)
         ffn = MLP(width=config_json.get(f"{side}_ffn_dim", 4096), activation=activation, bias=True)
-        return GroupedQuery(num_heads=heads, **biases), ffn
+        return GroupedQuery(num_heads=heads, qkv_bias=True, output_bias=True), ffn
 
     mixer, ffn = sublayers("decoder")
     encoder_mixer, encoder_ffn = sublayers("encoder")
@@ -53,7 +52,8 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
             mixer=encoder_mixer,
             ffn=encoder_ffn,
             position=Learned(offset=2),
-            cross=CrossAttention(num_heads=mixer.num_heads, **biases),
+            cross=CrossAttention(num_heads=mixer.num_heads, qkv_bias=True, output_bias=True),
+            start_token=config_json.get("decoder_start_token_id", 2),
         ),
         multipliers=Multipliers(embedding=width**0.5 if config_json.get("scale_embedding", False) else 1.0),
         unembedding=Tied(bias=True),

@@ -25,7 +25,7 @@ LENGTH = 512  # the context of training; positions have no bound
 
 def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
-    config_json.ignore("classifier_dropout", "decoder_start_token_id", "initializer_factor", "is_encoder_decoder")
+    config_json.ignore("classifier_dropout", "initializer_factor", "is_encoder_decoder")
     width, layers = config_json.get("d_model", 512), config_json.get("num_layers", 6)
     decoder_layers = config_json.get("num_decoder_layers", layers)
     heads = {"num_heads": config_json.get("num_heads", 8), "head_dim": config_json.get("d_kv", 64), "scale": 1.0}
@@ -58,6 +58,7 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
             ffn=ffn,
             position=position(layers, True),
             cross=CrossAttention(**heads),
+            start_token=config_json.get("decoder_start_token_id", config_json.get("pad_token_id", 0)),
         ),
         multipliers=Multipliers(logits=width**-0.5 if scaled else 1.0),
         unembedding=Tied() if scaled else Untied(),

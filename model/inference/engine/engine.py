@@ -72,6 +72,10 @@ class Engine:
           UserError: for invalid options, and for a model whose cache cannot give back a wrong guess.
         """
         check(options, "engine")
+        if config.encoder is not None:
+            raise UserError(
+                "the engine serves no model with an encoder; take python -m launch.generate without --output"
+            )
         self.options, self._config, self._layout = options, config, layout
         self._vocab_size, self._context = config.vocab_size, config.context_length
         self._plan = plan_of(config, options)

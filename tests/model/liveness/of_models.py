@@ -18,6 +18,7 @@ CASES = {
     "Encoder.context_length": ([ENCODER], "encoder.context_length=8", "refused"),
     "Encoder.mixer": ([ENCODER, "encoder.position=NoPositions"], "encoder.mixer=GRU(num_heads=2)", "parameters"),
     "Encoder.ffn": ([ENCODER], "encoder.ffn=MLP(width=24)", "parameters"),
+    "Encoder.start_token": ([ENCODER], "encoder.start_token=5", "batches"),
     "Encoder.cross": ([ENCODER], "encoder.cross=CrossAttention(num_heads=2)", "parameters"),
     "Encoder.position": ([ENCODER], "encoder.position=NoPositions", "output"),
     "CrossAttention.num_heads": ([ENCODER], "encoder.cross.num_heads=2", "parameters"),
