@@ -10,7 +10,7 @@ from model.inference.generate import Edits, cache_bytes, cache_slots, generate, 
 from model.inference.sampling import Sampling
 from model.layout import ONE_DEVICE, Layout
 from model.transformer import Params
-from train.data.tokenizers.interface import StreamDecoder, Tokenizer
+from train.data.tokenizers.interface import StreamDecoder, Tokenizer, ids_with_end
 from train.generation.prompts import check_text
 
 # Called at every token and at the end with a prompt's number and the text that the token completed (often empty).
@@ -171,12 +171,6 @@ def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-def source_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of a source: those of its text, and the mark that ends a document if the tokenizer has one."""
-    end = [] if tokenizer.end_of_document is None else [tokenizer.end_of_document]
-    return [*tokenizer.encode(text).tolist(), *end]
-
-
 def check_prompts(
     model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], names: Sequence[str] | None = None
 ) -> list[list[int]]:
@@ -195,7 +189,7 @@ def check_prompts(
             raise UserError(f"{where}: {error}") from None
         context = model.context_length
         if model.encoder is not None:  # which reads the prompt as a source, ended as in training
-            row, context = source_ids(tokenizer, prompt), model.encoder.context_length
+            row, context = ids_with_end(tokenizer, prompt), model.encoder.context_length
         over = len(row) - context
         if over > 0:
             raise UserError(

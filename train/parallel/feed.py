@@ -28,7 +28,8 @@ def needs_segments(data: DataOption, model: ModelConfig) -> bool:
 
 
 def batch_fields(objective_fields: tuple[str, ...], data: DataOption, model: ModelConfig) -> tuple[str, ...]:
-    """The fields of a batch: those that the objective reads, and those of documents if the model needs them."""
+    """The fields of a batch: those that the objective reads, and those of documents and sources that the model needs."""
+    objective_fields += data.source_fields if model.encoder is not None else ()
     return objective_fields + (DOCUMENT_FIELDS if needs_segments(data, model) else ())
 
 
