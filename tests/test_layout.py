@@ -47,12 +47,13 @@ STANDALONE = {
     "model.taps.collect": "runs groups of layers, which are made of mixers, which offer taps",
     "model.vocabulary.multi_token_modules": "made of blocks; the option in multi_token.py is a part of ModelConfig",
     "train.data.conversations.option": "an option of Experiment; the rest of its folder reads runs",
+    "train.data.pairs.option": "an option of Experiment; the rest of its folder reads rows",
     "train.data.preferences.option": "an option of Experiment; the rest of its folder reads rows of conversations",
     "train.evaluation.named_evaluations": "an option of Experiment, and the datasets that it names",
     "train.optimizers.rounding": "reads an Experiment, of which optimizers are parts",
 }
 # The folders of train/data: each may import itself and those before it.
-DATA_FOLDERS = ("text", "tokenizers", "shards", "batches", "prepare", "conversations", "preferences")
+DATA_FOLDERS = ("text", "tokenizers", "shards", "batches", "prepare", "conversations", "preferences", "pairs")
 CONFIGS = [path for path in tracked_modules("configs") if path.name != "__init__.py"]
 TOP_FOLDERS = {"model", "train", "configs", "launch", "tests"}
 
