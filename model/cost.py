@@ -79,7 +79,9 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     table = {name: part for name, part in tree["embedding"].items() if not name.startswith("output")}
     vectors = tree.get("per_layer", {})
     return ParameterCount(
-        embedding=_count(table) + _count(tree.get("position", {})) + _count(vectors.get("table", ())),
+        embedding=_count(table)
+        + _count((tree.get("position", {}), tree.get("input_norm", {})))
+        + _count(vectors.get("table", ())),
         blocks=_count((tree["blocks"], tree.get("position_bias", ())))
         + _count({k: v for k, v in vectors.items() if k != "table"}),
         encoder=_count(tree.get("encoder", {})),

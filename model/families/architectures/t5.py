@@ -26,6 +26,7 @@ LENGTH = 512  # the context of training; positions have no bound
 def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
     config_json.ignore("classifier_dropout", "initializer_factor", "is_encoder_decoder")
+    config_json.ignore("dense_act_fn", "is_gated_act")  # they follow from feed_forward_proj
     width, layers = config_json.get("d_model", 512), config_json.get("num_layers", 6)
     decoder_layers = config_json.get("num_decoder_layers", layers)
     heads = {"num_heads": config_json.get("num_heads", 8), "head_dim": config_json.get("d_kv", 64), "scale": 1.0}

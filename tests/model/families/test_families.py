@@ -75,6 +75,7 @@ DIFFERENTIATED = [
         "llama4",
         "olmo2",
         "qwen3_next",
+        "t5",
     )
 ]
 # Latent attention with experts, soft-caps, attention sinks, and a recurrent memory beside attention.
