@@ -11,8 +11,7 @@ from tests.parity import (
     multimodal_cases,
     other_cases,
     recent_cases,
-    sequence_to_sequence_cases,
 )
 
 CASES = llama_like_cases.CASES | gemma4_cases.CASES | classic_cases.CASES | other_cases.CASES | recent_cases.CASES
-CASES |= sequence_to_sequence_cases.CASES | multimodal_cases.CASES
+CASES |= multimodal_cases.CASES
