@@ -126,7 +126,8 @@ def main(argv: list[str]) -> int:
     rows = check_prompts(run.experiment.model, run.tokenizer, texts, named)
     rows = [row for row in rows for _ in range(NUM_SAMPLES.value)]
     cache = largest_cache_bytes(run.experiment.model, rows, sampling.max_tokens, BATCH_SIZE.value, run.layout)
-    printer = _Printer(prompts, cache, silent=JSON.value)
+    before = prompts if run.experiment.model.encoder is None else [""] * len(prompts)  # a source is another text
+    printer = _Printer(before, cache, silent=JSON.value)
     results: list[GeneratedText] = []
     try:
         generate_texts(

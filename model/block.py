@@ -8,6 +8,7 @@ from flax import nnx
 
 from model.config import ModelConfig
 from model.context import Context
+from model.encoder.cache import DecoderLayerCache
 from model.layers import Layer
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import cast_like
@@ -21,7 +22,7 @@ STREAM_AXES = ("batch", "sequence", "embed")
 
 
 class Block(nnx.Module):
-    """A mixer and a feed-forward layer around a residual stream, or one of them."""
+    """A mixer and a feed-forward layer around a residual stream, or one of them; between them attention to a source."""
 
     def __init__(
         self, config: ModelConfig, layer: Layer, make: ParameterMaker, sublayers_before: jax.Array | int
@@ -41,6 +42,7 @@ class Block(nnx.Module):
         mixer, ffn, width, dropout = layer.mixer, layer.ffn, config.width, config.dropout.attention
         self.mixer = None if mixer is None else mixer.build(width, dropout, reductions, make, layer.position)
         self.ffn = None if ffn is None else ffn.build(width, reductions, make)
+        self.cross = None if layer.cross is None else layer.cross.build(width, dropout, reductions, make)
         # Last, so that the initial parameters of sublayers do not depend on the random draws of the scheme.
         self.residual = config.residual.build(settings, make, sublayers_before)
         vectors = config.per_layer_embedding
@@ -50,10 +52,17 @@ class Block(nnx.Module):
 
     def __call__(self, stream: Any, context: Context, cache: Any) -> tuple[Any, Any]:
         """Returns the residual stream after this layer, and the cache of this layer."""
+        source = None
+        if isinstance(cache, DecoderLayerCache):
+            cache, source = cache.mixer, cache.source
         if self.mixer is not None:
             x_BTD, stream = self.residual.read(stream, "mixer")
             y_BTD, cache = self.mixer(context.shard(x_BTD, ("batch", "query_sequence", "embed")), context, cache)
             stream = self.residual.write(stream, context.shard(y_BTD, STREAM_AXES), "mixer", context)
+        if self.cross is not None:
+            x_BTD, stream = self.residual.read(stream, "cross")
+            y_BTD, source = self.cross(context.shard(x_BTD, ("batch", "query_sequence", "embed")), context, source)
+            stream = self.residual.write(stream, context.shard(y_BTD, STREAM_AXES), "cross", context)
         if self.ffn is not None:
             x_BTD, stream = self.residual.read(stream, "ffn")
             ffn, x_BTD = gradients_together(self.ffn, x_BTD)
@@ -65,7 +74,7 @@ class Block(nnx.Module):
             stream = jax.tree.map(lambda x: x * cast_like(scale[...], x), stream)
         stream = context.tap("block_output", stream)
         context.offer("stream_squares", lambda: _mean_square(stream))
-        return stream, cache
+        return stream, cache if source is None else DecoderLayerCache(cache, source)
 
 
 def _mean_square(stream: jax.Array) -> jax.Array:

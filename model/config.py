@@ -7,6 +7,7 @@ from typing import Any
 
 from model.attention.directions import Causal, Direction, problems_of_direction
 from model.dropout import Dropout
+from model.encoder.option import Encoder
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP, Gated
 from model.interfaces import AttentionOption, FeedForwardOption, MixerOption
@@ -23,6 +24,7 @@ from model.parameters.parametrization import NO_GROWTH, CompleteP, ModelGrowth, 
 from model.parameters.precision import Precision
 from model.positions.absolute import NoPositions, Position
 from model.positions.rotary import Rotary
+from model.positions.shared import problems_of_sharing
 from model.recompute import Remat
 from model.residual import Multipliers, PreNorm, Residual
 from model.vocabulary.embedding import Tied, Untied
@@ -38,7 +40,7 @@ MAX_LAYERS = 10_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A Transformer of one stack of layers: a decoder, or an encoder (`visibility`).
+    """A Transformer: a decoder, an encoder (`visibility`), or a decoder that attends to an `encoder`.
 
     A config is refused if two of its mechanisms clash, or if one would have no effect beside another. A mechanism that
     acts only in longer texts, such as a window or the scaling of positions, may be chosen for any context length.
@@ -51,6 +53,7 @@ class ModelConfig:
       visibility: which way tokens see each other: Causal (a decoder), Bidirectional (an encoder) or PrefixLM.
       position, mixer, ffn, norm: the mechanisms, each chosen by class; mixer=None for layers without a mixer, ffn=None
         for layers without a feed-forward.
+      encoder: the encoder of a source and the attention to it (model/encoder/), or None.
       embedding_norm: a norm on token embeddings, before positions are added to them, or None (BLOOM; Dettmers et al.
         2022, "8-bit Optimizers via Block-wise Quantization", section 2.3).
       token_types: the number of types of tokens, of which each has a vector that is added to the embedding (BERT: 2 for
@@ -94,6 +97,7 @@ class ModelConfig:
     position: Position = Rotary()
     exceptions: tuple[Except, ...] = ()
     norm: LayerNorm | RMSNorm = RMSNorm()
+    encoder: Encoder | None = None
     embedding_norm: LayerNorm | RMSNorm | None = None
     token_types: int | None = None
     input_norm: LayerNorm | RMSNorm | None = None
@@ -126,9 +130,11 @@ class ModelConfig:
     def layers(self) -> tuple[Layer, ...]:
         """The mechanisms of every layer, with the scales of attention that follow from the parametrisation."""
         layers = [{name: option for name, (_, option) in layer.items()} for layer in self._layer_choices()]
+        cross = None if self.encoder is None else self.encoder.cross
         return tuple(
             Layer(
                 **layer | {"mixer": _with_scale(self, layer["mixer"])},
+                cross=cross,
                 unnormed=number == 0 and not self.residual.first_norm,
             )
             for number, layer in enumerate(layers)
@@ -210,6 +216,8 @@ class ModelConfig:
             yield from self._problems_of_per_layer_embedding()
         if self.precision.products != "compute" and any(isinstance(layer.ffn, Experts) for layer in self.layers):
             yield "precision.products", f"experts have no products in '{self.precision.products}'; use 'compute'"
+        if self.encoder is not None:
+            yield from self.encoder.problems_with(self)
         yield from self.parametrization.clashes(self)
         yield from self._problems_of_layers()
 
@@ -250,6 +258,7 @@ class ModelConfig:
         yield from self._problems_of_sublayers(layers)
         yield from self._problems_of_cross_layer_arrays(mixing)
         yield from dict.fromkeys(self._problems_of_taken_arrays(layers))
+        yield from problems_of_sharing(self.layers)
         for where in dict.fromkeys(layer["mixer"][0] for layer in mixing):
             same_mixer = [layer for layer in layers if layer["mixer"][0] == where]
             positions = [

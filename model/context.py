@@ -21,6 +21,7 @@ from model.taps.meanings import TAPS
 from model.taps.request import NO_TAPS, Offered, Taps, TapSite, apply_edits
 
 if TYPE_CHECKING:  # attention imports this
+    from model.encoder.source import EncodedSource, Source
     from model.kernels.visibility import Visibility
 
 
@@ -41,6 +42,7 @@ class Rows(NamedTuple):
     text_lengths_B: jax.Array | None = None
     weights_BT: jax.Array | None = None
     prefix_BT: jax.Array | None = None
+    source: "Source | None" = None
 
 
 def array_of_layer(name: str, number: int) -> str:
@@ -93,6 +95,8 @@ class Context(LayerInputs):
       measurements: sums over tokens that count, by name.
       per_layer_BTP: the vectors of the tokens for this layer (model/vocabulary/per_layer.py); None in a model without.
       cross_layer: the arrays that earlier layers share, by name; mixers declare the names (`cross_layer_arrays`).
+      source: the encoded source that layers attend to; None in a model without, or where a cache has it.
+      shared_bias: the trained numbers of positions that all layers share (model/positions/shared.py), or None.
     """
 
     index_BT: jax.Array
@@ -115,6 +119,8 @@ class Context(LayerInputs):
     measurements: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     per_layer_BTP: jax.Array | None = None
     cross_layer: dict[str, CrossLayerArray] = dataclasses.field(default_factory=dict)
+    source: "EncodedSource | None" = None
+    shared_bias: jax.Array | None = None
 
     def shard(self, x: jax.Array, axes: Axes) -> jax.Array:
         """Returns the same activation, sharded over the devices by the names of its axes."""
@@ -200,6 +206,10 @@ class Context(LayerInputs):
         if key is None or not key.ndim:
             return drop(x, rate, key)
         return in_micro_batches(lambda key, x: drop(x, rate, key), self.layout, key, x)
+
+    def with_shared_bias(self, table: Any) -> "Context":
+        """Returns the context of layers that share a table of positions, a parameter; the same for None."""
+        return self if table is None else dataclasses.replace(self, shared_bias=table[...])
 
     def for_layer(
         self,

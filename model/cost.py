@@ -41,6 +41,7 @@ class ParameterCount:
     """The number of parameters in each part of a model; `inactive` counts those of experts that a token does not use.
 
     `adapters` counts trained changes of low rank to matrices: they are part of the total, and without a frozen matrix.
+    `encoder` counts the layers that read a source; cross-attention to it is a part of the blocks.
     `multi_token` counts the modules that predict tokens further ahead, which training uses: they are part of the total,
     and so are `score_head` and `pooler`, whose operations are not counted: one token a text passes through it.
     As in published counts, the load biases of routers are part of it too: no optimizer updates them, but a checkpoint
@@ -51,6 +52,7 @@ class ParameterCount:
     blocks: int
     final_norm: int
     unembedding: int
+    encoder: int = 0
     multi_token: int = 0
     score_head: int = 0
     pooler: int = 0
@@ -61,7 +63,7 @@ class ParameterCount:
     def total(self) -> int:
         """The number of all parameters."""
         heads = self.unembedding + self.multi_token + self.score_head + self.pooler
-        return self.embedding + self.blocks + self.final_norm + heads + self.adapters
+        return self.embedding + self.encoder + self.blocks + self.final_norm + heads + self.adapters
 
     @property
     def active(self) -> int:
@@ -83,7 +85,9 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     vectors = tree.get("per_layer", {})
     return ParameterCount(
         embedding=_count([table, vectors.get("table", ()), *(tree.get(name, {}) for name in EMBEDDED)]),
-        blocks=_count(tree["blocks"]) + _count({k: v for k, v in vectors.items() if k != "table"}),
+        blocks=_count((tree["blocks"], tree.get("position_bias", ())))
+        + _count({k: v for k, v in vectors.items() if k != "table"}),
+        encoder=_count(tree.get("encoder", {})),
         final_norm=_count(tree.get("final_norm", {})),
         unembedding=_count(tree["embedding"]) - _count(table) + _count(tree.get("head", {})),
         multi_token=_count(tree.get("multi_token", {})),
@@ -114,11 +118,17 @@ def _count_inactive(config: ModelConfig, tree: Any) -> int:
 
 
 def forward_flops(config: ModelConfig, length: int) -> int:
-    """Counts the operations of one forward pass over one causal sequence of `length` tokens."""
+    """Counts the operations of one forward pass over one causal sequence of `length` tokens.
+
+    With an encoder, the sequence has a source of the greatest length.
+    """
     layers = sum(_layer_flops(config, layer, length) for layer in config.layers)
     option = config.per_layer_embedding
     vectors = 0 if option is None else option.cost(config.width, config.num_layers, length)
     adapters = _adapter_flops(config, length, ("embedding", "blocks", "per_layer"))
+    if (encoder := config.encoder) is not None:
+        layers += encoder.cost(config, length, encoder.context_length)
+        adapters += _adapter_flops(config, encoder.context_length, ("encoder",))
     return _projection_flops(config, length) + layers + vectors + _logits_flops(config, length) + adapters
 
 
@@ -132,7 +142,7 @@ def _adapter_flops(config: ModelConfig, length: int, parts: tuple[str, ...]) -> 
 
 def _layer_flops(config: ModelConfig, layer: Layer, length: int) -> int:
     sublayers = [part for part in (layer.mixer, layer.ffn) if part is not None]
-    stream = config.residual.cost(config.width, length, len(sublayers))
+    stream = config.residual.cost(config.width, length, len(layer.sublayers))
     later = 0
     if not config.visibility.decodes and isinstance(layer.mixer, AttentionOption):
         later = layer.mixer.cost_of_later_keys(config.width, length)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from model.encoder.cross import CrossAttention
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP, Gated
 from model.mixers import Mixer
@@ -63,7 +64,7 @@ class Except:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-    """The mechanisms of one layer, all resolved; None for no mixer or no feed-forward.
+    """The mechanisms of one layer, all resolved; None for no mixer, no feed-forward, or no source to attend to.
 
     `unnormed` says that the first sublayer reads the stream without a norm.
     """
@@ -71,13 +72,14 @@ class Layer:
     mixer: Mixer | None
     ffn: MLP | Gated | Experts | None
     position: LayerPosition
+    cross: CrossAttention | None = None
     unnormed: bool = False
 
     @property
     def sublayers(self) -> tuple[Sublayer, ...]:
         """The names of the sublayers that the layer has, in order."""
-        both: tuple[Sublayer, ...] = ("mixer", "ffn")
-        return tuple(name for name in both if getattr(self, name) is not None)
+        all_three: tuple[Sublayer, ...] = ("mixer", "cross", "ffn")
+        return tuple(name for name in all_three if getattr(self, name) is not None)
 
 
 @dataclasses.dataclass(frozen=True)

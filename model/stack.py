@@ -17,6 +17,7 @@ from flax import nnx
 from model.block import Block
 from model.config import ModelConfig
 from model.context import Context, CrossLayerArray, array_of_layer
+from model.encoder.cache import DecoderLayerCache
 from model.interfaces import CrossLayerShape
 from model.layers import Group, Layer, by_stack, from_stacks, group_layers
 from model.mixers import MixerCache
@@ -25,7 +26,7 @@ from model.parameters.precision import for_compute
 from model.recompute import rematerialized
 from model.taps.collect import TapCollector
 
-# The cache of every layer that has one, by the number of the layer.
+# The cache of every layer that has one, by the number of the layer; with an encoder, a `DecoderLayerCache`.
 LayerCaches = dict[str, MixerCache]
 
 
@@ -88,14 +89,23 @@ def _stack_blocks(
     return stack_modules(lambda key, before: Block(config, layer, make(key), before), keys, sublayers_before)
 
 
-def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:
-    """Returns a cache of zeros for `batch` rows of at most `length` tokens, for every layer that has one."""
+def empty_caches(config: ModelConfig, batch: int, length: int, source_length: int | None = None) -> LayerCaches:
+    """Returns a cache of zeros for `batch` rows of at most `length` tokens, for every layer that has one.
+
+    Layers that attend to a source have room for `source_length` of its tokens; None for as many as the encoder reads.
+    """
     compute, mixers = config.precision.compute, {str(i): layer.mixer for i, layer in enumerate(config.layers)}
-    return {
+    caches = {
         number: mixer.empty_cache(config.width, batch, length, compute)
         for number, mixer in mixers.items()
         if mixer is not None and mixer.taken_arrays(config.width) is None
     }
+    if (encoder := config.encoder) is None:
+        return caches
+    slots = encoder.context_length if source_length is None else source_length
+    empty = lambda: encoder.cross.empty_cache(config.width, batch, slots, compute)  # noqa: E731
+    both: dict[str, Any] = {number: DecoderLayerCache(caches.get(number), empty()) for number in mixers}
+    return both
 
 
 def run_layers(

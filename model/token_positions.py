@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from model.attention.directions import Causal, Direction, refuse_without_decoding, visible_rows
 from model.config import ModelConfig
 from model.context import LayerInputs, Rows
+from model.encoder.option import refuse_source
 from model.errors import UserError
 from model.interfaces import AttentionOption
 from model.kernels.visibility import Coordinates, Visibility, causal, renumber_segments
@@ -27,10 +28,12 @@ def inputs_of_rows(
 ) -> dict[str, Any]:
     """Returns the fields of a `Context` that depend on its rows.
 
-    Raises UserError for documents and a cache, for rows that are too long, and for a cache of a model without decoding.
+    Raises UserError for documents and a cache, for rows that are too long, for a cache of a model without decoding, and
+    for a source that the model cannot read or that it lacks.
     """
     if (length := rows.tokens_BT.shape[1]) > config.context_length:
         raise UserError(f"a sequence of {length} tokens is longer than context_length={config.context_length}")
+    refuse_source(config.encoder, rows.source, cached)
     if cached:
         refuse_without_decoding(config, "cache")
     options = rows.positions_BT, rows.segment_ids_BT, rows.lengths_B, rows.text_lengths_B

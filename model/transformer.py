@@ -19,14 +19,16 @@ from flax import nnx
 
 from model.config import ModelConfig
 from model.context import Context, Rows
+from model.encoder.module import new_encoder, with_source
+from model.encoder.source import Source
 from model.layout import ONE_DEVICE, Layout
 from model.norms import new_norm
 from model.options.tree import check
 from model.output import Output, OutputWithLogits
-from model.parameters.maker import ParameterMaker, specs_of, without_values
-from model.parameters.parametrization import ModelGrowth
+from model.parameters.maker import maker_of, specs_of, without_values
 from model.parameters.precision import outside_of_layers
 from model.positions.absolute import PositionEmbedding
+from model.positions.shared import new_shared_bias
 from model.recompute import saved_taps
 from model.stack import LayerCaches, new_blocks, run_layers
 from model.stages.pipeline import run_layers_in_stages
@@ -46,17 +48,12 @@ Params = dict[str, Any]
 
 
 class Transformer(nnx.Module):
-    """A Transformer whose layers are stacked along a leading axis."""
+    """A Transformer whose layers are stacked along a leading axis: a decoder or an encoder, or both."""
 
     def __init__(self, config: ModelConfig, key: jax.Array) -> None:
         """Args: the options, and the random key that draws every parameter."""
         embedding_key, position_key, blocks_key, norm_key = jax.random.split(key, 4)
-
-        def make(key: jax.Array, growth: ModelGrowth = config.growth.outside_of_layers) -> ParameterMaker:
-            layers, precision = config.parametrization.initial_layers(config.num_layers), config.precision
-            formats = precision.parameters, growth, precision.products, precision.weights
-            return ParameterMaker(key, config.initialization, layers, *formats, config.adapters)
-
+        make = maker_of(config)
         norm = functools.partial(new_norm, config.width, make(norm_key), config.precision.reductions)
         self.config = config
         self.embedding = new_embedding(config, make(embedding_key), norm(config.embedding_norm))
@@ -70,9 +67,12 @@ class Transformer(nnx.Module):
         self.token_types = new_token_types(config, make(jax.random.fold_in(key, 3)))
         self.head = new_prediction_head(config, make(jax.random.fold_in(key, 4)))
         self.pooler = new_pooler(config, make(jax.random.fold_in(key, 5)))
+        self.position_bias = new_shared_bias(config.layers, make(jax.random.fold_in(key, 6)))
+        self.encoder = new_encoder(config, jax.random.fold_in(key, 7), make)
 
     def __call__(self, batch: TokenBatch, context: Context, cache: LayerCaches | None) -> Output:
         """Runs the model on token ids; see `stream`."""
+        context = with_source(self.encoder, self.embedding, context.with_shared_bias(self.position_bias))
         x_BTD = self.embedding.embed(batch.tokens_BT, self.config.precision.compute, context.layout)
         vectors = None if self.per_layer is None else self.per_layer(batch.tokens_BT, x_BTD, context.layout)
         x_BTD = self.position(with_types(self.token_types, x_BTD, batch.token_types_BT), context.site.positions_BT)
@@ -117,8 +117,9 @@ def logical_axes(config: ModelConfig) -> Params:
 
 def _model(config: ModelConfig, params: Params) -> Transformer:
     """Returns the modules with their parameters; parameters of layers are cast later, layer by layer."""
-    outside = outside_of_layers(params, specs(config), config.precision)
-    model: Transformer = nnx.merge(_abstract_model(config)[0], outside)
+    model: Transformer = nnx.merge(
+        _abstract_model(config)[0], outside_of_layers(params, specs(config), config.precision)
+    )
     return model
 
 
@@ -140,6 +141,7 @@ def stream(
     prefix_BT: jax.Array | None = None,
     layout: Layout = ONE_DEVICE,
     taps: Taps | Iterable[str | Tap] = (),
+    source: Source | None = None,
 ) -> Output:
     """Runs the model as a pure function, up to the residual stream after the final norm.
 
@@ -150,18 +152,18 @@ def stream(
       consecutive_positions: promises that positions of neighbours in a document differ by one, for kernels.
       cache: the cache to read and extend; None attends within the tokens alone.
       lengths_B: the real tokens of each row, read before or now; later ones are padding and change no state; or None.
-      text_lengths_B: the number of tokens in each row's whole text, of which some may be read later, for scalings of
-        rotary positions that depend on it; by default `lengths_B`, or the tokens of each document so far.
+      text_lengths_B: the tokens of each row's whole text, for positions that depend on them; by default those so far.
       dropout_key: a key switches dropout on; with a pipeline, one key for each micro-batch (M,).
       weights_BT, targets_BT: the weight of each token in losses and measurements; the next token of each; or None.
       token_types_BT: the type of each token, in a model that has types; None for type 0.
       prefix_BT: with PrefixLM(), the length of the prefix of each token's document, or of each row (B, 1); or None.
       layout: the layout of activations over devices; see model/layout.py.
       taps: names of intermediates to return, such as "attention_weights" (L, B, N, T, S), or a value of `Taps`.
+      source: the source of a model with an encoder; with a cache, in the first pass alone, which keeps what it needs.
 
     Raises UserError for options that clash, a sequence longer than the context, or taps that do not exist.
     """
-    rows = Rows(tokens_BT, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, weights_BT, prefix_BT)
+    rows = Rows(tokens_BT, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, weights_BT, prefix_BT, source)
     context = Context(
         **inputs_of_rows(config, rows, cached=cache is not None, consecutive_positions=consecutive_positions),
         dropout_key=dropout_key,

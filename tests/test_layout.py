@@ -40,18 +40,20 @@ FLAT_FOLDERS = ("launch", "model", "train", "train.data")
 # Modules that also count by themselves, because they import more or less than the rest of their folder, and why.
 STANDALONE = {
     "model.attention.patterns": "options that import nothing; kernels read them too",
+    "model.encoder.module": "runs stacks of layers; the option beside it is a part of ModelConfig",
     "model.families.sizes": "sizes of all families by name, read by the families",
     "model.feedforward.loads": "reads the layers of a whole model, of which feed-forwards are parts",
     "model.stages.micro_batches": "reorders rows; contexts read it, which the stages are given",
     "model.taps.collect": "runs groups of layers, which are made of mixers, which offer taps",
     "model.vocabulary.multi_token_modules": "made of blocks; the option in multi_token.py is a part of ModelConfig",
     "train.data.conversations.option": "an option of Experiment; the rest of its folder reads runs",
+    "train.data.pairs.option": "an option of Experiment; the rest of its folder reads rows",
     "train.data.preferences.option": "an option of Experiment; the rest of its folder reads rows of conversations",
     "train.evaluation.named_evaluations": "an option of Experiment, and the datasets that it names",
     "train.optimizers.rounding": "reads an Experiment, of which optimizers are parts",
 }
 # The folders of train/data: each may import itself and those before it.
-DATA_FOLDERS = ("text", "tokenizers", "shards", "batches", "prepare", "conversations", "preferences")
+DATA_FOLDERS = ("text", "tokenizers", "shards", "batches", "prepare", "conversations", "preferences", "pairs")
 CONFIGS = [path for path in tracked_modules("configs") if path.name != "__init__.py"]
 TOP_FOLDERS = {"model", "train", "configs", "launch", "tests"}
 

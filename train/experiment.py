@@ -17,6 +17,7 @@ from model.transformer import specs
 from train.data.config import Data
 from train.data.conversations.option import Conversations
 from train.data.generated import Generated
+from train.data.pairs.option import Pairs
 from train.data.preferences.option import Preferences
 from train.data.prompts import Prompts
 from train.earlier import current_config
@@ -202,7 +203,7 @@ class Experiment:
     """Everything that decides what a run computes."""
 
     model: ModelConfig
-    data: Data | Generated | Conversations | Preferences | Prompts
+    data: Data | Generated | Conversations | Preferences | Pairs | Prompts
     training: Training
     objective: AnyObjective = NextToken()
     optimizer: AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW

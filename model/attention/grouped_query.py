@@ -336,7 +336,8 @@ class GroupedQueryAttention(nnx.Module):
         """Returns the weighted sums of the values that queries see, (B, T, N, H)."""
         scale = q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale
         scoring = Scoring(scale, self.option.logit_softcap, self.reductions)
-        table = None if self.position_bias is None else round_to_dtype(self.position_bias[...], q_BTNH.dtype)
+        table = context.shared_bias if self.position_bias is None else self.position_bias[...]
+        table = None if table is None else round_to_dtype(table, q_BTNH.dtype)
         bias = self.position.bias(self.option.num_heads, table)
         sink_N = None if self.sink is None else round_to_dtype(self.sink[...], q_BTNH.dtype)
         context.offer(

@@ -186,7 +186,7 @@ class LatentAttention(nnx.Module):
         """Returns the weighted sums of the values that queries see, (B, T, N, the width of the values)."""
         default_scale = (self.option.head_dim + self.option.rotary_head_dim) ** -0.5
         scoring = Scoring(default_scale if self.option.scale is None else self.option.scale, reductions=self.reductions)
-        table = None if self.position_bias is None else self.position_bias[...]
+        table = context.shared_bias if self.position_bias is None else self.position_bias[...]
         bias = self.position.bias(self.option.num_heads, table)
         context.offer(
             "attention_weights", lambda: kernels.attention_weights(q_BTNH, k_BSKH, visibility, scoring, bias=bias)

@@ -11,6 +11,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.families.architectures import (
     baichuan,
+    bart,
     bert,
     bloom,
     cohere,
@@ -60,6 +61,7 @@ from model.families.architectures import (
     smollm3,
     stablelm,
     starcoder2,
+    t5,
 )
 from model.families.config_json import as_json
 from model.families.early_files import modern
@@ -70,6 +72,7 @@ from model.options.words import misspelt, nearest
 
 FAMILIES: tuple[Family, ...] = (
     baichuan.FAMILY,
+    bart.FAMILY,
     bert.FAMILY,
     bloom.FAMILY,
     cohere.FAMILY,
@@ -125,6 +128,7 @@ FAMILIES: tuple[Family, ...] = (
     stablelm.FAMILY,
     stablelm.EPOCH,
     starcoder2.FAMILY,
+    t5.FAMILY,
 )
 
 

@@ -43,6 +43,7 @@ def _pythia(width: int, layers: int, heads: int, vocab_size: int = 50304) -> Val
     return fixed | sizes | {"intermediate_size": 4 * width, "vocab_size": vocab_size, "tie_word_embeddings": False}
 
 
+T5 = {"model_type": "t5", "vocab_size": 32128}
 LLAMA_2 = {"model_type": "llama", "vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
 LLAMA_3_1 = {
     "model_type": "llama",
@@ -246,6 +247,17 @@ SIZES: dict[str, Values | ModelConfig] = {
     "baichuan2-13b": BAICHUAN_2 | _llama(5120, 40, 40, 40, 13696),
     "internlm2-7b": INTERNLM_2 | _llama(4096, 32, 32, 8, 14336),
     "kimi-k2": KIMI_K2 | _llama(7168, 61, 64, 64, 18432),
+    "t5-small": T5,
+    "t5-base": T5 | {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+    "t5-large": T5 | {"d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16},
+    "t5-v1_1-base": T5
+    | {
+        "d_model": 768,
+        "num_layers": 12,
+        "num_heads": 12,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+    },
     "granite-4.0-h-350m": GRANITE_4_H
     | _llama(768, 32, 12, 4, 2048, shared_intermediate_size=2048, num_local_experts=0, max_position_embeddings=32768)
     | {"attention_multiplier": 1 / 64, "residual_multiplier": 0.246, "logits_scaling": 3.0}

@@ -12,6 +12,8 @@ rows of one tensor have different numbers of such pieces, the smallest number co
 "(k +h) d", the queries of all heads that share a key head lie together before that key. `~` stands before an axis that
 the tensor has in the opposite order: the last tap of `nn.Conv1d` is that of the current token, "+(n h) 1 ~j -> j n h".
 
+Names that begin with `encoder.blocks.` are those of an encoder's layers, whose numbers {layer} then has.
+
 A row is skipped if the model does not have its parameter, or if the parameter has another number of axes: one table
 serves a family's models with and without biases, with and without experts.
 """
@@ -148,7 +150,8 @@ def tensors(weights: tuple[Weight, ...], config: ModelConfig) -> dict[str, Tenso
     """
     shapes = {name: leaf.shape for name, leaf in flatten(abstract_params(config)).items()}
     parts: dict[str, list[Part]] = collections.defaultdict(list)
-    for layer in (None, *range(config.num_layers)):
+    encoder = 0 if config.encoder is None else config.encoder.num_layers
+    for layer in (None, *range(max(config.num_layers, encoder))):
         for weight in weights:
             if not weight.copy and (layer is None) == ("{layer}" not in weight.tensor):
                 for name, part in _parts(weight, config, layer, shapes):
@@ -168,8 +171,12 @@ def _parts(
 ) -> list[tuple[str, Part]]:
     """Returns the names of the tensors that a row describes in one layer, each with its part."""
     parameter, condition = weight.parameter, weight.condition
+    if parameter.startswith("encoder.") and config.encoder is not None:
+        config = config.encoder.as_model(config)
     index: tuple[int, ...] = ()
     if layer is not None:
+        if layer >= config.num_layers:
+            return []
         stack, row = _stack_and_row(config, layer)
         parameter, condition = parameter.replace("blocks", stack, 1), condition.replace("blocks", stack, 1)
         index = (row,)

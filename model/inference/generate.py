@@ -26,6 +26,7 @@ from model.errors import UserError
 from model.inference import cpu
 from model.inference.prompts import check_ids, check_length, hash_of, key_of_text, seen_tokens
 from model.inference.sampling import Rules, Sampling, sample_token
+from model.inference.sources import read_sources, texts_and_sources
 from model.layout import ONE_DEVICE, Layout
 from model.options.tree import check
 from model.parameters.precision import for_inference
@@ -106,7 +107,7 @@ def generate(
       config: the model's options.
       params: its parameters, as `model.transformer.init` returns them, on any mesh; every call copies them. To call it
         many times, pass the result of `prepare_params` for this config and layout.
-      prompts: token ids, at least one in each prompt.
+      prompts: token ids, at least one in each prompt; with an encoder, the sources of texts.
       sampling: the number of new tokens, and the rules that choose them.
       begin: the id that begins a text, which the repetition penalty does not count; None for none.
       end: the id that ends a text (end of document), which the penalty does not count either; None for none.
@@ -128,6 +129,7 @@ def generate(
     """
     check(sampling, "sampling")
     refuse_without_decoding(config, "generate")
+    prompts, sources = texts_and_sources(config, prompts)
     max_length = config.context_length if cache_length is None else min(cache_length, config.context_length)
     _check_prompts(prompts, max_length, config.vocab_size)
     if not prompts:
@@ -138,8 +140,9 @@ def generate(
     rows = [list(prompt) for prompt in prompts]
     rows += [[0]] * (-len(rows) % (row_multiple or layout.ways("batch")))
     marks = [mark for mark in (begin, end) if mark is not None]
-    inputs = initial_inputs(rows, sample_indices, rules, sampling.seed, config.vocab_size, marks)
+    inputs = initial_inputs(rows, sample_indices, rules, sampling.seed, config.vocab_size, marks, sources)
     state = init_decode_state(config, layout, length, **inputs)
+    state = state if sources is None else read_sources(config, layout, weights, state, sources)
     chunks = prefill_chunks(rows, min(chunk, length))
     if config.visibility.prompt_is_prefix:  # all tokens of a prompt at once; `decode` reads the last one again
         chunks = prefill_chunks([[*row, 0] for row in rows], length)
@@ -196,7 +199,7 @@ def init_decode_state(
     seen_BV: jax.Array | None,
 ) -> DecodeState:
     """Returns the state before the first token is read: an empty cache, and the last token of every prompt."""
-    cache = empty_caches(config, len(token_B), length)
+    cache = empty_caches(config, len(token_B), length, source_length=1)  # until `read_sources` gives sources
     key_B = jax.vmap(lambda fold: key_of_text(seed, fold[0], fold[1]))(fold_B2)
     return _constrain_state(DecodeState(cache, token_B, position_B, key_B, seen_BV), layout)
 
@@ -332,15 +335,17 @@ def initial_inputs(
     seed: int,
     vocab_size: int,
     marks: Sequence[int] = (),
+    sources: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """Returns the arguments of `init_decode_state` for rows of prompt ids.
 
-    The repetition penalty does not count `marks`.
+    The repetition penalty does not count `marks`. Draws depend on the sources, if there are any.
     """
-    sample_indices = occurrence_indices([tuple(row) for row in rows]) if sample_indices is None else sample_indices
+    texts = rows if sources is None else sources
+    sample_indices = occurrence_indices([tuple(text) for text in texts]) if sample_indices is None else sample_indices
     fold_B2 = np.zeros((len(rows), 2), np.uint32)
     for i, sample_index in enumerate(sample_indices):
-        fold_B2[i] = hash_of(rows[i]), sample_index
+        fold_B2[i] = hash_of(texts[i]), sample_index
     seen_BV = None
     if rules["repetition_penalty"] is not None:
         seen_BV = seen_tokens(rows, [marks] * len(rows), vocab_size)

@@ -46,7 +46,7 @@ import contextvars
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,9 @@ from model.parameters.adapters import Adapters
 from model.parameters.parametrization import NO_GROWTH, ModelGrowth
 from model.parameters.quantized_weights import MatrixLayout, QuantizedMatrix, QuantizedWeights, applies_to, quantize
 from model.parameters.specs import ROLES, Growth, Initializer, Products, Role, Spec
+
+if TYPE_CHECKING:
+    from model.config import ModelConfig
 
 TRUNCATED_STD = 0.87962566103423978  # the standard deviation of N(0, 1) truncated at two standard deviations
 
@@ -352,3 +355,14 @@ def stack_modules(build: Callable[..., nnx.Module], *inputs: jax.Array) -> nnx.M
         if isinstance(node, nnx.Variable):
             node.set_metadata(spec=node.get_metadata()["spec"].stacked("layer"))
     return module
+
+
+def maker_of(config: "ModelConfig") -> Callable[..., ParameterMaker]:
+    """Returns the function that makes a model's maker from a key and a growth; by default that outside of layers."""
+
+    def make(key: jax.Array, growth: ModelGrowth = config.growth.outside_of_layers) -> ParameterMaker:
+        layers, precision = config.parametrization.initial_layers(config.num_layers), config.precision
+        formats = precision.parameters, growth, precision.products, precision.weights
+        return ParameterMaker(key, config.initialization, layers, *formats, config.adapters)
+
+    return make

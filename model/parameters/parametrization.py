@@ -135,6 +135,8 @@ class MuP(Standard):
         none = f"{self.name} has no rule for it"
         if config.embedding_width is not None:
             yield "embedding_width", f"{none}: the table's width may grow or not; set it None, or use Standard()"
+        if config.encoder is not None:
+            yield "encoder", f"{none}; set it None, or use Standard()"
         if config.per_layer_embedding is not None:
             yield "per_layer_embedding", f"{none}; set it None, or use Standard()"
         if not config.residual.one_vector:

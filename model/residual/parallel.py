@@ -46,7 +46,7 @@ class ParallelStream(ResidualStream):
     def __init__(self, shared_norm: bool, settings: LayerSettings, make: ParameterMaker) -> None:
         """Args: whether sublayers share their norm, the settings of model and layer, the maker of parameters."""
         super().__init__(settings, make)
-        self.make_norms("norm", make, *settings.sublayers[shared_norm:][:shared_norm])
+        self.make_norms("norm", make, *(settings.sublayers[1:] if shared_norm else ()))
 
     def read(self, stream: jax.Array | StreamInLayer, i: Sublayer) -> tuple[jax.Array, StreamInLayer]:
         """Returns N(x), and the stream within the layer."""

@@ -18,7 +18,7 @@ from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import cast_like
 
-Sublayer = Literal["mixer", "ffn"]
+Sublayer = Literal["mixer", "cross", "ffn"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

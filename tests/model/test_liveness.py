@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 
 from model.config import ModelConfig
+from model.encoder.source import Source
 from model.errors import UserError
 from model.feedforward.loads import update_load_biases
 from model.layers import Except
+from model.layout import ONE_DEVICE
 from model.options.annotations import alternatives, fields_of, item_annotation, option_classes
 from model.options.assignments import override
 from model.options.tree import check
-from model.transformer import abstract_params, forward, init
+from model.transformer import abstract_params, init
+from model.transformer import forward as pass_of_target
 from tests.model.liveness import of_feedforward, of_mixers, of_models, of_positions
+from train.objectives.next_token import stream_of_batch
 
 # What a change must be seen in:
 #   parameters  their names, shapes or dtypes
@@ -27,6 +31,7 @@ from tests.model.liveness import of_feedforward, of_mixers, of_models, of_positi
 #   gradient    the program of the gradient, for options that leave the numbers alone
 #   losses      what training adds to cross-entropy, with the same parameters and tokens
 #   moved       the load biases after a step
+#   batches     the stream of a batch of training, with the same parameters
 #   refused     a UserError for tokens that the model took before
 # field: (settings to start from, the change, where it shows)
 CASES = of_models.CASES | of_mixers.CASES | of_positions.CASES | of_feedforward.CASES
@@ -45,6 +50,12 @@ def reachable(cls=ModelConfig):
 def test_every_field_of_every_option_has_a_case():
     fields = {f"{cls.__name__}.{name}" for cls in reachable() for name in fields_of(cls)}
     assert fields == set(CASES)
+
+
+def forward(config, params, tokens, **options):
+    """The pass of these tokens; with an encoder, they are their own source."""
+    source = {} if config.encoder is None else {"source": Source(jnp.asarray(tokens))}
+    return pass_of_target(config, params, tokens, **source, **options)
 
 
 def program(function, *arguments):
@@ -91,8 +102,12 @@ def test_every_field_is_live(field, start, drawn, tokens):
     elif evidence == "gradient":
         assert gradient(changed, tokens) != gradient(start, tokens)
     elif evidence == "refused":
-        with pytest.raises(UserError, match="longer than context_length=8|no kernel for experts"):
+        with pytest.raises(UserError, match="longer than (encoder.)?context_length=8|no kernel for experts"):
             forward(changed, drawn(changed), tokens)
+    elif evidence == "batches":
+        batch = {"tokens": tokens, "source": tokens}
+        before, after = (stream_of_batch(c, drawn(start), batch, ONE_DEVICE).stream_BTD for c in (start, changed))
+        assert np.abs(before - after).max() > 1e-3
     elif evidence == "losses":
         params, counted = drawn(start), {"weights_BT": jnp.ones(tokens.shape), "targets_BT": tokens}
         before, after = (sum(forward(c, params, tokens, **counted).losses.values()) for c in (start, changed))
@@ -119,6 +134,8 @@ REQUIRED |= {"kv_rank": 5, "head_dim": 4, "rotary_head_dim": 2, "value_head_dim"
 REQUIRED |= {"low_frequency_factor": 0.5, "high_frequency_factor": 4.0}
 REQUIRED |= {"short_factors": (1.5, 2.0), "long_factors": (3.0, 4.0)}
 REQUIRED |= {"num_experts": 8, "top_k": 2, "expert": "Gated(width=8)", "ffn": "Gated(width=8)"}
+REQUIRED |= {"num_layers": 1, "context_length": 16, "mixer": "GroupedQuery(num_heads=4)"}
+REQUIRED |= {"cross": "CrossAttention(num_heads=4)"}
 REQUIRED |= {"taps": "('query',)"}
 REQUIRED |= {"base_width": 8, "base_layers": 4}
 REQUIRED |= {"step_length": 3, "scale": 0.5, "coefficient": 0.1, "count": 4}
@@ -156,6 +173,10 @@ def test_all_values_of_a_choice_differ(field, values, start, tokens):
         values = ["LayerNorm(bias=False)", "RMSNorm"]
     if field == "Rotary.scaling":
         values = ["None"] + [v.replace("LongRoPE(", "LongRoPE(factor=2.0, ") for v in values]
+    if field == "Encoder.position":  # which has numbers for later keys
+        values = [v.replace("RelativeBias()", "RelativeBias(bidirectional=True)") for v in values if v != "ALiBi()"]
+    if field in ("Encoder.mixer", "Encoder.position"):  # the same ones as in a decoder: a few
+        values = [v for v in values if v.startswith(("GroupedQuery", "GRU", "Rotary", "Learned", "RelativeBias"))]
     path = change.partition("=")[0]
     configs = [override(start, f"{path}={value}") for value in values]
     seen = [program(loss_of(config), abstract_params(config), tokens) for config in configs]

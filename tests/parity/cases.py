@@ -4,7 +4,14 @@ Heads are wider than model width / heads, key heads are few, windows and origina
 of a row, biases are on and off, embeddings tied and untied, first layers dense.
 """
 
-from tests.parity import classic_cases, gemma4_cases, llama_like_cases, multimodal_cases, other_cases, recent_cases
+from tests.parity import (
+    classic_cases,
+    gemma4_cases,
+    llama_like_cases,
+    multimodal_cases,
+    other_cases,
+    recent_cases,
+)
 
 CASES = llama_like_cases.CASES | gemma4_cases.CASES | classic_cases.CASES | other_cases.CASES | recent_cases.CASES
 CASES |= multimodal_cases.CASES

@@ -1,4 +1,4 @@
-"""The compared shapes of BERT, RoBERTa, ModernBERT, GPT-Neo, GPT-BigCode, Cohere 1, Phi-1 to 2 and StableLM.
+"""The compared shapes of BERT, RoBERTa, ModernBERT, T5, BART, GPT-Neo, GPT-BigCode, Cohere 1, Phi-1 to 2 and StableLM.
 
 And of the first files of Phi and StableLM.
 """
@@ -25,6 +25,14 @@ PHI = LLAMA_LIKE | {"model_type": "phi", "hidden_size": 32}
 PHI_MSFT = {"model_type": "phi-msft", "vocab_size": 64, "n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 4}
 STABLELM = LLAMA_LIKE | {"model_type": "stablelm", "hidden_size": 32}
 STABLELM_EPOCH = STABLELM | {"model_type": "stablelm_epoch"}
+
+T5 = {"model_type": "t5", "vocab_size": 64, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 4}
+T5 |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 12, "decoder_start_token_id": 0}
+V1_1 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+
+BART = {"model_type": "bart", "vocab_size": 64, "d_model": 16, "max_position_embeddings": 128}
+BART |= {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 24}
+BART |= {"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 24}
 
 CASES = {
     "bert": {
@@ -143,5 +151,23 @@ CASES = {
         "half turned, one key head, tied": STABLELM_EPOCH
         | {"rope_pct": 0.5, "num_key_value_heads": 1, "tie_word_embeddings": True, "rope_theta": 500.0},
         "all turned, 3 layers": STABLELM_EPOCH | {"rope_pct": 1.0, "num_hidden_layers": 3, "num_key_value_heads": 4},
+    },
+    "bart": {
+        "as published": BART,
+        "scaled embeddings, deeper encoder": BART | {"scale_embedding": True, "encoder_layers": 3, "decoder_layers": 1},
+        "sides differ, relu": BART
+        | {
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 20,
+            "decoder_layers": 3,
+            "decoder_attention_heads": 8,
+            "activation_function": "relu",
+        },
+    },
+    "t5": {
+        "1.0": T5,
+        "1.1, deeper decoder": T5 | V1_1 | {"num_decoder_layers": 3, "layer_norm_epsilon": 1e-3},
+        "1.1, one layer each, one head": T5 | V1_1 | {"num_layers": 1, "num_heads": 1},
+        "1.0, exact gelu, deeper encoder": T5 | {"num_layers": 3, "num_decoder_layers": 1, "feed_forward_proj": "gelu"},
     },
 }

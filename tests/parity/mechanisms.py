@@ -64,6 +64,8 @@ REFERENCES = {
     "LogTemperature": ("factors by hand", "model/positions/test_query_scale.py::test_factors_by_hand"),
     "Latent": ("loop over queries and heads", "model/attention/test_latent.py::test_layer"),
     "RelativeBias": ("equation in float64", "model/positions/test_relative.py::test_the_bias_of_every_pair"),
+    "Encoder": ("who sees whom, by gradient", "model/encoder/test_cross.py::test_who_sees_whom"),
+    "CrossAttention": ("loop over queries and heads", "model/encoder/test_cross.py::test_layer"),
     "Everything": ("literal matrix", "model/kernels/test_visibility.py::test_causal"),
     "SlidingWindow": ("literal matrix", "model/attention/test_patterns.py::test_patterns"),
     "Chunked": ("literal matrix", "model/attention/test_patterns.py::test_patterns"),

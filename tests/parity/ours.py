@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from model.encoder.source import Source
 from model.inference.generate import generate
 from model.inference.sampling import Sampling
 from model.parameters.names import flatten
@@ -62,8 +63,11 @@ FAST_COMPILE_OPTIONS = {"xla_backend_optimization_level": 0}
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILE_OPTIONS)
 def logits_of(config, params, tokens, positions, segment_ids):
-    """Returns logits (B, T, V)."""
-    return forward(config, params, tokens, positions_BT=positions, segment_ids_BT=segment_ids).logits_BTV
+    """Returns logits (B, T, V); the source of a text is the text backwards."""
+    rows = {"positions_BT": positions, "segment_ids_BT": segment_ids}
+    if config.encoder is not None:
+        rows["source"] = Source(tokens[:, ::-1], positions, segment_ids[:, ::-1])
+    return forward(config, params, tokens, **rows).logits_BTV
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILE_OPTIONS)
@@ -71,7 +75,7 @@ def gradient_of(config, params, tokens, positions, segment_ids):
     """Returns the gradient of the mean next-token cross-entropy."""
 
     def loss(params):
-        logits = forward(config, params, tokens, positions_BT=positions, segment_ids_BT=segment_ids).logits_BTV
+        logits = logits_of.__wrapped__(config, params, tokens, positions, segment_ids)
         target = jax.nn.log_softmax(logits[:, :-1])
         return -jnp.mean(jnp.take_along_axis(target, tokens[:, 1:, None], axis=-1))
 

@@ -37,10 +37,17 @@ def make(family, shape, fields=None):
     # Falcon's eager attention adds its biases twice in transformers 5.23.
     plain = {"attn_implementation": "sdpa" if family == "falcon" else "eager", "experts_implementation": "eager"}
     kind = transformers.AutoModelForCausalLM if text is None else transformers.AutoModelForImageTextToText
-    kind = transformers.AutoModelForMaskedLM if family in ENCODERS else kind
+    if family in ENCODERS:
+        kind = transformers.AutoModelForMaskedLM
+    elif config.is_encoder_decoder:
+        kind = transformers.AutoModelForSeq2SeqLM
     model = kind.from_config(config, dtype=torch.float32, **plain)
     if fields["model_type"] == "gemma4":
         model.config.text_config.pad_token_id = 0  # the whole model puts it in the place of images
+    if fields.get("tie_word_embeddings") is False and fields["model_type"] == "t5":
+        # transformers 5 ties what it makes, and leaves apart what it reads; see its configuration_t5.py.
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
     _train_buffers(model)
     rng = np.random.default_rng(zlib.crc32(f"{family} {shape}".encode()))
     tensors = dict(model.named_parameters()) | _moved(model)
@@ -59,10 +66,14 @@ def make(family, shape, fields=None):
 
 
 def _train_buffers(model):
-    """Makes parameters of Gemma 4's factors after layers, so that they have gradients: files hold them."""
+    """Makes parameters of buffers that files hold, so that they have gradients.
+
+    These are Gemma 4's factors after layers and BART's bias of logits.
+    """
     for module in model.modules():
-        if "layer_scalar" in module._buffers:
-            module.layer_scalar = torch.nn.Parameter(module._buffers.pop("layer_scalar"))
+        for name in ("layer_scalar", "final_logits_bias"):
+            if name in module._buffers:
+                setattr(module, name, torch.nn.Parameter(module._buffers.pop(name)))
 
 
 def _moved(model):
@@ -93,12 +104,16 @@ def save(model, folder, dtype=torch.bfloat16):
 def logits(model, ids):
     """Returns logits (B, T, V)."""
     with torch.no_grad():
-        return _takes_text(model)(torch.tensor(ids), **_without_cache(model)).logits.numpy()
+        return _forward(model, ids).logits.numpy()
 
 
-def _without_cache(model):
-    """Returns the argument that keeps the model from making a cache, where it could."""
-    return {} if model.config.model_type in ENCODERS else {"use_cache": False}
+def _forward(model, ids):
+    """Returns the output of a pass; a model with an encoder reads the same text backwards as its source."""
+    if model.config.is_encoder_decoder:
+        source = torch.tensor(ids[:, ::-1].copy())
+        return model(input_ids=source, decoder_input_ids=torch.tensor(ids), use_cache=False)
+    cache = {} if model.config.model_type in ENCODERS else {"use_cache": False}
+    return _takes_text(model)(torch.tensor(ids), **cache)
 
 
 def _takes_text(model):
@@ -109,7 +124,7 @@ def _takes_text(model):
 def gradients(model, ids, folder):
     """Returns the gradient of the mean next-token cross-entropy, by the names that tensors have in files."""
     model.zero_grad()
-    out = _takes_text(model)(torch.tensor(ids), **_without_cache(model)).logits[:, :-1]
+    out = _forward(model, ids).logits[:, :-1]
     torch.nn.functional.cross_entropy(out.reshape(-1, out.shape[-1]), torch.tensor(ids)[:, 1:].reshape(-1)).backward()
     gradient = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
     model.save_pretrained(folder, state_dict={n: torch.zeros_like(b) for n, b in _moved(model).items()} | gradient)
@@ -127,8 +142,10 @@ def greedy(model, ids):
     model.generation_config = transformers.GenerationConfig(
         max_new_tokens=NEW_TOKENS, do_sample=False, use_cache=scaling.get("rope_type") != "dynamic"
     )
+    if model.config.is_encoder_decoder:
+        start = {"decoder_start_token_id": model.config.decoder_start_token_id, "pad_token_id": 0}
+        model.generation_config.update(**start)
     prompts = [torch.tensor(row[None, :length]) for row, length in zip(ids, PROMPTS, strict=True)]
     return [
-        model.generate(prompt, attention_mask=torch.ones_like(prompt))[0, prompt.shape[1] :].tolist()
-        for prompt in prompts
+        model.generate(prompt, attention_mask=torch.ones_like(prompt))[0, -NEW_TOKENS:].tolist() for prompt in prompts
     ]

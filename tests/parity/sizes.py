@@ -16,6 +16,10 @@ from tests.parity.table import table
 
 PUBLISHED = {
     "gpt1": 116_534_784,
+    "t5-small": 60_506_624,
+    "t5-base": 222_903_552,
+    "t5-large": 737_668_096,
+    "t5-v1_1-base": 247_577_856,
     "gpt2": 124_439_808,
     "gpt2-medium": 354_823_168,
     "gpt2-large": 774_030_080,

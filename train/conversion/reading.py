@@ -35,6 +35,7 @@ from train.conversion.quantizing import quantize_params, quantized_model
 from train.conversion.run_folder import write_description, write_parameters
 from train.conversion.tokenizer import mask_id, tokenizer_option
 from train.data.config import Data, HuggingFace, SentencePieceFile
+from train.data.pairs.option import Pairs
 from train.data.shards import dataset
 from train.data.tokenizers.interface import make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Samples, Training
@@ -342,15 +343,14 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _experiment(config: ModelConfig, dataset: AnyPath, option: HuggingFace | SentencePieceFile | None) -> Experiment:
     """An experiment that trains nothing: published weights are its step 0."""
+    path, length = str(dataset), min(config.context_length, MAX_WINDOW)
+    data: Data | Pairs = Data(path=path, tokenizer=option, validation=None, batch_size=8, sequence_length=length)
+    if (encoder := config.encoder) is not None:
+        longest = min(encoder.context_length, MAX_WINDOW)
+        data = Pairs(path=path, tokenizer=option, batch_size=8, source_length=longest, sequence_length=length)
     return Experiment(
         model=config,
-        data=Data(
-            path=str(dataset),
-            tokenizer=option,
-            validation=None,
-            batch_size=8,
-            sequence_length=min(config.context_length, MAX_WINDOW),
-        ),
+        data=data,
         training=Training(num_steps=1),
         optimizer=optimizers.SGD(momentum=0.0),
         schedule=Constant(peak=1e-5),

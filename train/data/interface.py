@@ -92,6 +92,11 @@ class DataOption(Batched, abc.ABC):
         return "tokens", "targets", "weights"
 
     @property
+    def source_fields(self) -> tuple[str, ...]:
+        """The further batch fields that a model with an encoder reads; () for data without sources."""
+        return ()
+
+    @property
     def no_text(self) -> str | None:
         """The reason why the data are no running text that can be cut into windows; None where they are."""
         return None

@@ -10,7 +10,7 @@ from model.inference.generate import Edits, cache_bytes, cache_slots, generate, 
 from model.inference.sampling import Sampling
 from model.layout import ONE_DEVICE, Layout
 from model.transformer import Params
-from train.data.tokenizers.interface import StreamDecoder, Tokenizer
+from train.data.tokenizers.interface import StreamDecoder, Tokenizer, ids_with_end
 from train.generation.prompts import check_text
 
 # Called at every token and at the end with a prompt's number and the text that the token completed (often empty).
@@ -80,7 +80,8 @@ def generate_texts(
     prepared_params = prepare_params(model, params, layout) if rows else params  # once, not for every batch
     for first in range(0, len(rows), padded):
         chosen = slice(first, first + padded)
-        batch = _Batch([TextStream(tokenizer, row, stop_strings) for row in rows[chosen]], first, on_text)
+        before = rows[chosen] if model.encoder is None else [[] for _ in rows[chosen]]  # a source is another text
+        batch = _Batch([TextStream(tokenizer, row, stop_strings) for row in before], first, on_text)
         try:
             generated_ids = generate(
                 model,
@@ -189,11 +190,14 @@ def check_prompts(
             row = prompt_ids(tokenizer, prompt)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        over = len(row) - model.context_length
+        context = model.context_length
+        if model.encoder is not None:  # which reads the prompt as a source, ended as in training
+            row, context = ids_with_end(tokenizer, prompt), model.encoder.context_length
+        over = len(row) - context
         if over > 0:
             raise UserError(
                 f"{where} has {len(row)} tokens (with the mark that begins a document, if any), more than the "
-                f"model's context of {model.context_length}; shorten it by {over} tokens, or take a model with a "
+                f"model's context of {context}; shorten it by {over} tokens, or take a model with a "
                 "longer context"
             )
         rows.append(row)

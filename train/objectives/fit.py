@@ -57,6 +57,18 @@ def problems_of_objective(
     if missing := [field for field in objective.fields if field not in data.fields]:
         form = f"(form={data.form!r})" if hasattr(data, "form") else ""
         yield "objective", f"{name} reads {missing[0]!r}, and {type(data).__name__}{form} has {', '.join(data.fields)}"
+    if model.encoder is None and data.source_fields:
+        yield "model.encoder", f"None, and {type(data).__name__} has sources that nothing would read; give an Encoder"
+    if model.encoder is not None and not data.source_fields:
+        yield "data", f"{type(data).__name__} has no sources for the model's encoder; use Pairs, or model.encoder=None"
+    longest = getattr(data, "source_length", 0)
+    if model.encoder is not None and longest > model.encoder.context_length:
+        yield (
+            "data.source_length",
+            f"{longest} is longer than model.encoder.context_length={model.encoder.context_length}; lower it",
+        )
+    if isinstance(objective, NextToken) and objective.label_smoothing and model.final_logit_softcap is not None:
+        yield "objective.label_smoothing", "has no rule for logits with a soft-cap; set model.final_logit_softcap=None"
     reads_scores = getattr(objective, "reads_scores", False)
     if reads_scores and model.score_head is None:
         yield "model.score_head", f"{name} reads the scores of a head; set it to ScoreHead()"

@@ -1,6 +1,7 @@
 """Next-token prediction: cross-entropy (model/vocabulary/cross_entropy.py), the z-loss, the losses of the model.
 
-The z-loss pulls log Z towards 0: Chowdhery et al. 2022, "PaLM", section 5.
+The z-loss pulls log Z towards 0: Chowdhery et al. 2022, "PaLM", section 5. Label smoothing: Szegedy et al. 2016,
+"Rethinking the Inception Architecture for Computer Vision", section 7; Vaswani et al. 2017, section 5.4.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from model.attention.directions import refuse_without_decoding
 from model.config import ModelConfig
+from model.encoder.source import Source
 from model.layout import Layout
 from model.output import Output
 from model.transformer import stream, unembedding
@@ -45,14 +47,19 @@ class NextToken(OfTargets):
 
     Attributes:
       z_loss: the coefficient of log^2 Z, a term that is minimised but not reported.
+      label_smoothing: e, so that the minimised loss is (1 - e) times the cross-entropy plus e times the mean over the
+        vocabulary of -log p; the reported loss is the cross-entropy.
     """
 
     z_loss: float = 0.0
+    label_smoothing: float = 0.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
         if self.z_loss < 0:
             yield "z_loss", f"must be 0 or more, got {self.z_loss}"
+        if not 0 <= self.label_smoothing < 1:
+            yield "label_smoothing", f"expected a share from 0 to below 1, got {self.label_smoothing}"
 
     def loss(
         self,
@@ -68,6 +75,9 @@ class NextToken(OfTargets):
         output = stream_of_targets(model, params, batch, dropout_key=dropout_key, layout=layout, taps=taps)
         head, targets, weights = unembedding(model, params), batch["targets"], batch["weights"]
         reported, minimised = total_nll(output.stream_BTD, head, targets, weights, layout, self.z_loss)
+        if self.label_smoothing:
+            spread = _target_less_mean(output.stream_BTD, head, targets, layout)
+            minimised = minimised + self.label_smoothing * jnp.sum(spread * weights)
         minimised = with_model_losses(minimised, output.losses)
         sums, maxima = tap_sums(output.taps, weights)
         if LOG_Z in taps:
@@ -80,12 +90,19 @@ def stream_of_batch(
 ) -> Output:
     """Runs the model on the tokens of a batch, with the segments and positions that it has.
 
-    `options` are further ones of `model.transformer.stream`; without them there is no dropout.
+    `options` are further ones of `model.transformer.stream`; without them there is no dropout. With an encoder, the
+    batch has a "source" too (and "source_segment_ids", "source_positions"), and a target's first token, at position 0,
+    is the model's start token.
     """
+    tokens_BT = batch["tokens"]
+    if (encoder := model.encoder) is not None:
+        options["source"] = Source(batch["source"], batch.get("source_positions"), batch.get("source_segment_ids"))
+        positions_BT = batch.get("positions", jnp.arange(tokens_BT.shape[1]))
+        tokens_BT = jnp.where(positions_BT == 0, encoder.start_token, tokens_BT)
     return stream(
         model,
         params,
-        batch["tokens"],
+        tokens_BT,
         positions_BT=batch.get("positions"),
         segment_ids_BT=batch.get("segment_ids"),
         consecutive_positions=True,
@@ -115,6 +132,21 @@ def stream_of_targets(
         targets_BT=batch["targets"],
         taps=[name for name in taps if name != LOG_Z],
     )
+
+
+def _target_less_mean(stream_BTD: jax.Array, head: Unembedding, targets_BT: jax.Array, layout: Layout) -> jax.Array:
+    """The logit of each target less the mean logit of the vocabulary, float32 (B, T): logits have no soft-cap.
+
+    It is what label smoothing adds to -log p(target), e times: (1 - e) (log Z - z) + e (log Z - mean) is log Z - z plus
+    e (z - mean). Logits are linear in the stream, so that none but those of targets are made.
+    """
+    x_BTD = head.projected(stream_BTD, layout).astype(jnp.float32)
+    w_VD = head.w_DV.T.astype(jnp.float32)
+    z_BT = jnp.einsum("BTD,BTD->BT", x_BTD, w_VD[targets_BT] - jnp.mean(w_VD, axis=0))
+    if head.bias_V is not None:
+        bias_V = head.bias_V.astype(jnp.float32)
+        z_BT = z_BT + bias_V[targets_BT] - jnp.mean(bias_V)
+    return z_BT * head.transform.factor
 
 
 def log_z_of_targets(stream_BTD: jax.Array, head: Unembedding, batch: Batch, layout: Layout) -> jax.Array:

@@ -29,7 +29,11 @@ def needs_segments(data: DataOption, model: ModelConfig) -> bool:
 
 
 def batch_fields(objective_fields: tuple[str, ...], data: DataOption, model: ModelConfig) -> tuple[str, ...]:
-    """The fields of a batch: those that the objective reads, and those of documents if the model needs them."""
+    """The fields of a batch: those that the objective reads, and those of sources and documents that the model needs.
+
+    Args: the fields of the objective, the data, the model.
+    """
+    objective_fields += data.source_fields if model.encoder is not None else ()
     return objective_fields + (DOCUMENT_FIELDS if needs_segments(data, model) else ())
 
 

@@ -75,6 +75,10 @@ class Engine:
         """
         check(options, "engine")
         refuse_without_chunks(config, "engine")
+        if config.encoder is not None:
+            raise UserError(
+                "the engine serves no model with an encoder; take python -m launch.generate without --output"
+            )
         self.options, self._config, self._layout = options, config, layout
         self._vocab_size, self._context = config.vocab_size, config.context_length
         self._plan = plan_of(config, options)

@@ -77,6 +77,7 @@ DIFFERENTIATED = [
         "modernbert",
         "olmo2",
         "qwen3_next",
+        "t5",
     )
 ]
 # Latent attention with experts, soft-caps, attention sinks, and a recurrent memory beside attention.

@@ -7,7 +7,29 @@ PER_LAYER = "per_layer_embedding=PerLayerEmbedding(width=4)"
 MUP = "parametrization=MuP(base_width=8)"
 COMPLETE = "parametrization=CompleteP(base_width=8, base_layers=1)"
 
+ENCODER = (
+    "encoder=Encoder(num_layers=1, context_length=16, mixer=GroupedQuery(num_heads=2), ffn=Gated(width=20), "
+    "cross=CrossAttention(num_heads=4, head_dim=6))"
+)
+
 CASES = {
+    "ModelConfig.encoder": ([], ENCODER, "parameters"),
+    "Encoder.num_layers": ([ENCODER], "encoder.num_layers=3", "parameters"),
+    "Encoder.context_length": ([ENCODER], "encoder.context_length=8", "refused"),
+    "Encoder.mixer": ([ENCODER, "encoder.position=NoPositions"], "encoder.mixer=GRU(num_heads=2)", "parameters"),
+    "Encoder.ffn": ([ENCODER], "encoder.ffn=MLP(width=24)", "parameters"),
+    "Encoder.start_token": ([ENCODER], "encoder.start_token=5", "batches"),
+    "Encoder.cross": ([ENCODER], "encoder.cross=CrossAttention(num_heads=2)", "parameters"),
+    "Encoder.position": ([ENCODER], "encoder.position=NoPositions", "output"),
+    "CrossAttention.num_heads": ([ENCODER], "encoder.cross.num_heads=2", "parameters"),
+    "CrossAttention.num_kv_heads": ([ENCODER], "encoder.cross.num_kv_heads=2", "parameters"),
+    "CrossAttention.head_dim": ([ENCODER], "encoder.cross.head_dim=4", "parameters"),
+    "CrossAttention.qkv_bias": ([ENCODER], "encoder.cross.qkv_bias=True", "parameters"),
+    "CrossAttention.output_bias": ([ENCODER], "encoder.cross.output_bias=True", "parameters"),
+    "CrossAttention.qk_norm": ([ENCODER], "encoder.cross.qk_norm=QKNorm", "parameters"),
+    "CrossAttention.scale": ([ENCODER], "encoder.cross.scale=2.0", "output"),
+    "ModelConfig.input_norm": ([], "input_norm=RMSNorm", "parameters"),
+    "Tied.bias": ([], "unembedding.bias=True", "parameters"),
     "ModelConfig.vocab_size": ([], "vocab_size=19", "parameters"),
     "ModelConfig.context_length": ([], "context_length=8", "refused"),
     "ModelConfig.num_layers": ([], "num_layers=3", "parameters"),
@@ -20,7 +42,6 @@ CASES = {
     "ModelConfig.embedding_norm": ([], "embedding_norm=RMSNorm", "parameters"),
     "ModelConfig.visibility": ([], "visibility=Bidirectional", "output"),
     "ModelConfig.token_types": ([], "token_types=2", "parameters"),
-    "ModelConfig.input_norm": ([], "input_norm=RMSNorm", "parameters"),
     "ModelConfig.prediction_head": ([], "prediction_head=PredictionHead", "parameters"),
     "PredictionHead.activation": (["prediction_head=PredictionHead"], "prediction_head.activation=relu", "output"),
     "PredictionHead.bias": (["prediction_head=PredictionHead"], "prediction_head.bias=False", "parameters"),
@@ -105,7 +126,6 @@ CASES = {
     "LayerNorm.bias": (["norm=LayerNorm"], "norm.bias=False", "parameters"),
     "RMSNorm.scale": ([], "norm.scale=zero", "initial"),
     "RMSNorm.epsilon": ([], "norm.epsilon=0.1", "output"),
-    "Tied.bias": ([], "unembedding.bias=True", "parameters"),
     "Untied.bias": (["unembedding=Untied"], "unembedding.bias=True", "parameters"),
     "Untied.unit_norm": (["unembedding=Untied"], "unembedding.unit_norm=True", "output"),
     "Dropout.embedding": ([], "dropout.embedding=0.3", "output"),

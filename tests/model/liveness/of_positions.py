@@ -21,6 +21,8 @@ CASES = {
         "position.round_to_bfloat16=True",
         "output",
     ),
+    "RelativeBias.bidirectional": (["position=RelativeBias(buckets=4)"], "position.bidirectional=True", "output"),
+    "RelativeBias.shared": (["position=RelativeBias"], "position.shared=True", "parameters"),
     "RelativeBias.buckets": (["position=RelativeBias"], "position.buckets=8", "parameters"),
     "RelativeBias.max_distance": (["position=RelativeBias(buckets=4)"], "position.max_distance=6", "output"),
     "Rotary.theta": ([], "position.theta=10.0", "output"),

@@ -28,7 +28,7 @@ FOLDERS = [
     for name in ("bloom", "deepseek_v3", "falcon", "gemma4", "gpt2", "gpt_neox", "gpt_oss", "llama")
 ]
 FOLDERS += [FIXTURES / name / "0" for name in ("granitemoehybrid", "granitemoeshared", "internlm2", "mamba2")]
-FOLDERS += [FIXTURES / name / "0" for name in ("qwen2_moe", "qwen3_next")]
+FOLDERS += [FIXTURES / name / "0" for name in ("bart", "qwen2_moe", "qwen3_next", "t5")]
 KEPT = ("bloom", "deepseek_v3", "gpt_oss", "granitemoeshared", "llama", "mamba2")
 KEPT_AND_SWEPT = representatives(FOLDERS, *(folder for folder in FOLDERS if folder.parent.name in KEPT))
 

@@ -45,3 +45,9 @@ def test_texts_and_stages_beside_preferences_are_refused(tiny_experiment, random
         tiny_experiment(evaluations=(NamedEvaluation(name="book", path="book.txt"),), **changes)
     with pytest.raises(UserError, match="mesh.stage: the two texts of a row do not run in stages"):
         tiny_experiment(mesh__stage=2, training__gradient_accumulation=2, **changes)
+
+
+def test_smoothed_labels_need_linear_logits(tiny_experiment):
+    capped = dataclasses.replace(tiny_experiment().model, final_logit_softcap=5.0)
+    found = problems_of_objective(NextToken(label_smoothing=0.1), capped, tiny_experiment().data, 1)
+    assert [path for path, _ in found] == ["objective.label_smoothing"]

@@ -363,3 +363,9 @@ class StreamDecoder:
     def flush(self) -> str:
         """Returns the text held back, at the end of all ids; an unfinished character becomes U+FFFD."""
         return self._decoder.flush()
+
+
+def ids_with_end(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a whole text, such as a source, and the mark of its end if the tokenizer has one."""
+    end = [] if tokenizer.end_of_document is None else [tokenizer.end_of_document]
+    return [*tokenizer.encode(text).tolist(), *end]

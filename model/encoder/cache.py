@@ -1,0 +1,64 @@
+"""What decoding keeps of a source: its keys and values in every layer, made once for a request."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from model.encoder.source import PADDING
+from model.layout import Layout
+
+
+@struct.dataclass
+class SourceCache:
+    """The keys and values of a source in one layer.
+
+    Attributes:
+      k_BKSH, v_BKSH: keys and values; a head's slots are contiguous, as products with queries read them.
+      segment_ids_BS: the document of each slot, `PADDING` for one that no query sees.
+    """
+
+    k_BKSH: jax.Array
+    v_BKSH: jax.Array
+    segment_ids_BS: jax.Array
+
+    def filled(self, k_BSKH: jax.Array, v_BSKH: jax.Array, segment_ids_BS: jax.Array | None) -> "SourceCache":
+        """Returns the cache of a source, which may have fewer tokens than the cache has slots."""
+        slots = self.k_BKSH.shape[2]
+        missing = slots - k_BSKH.shape[1]
+        if segment_ids_BS is None:
+            segment_ids_BS = jnp.zeros(k_BSKH.shape[:2], jnp.int32)
+
+        def in_slots(x_BSKH: jax.Array) -> jax.Array:
+            return jnp.pad(x_BSKH.swapaxes(1, 2), ((0, 0), (0, 0), (0, missing), (0, 0))).astype(self.k_BKSH.dtype)
+
+        padded = jnp.pad(segment_ids_BS, ((0, 0), (0, missing)), constant_values=PADDING)
+        return SourceCache(in_slots(k_BSKH), in_slots(v_BSKH), padded)
+
+    def sharded(self, layout: Layout) -> "SourceCache":
+        """Returns the cache sharded over the mesh."""
+        k_BKSH, v_BKSH = (
+            layout.constrain(x, ("batch", "kv_heads", "key_sequence", "head_dim")) for x in (self.k_BKSH, self.v_BKSH)
+        )
+        return SourceCache(k_BKSH, v_BKSH, layout.constrain(self.segment_ids_BS, ("batch", None)))
+
+
+@struct.dataclass
+class DecoderLayerCache:
+    """The caches of a decoder layer that reads a source: of its mixer, None if that has none, and of its source."""
+
+    mixer: Any
+    source: SourceCache
+
+    def sharded(self, layout: Layout) -> "DecoderLayerCache":
+        """Returns the caches sharded over the mesh."""
+        mixer = None if self.mixer is None else self.mixer.sharded(layout)
+        return dataclasses.replace(self, mixer=mixer, source=self.source.sharded(layout))
+
+
+def empty_source_cache(batch: int, slots: int, heads: int, head_dim: int, dtype: str) -> SourceCache:
+    """Returns the cache of a source before it is read: nothing is seen."""
+    zeros = jnp.zeros((batch, heads, slots, head_dim), dtype)
+    return SourceCache(zeros, zeros, jnp.full((batch, slots), PADDING, jnp.int32))
