@@ -172,5 +172,9 @@ def _object(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _bits(described: Mapping[str, Any]) -> str:
-    bits = described.get("bits") or described.get("w_bit") or next((n for n in (4, 8) if described.get(f"load_in_{n}bit")), None)
+    bits = (
+        described.get("bits")
+        or described.get("w_bit")
+        or next((n for n in (4, 8) if described.get(f"load_in_{n}bit")), None)
+    )
     return f" ({bits} bits)" if bits else ""

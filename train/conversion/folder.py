@@ -39,6 +39,7 @@ BLOCK_BYTES = 8 << 20  # bytes that are read, or converted and written, at a tim
 # machine may first have to get from its host: a quarter of the speed (tests/benchmarks/README.md).
 WRITE_BYTES = 256 << 10
 SYNC_BYTES = 64 << 20  # written bytes that may wait for the disk
+GIT_LFS = b"version https://git-lfs"
 GGUF = "weights in GGUF files are not read; take the model's repository with safetensors files"
 # Weights in formats that are not read here; they are not copied with the other files.
 OTHER_WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
@@ -93,6 +94,11 @@ def read_header(path: AnyPath) -> Header:
             size = file.read(8)
             return Header(path.name, size + file.read(int.from_bytes(size, "little")))
     except safetensors.SafetensorError as error:
+        with open(path, "rb") as file:
+            if file.read(len(GIT_LFS)) == GIT_LFS:
+                raise UserError(
+                    f"{path} is a pointer of Git LFS in the place of the weights; get these with `git lfs pull` there"
+                ) from None
         raise UserError(f"{path} is no safetensors file, or a damaged one: {error}; get it again") from None
     except OSError as error:
         raise cannot_read(path, error) from error
