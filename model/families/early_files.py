@@ -32,17 +32,25 @@ def modern(values: Mapping[str, Any], families: Iterable[Family]) -> dict[str, A
         families = tuple(families)
         named = [family for family in families if values.get("architectures") == [family.architecture]]
         if len(named) != 1:
-            raise _without_model_type(values.get("architectures"), [family.name for family in named], families)
+            names = [family.name for family in named]
+            raise _without_model_type(values.get("architectures"), names, families, "ssm_cfg" in values)
         return {**values, "model_type": named[0].model_types[0]}
     return dict(values)
 
 
-def _without_model_type(architectures: Any, named: Collection[str], families: Iterable[Family]) -> UserError:
+def _without_model_type(
+    architectures: Any, named: Collection[str], families: Iterable[Family], mamba_package: bool
+) -> UserError:
     """Returns the error for a file whose `architectures` is the class of no family, or of several."""
     if named:
         return UserError(
             f"config.json has no model_type, and {architectures[0]} is the class of {' and '.join(named)}; add the "
             "model_type of the right one"
+        )
+    if mamba_package:
+        return UserError(
+            "config.json has no model_type: it is of the package mamba_ssm (ssm_cfg), whose names of tensors differ; "
+            "take the model's repository for transformers, whose model_type is mamba2"
         )
     if not architectures:
         return UserError(

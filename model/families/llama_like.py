@@ -136,11 +136,13 @@ def window_pattern(size: int | None) -> Pattern:
 
 def layer_types(config_json: ConfigJson, sliding: Callable[[int], bool]) -> list[str]:
     """Returns "sliding_attention" or "full_attention" for every layer; `sliding` decides where config.json does not."""
+    layers = config_json.get("num_hidden_layers")
     kinds: list[str] = config_json.get("layer_types", []) or [
-        "sliding_attention" if sliding(i) else "full_attention" for i in range(config_json.get("num_hidden_layers"))
+        "sliding_attention" if sliding(i) else "full_attention" for i in range(layers)
     ]
-    if set(kinds) - {"sliding_attention", "full_attention"}:
-        raise config_json.refusal("layer_types", "expected sliding_attention or full_attention for each layer")
+    if set(kinds) - {"sliding_attention", "full_attention"} or len(kinds) != layers:
+        expected = f"expected sliding_attention or full_attention for each of {layers} layers"
+        raise config_json.refusal("layer_types", expected)
     return kinds
 
 
@@ -159,9 +161,13 @@ def layer_windows(config_json: ConfigJson) -> list[int | None]:
 
 
 def sparse_layers(config_json: ConfigJson) -> list[bool]:
-    """Returns whether each layer has experts: Qwen's every `decoder_sparse_step`-th, without `mlp_only_layers`."""
+    """Returns whether each layer has experts: Qwen's every `decoder_sparse_step`-th, without `mlp_only_layers`.
+
+    With `num_experts` 0 no layer has any.
+    """
     step, dense = config_json.get("decoder_sparse_step", 1), config_json.get("mlp_only_layers", [])
-    return [i not in dense and (i + 1) % step == 0 for i in range(config_json.get("num_hidden_layers"))]
+    some, layers = config_json.get("num_experts", 1) > 0, config_json.get("num_hidden_layers")
+    return [some and i not in dense and (i + 1) % step == 0 for i in range(layers)]
 
 
 def by_layer(kinds: Sequence[Kind], fields: Callable[[Kind], dict[str, Any]]) -> dict[str, Any]:

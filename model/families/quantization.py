@@ -7,8 +7,11 @@ from typing import Any
 from model.errors import UserError
 from model.families.config_json import MEND, as_json
 
-# Keys of config.json, or of the language model's object in it, that describe the quantisation.
-KEYS = ("quantization_config", "compression_config", "quantization")
+# The file beside config.json in which early releases of modelopt describe the quantisation, and they alone.
+MODELOPT_FILE = "hf_quant_config.json"
+# Keys of config.json, or of the language model's object in it, that describe the quantisation; the last one stands for
+# that file.
+KEYS = ("quantization_config", "compression_config", "quantization", MODELOPT_FILE)
 READ = "fp8, fbgemm_fp8, mxfp4, gptq, awq, and fp8 of compressed-tensors and modelopt"
 # Formats of compressed-tensors whose weights are stored one by one, as 8-bit floats.
 FLOAT_FORMATS = ("float-quantized", "naive-quantized")
@@ -23,6 +26,13 @@ METHOD_OF_TENSORS = {
     "absmax": "bitsandbytes (4 bits)",
     "SCB": "bitsandbytes (8 bits)",
     "weight_packed": "compressed-tensors pack-quantized",
+}
+# Keys by which a description that does not name its method is known.
+METHOD_OF_KEYS = {
+    "bitsandbytes": {"load_in_4bit", "load_in_8bit"},
+    "gptq": {"bits", "desc_act"},
+    "awq": {"w_bit", "q_group_size"},
+    "mlx": {"bits", "group_size"},
 }
 OTHER_REMEDY = "undo it with the library that quantised it, and save the model in bfloat16"
 
@@ -68,7 +78,7 @@ def quantization_of(values: Mapping[str, Any]) -> Quantization | None:
         found = _quantization(described)
         if isinstance(found, Quantization):
             return found
-        raise not_read(f"config.json: {path}", found)
+        raise not_read(path if path == MODELOPT_FILE else f"config.json: {path}", found)
     return None
 
 
@@ -123,7 +133,7 @@ def _quantization(described: Mapping[str, Any]) -> Quantization | str:
     method, algorithm = described.get("quant_method"), described.get("quant_algo")
     if method is None:
         if algorithm is None and not described.get("config_groups"):
-            return "mlx" + _bits(described) if {"bits", "group_size"} & described.keys() else "a method without a name"
+            return _method_by_keys(described)
         method = "compressed-tensors" if algorithm is None else "modelopt"
     if algorithm is not None:  # of modelopt, also where its files call the method fp8
         return Quantization("modelopt fp8") if algorithm == "FP8" else f"modelopt {algorithm}"
@@ -148,6 +158,12 @@ def _packed(method: str, described: Mapping[str, Any]) -> Quantization | str:
     if bits not in ((2, 4, 8) if method == "gptq" else (4,)):
         return f"{method} ({bits} bits)"
     return Quantization(method, packing=Packing(bits, method == "awq", int(layout == "gptq")))
+
+
+def _method_by_keys(described: Mapping[str, Any]) -> str:
+    """The name of the method of a description that gives none, as early ones do, by the keys that it alone has."""
+    named = (method for method, keys in METHOD_OF_KEYS.items() if keys <= described.keys())
+    return next(named, "a method without a name") + _bits(described)
 
 
 def _compressed_tensors(described: Mapping[str, Any]) -> Quantization | str:
@@ -187,5 +203,9 @@ def _object(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _bits(described: Mapping[str, Any]) -> str:
-    bits = described.get("bits") or next((n for n in (4, 8) if described.get(f"load_in_{n}bit")), None)
+    bits = (
+        described.get("bits")
+        or described.get("w_bit")
+        or next((n for n in (4, 8) if described.get(f"load_in_{n}bit")), None)
+    )
     return f" ({bits} bits)" if bits else ""

@@ -21,6 +21,7 @@ import safetensors
 from etils import epath
 
 from model.errors import UserError
+from model.families.quantization import KEYS, MODELOPT_FILE
 from model.families.regions import select
 from train.files.files import atomic_folder, atomic_write, cannot_read, drop_cached, read_json, sync_written
 from train.files.paths import AnyPath, require_utf8
@@ -38,6 +39,7 @@ BLOCK_BYTES = 8 << 20  # bytes that are read, or converted and written, at a tim
 # machine may first have to get from its host: a quarter of the speed (tests/benchmarks/README.md).
 WRITE_BYTES = 256 << 10
 SYNC_BYTES = 64 << 20  # written bytes that may wait for the disk
+GIT_LFS = b"version https://git-lfs"
 GGUF = "a GGUF file is read by itself: --from=FOLDER/NAME.gguf; or take the model's repository with safetensors files"
 # Weights in formats that are not read here; they are not copied with the other files.
 OTHER_WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
@@ -92,6 +94,11 @@ def read_header(path: AnyPath) -> Header:
             size = file.read(8)
             return Header(path.name, size + file.read(int.from_bytes(size, "little")))
     except safetensors.SafetensorError as error:
+        with open(path, "rb") as file:
+            if file.read(len(GIT_LFS)) == GIT_LFS:
+                raise UserError(
+                    f"{path} is a pointer of Git LFS in the place of the weights; get these with `git lfs pull` there"
+                ) from None
         raise UserError(f"{path} is no safetensors file, or a damaged one: {error}; get it again") from None
     except OSError as error:
         raise cannot_read(path, error) from error
@@ -290,12 +297,22 @@ class HuggingFaceFolder(TensorFiles):
         """Raises UserError when it is no Hugging Face folder, or has no weights in safetensors files."""
         if not (path / "config.json").is_file():
             raise _no_folder(path)
-        self.config = read_json(path / "config.json", remedy="get it again")
+        self.config = _read_config(path)
         super().__init__(path, [read_header(path / name) for name in _weight_files(path)])
 
     def other_files(self) -> list[AnyPath]:
         """The files without weights that are directly in the folder."""
         return [p for p in sorted(self.path.iterdir()) if p.is_file() and p.suffix not in OTHER_WEIGHTS]
+
+
+def _read_config(folder: AnyPath) -> dict[str, Any]:
+    """The values of config.json; where only modelopt's file beside it describes the quantisation, this one too."""
+    config = read_json(folder / "config.json", remedy="get it again")
+    if (folder / MODELOPT_FILE).is_file() and not any(config.get(key) for key in KEYS):
+        beside = read_json(folder / MODELOPT_FILE, remedy="get it again", schema={"quantization?": dict})
+        if (described := beside.get("quantization", {})).get("quant_algo") is not None:
+            config[MODELOPT_FILE] = described
+    return config
 
 
 def _no_folder(path: AnyPath) -> UserError:

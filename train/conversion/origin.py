@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from model.families.quantization import description_of, quantization_of, without_quantization
+from model.families.quantization import MODELOPT_FILE, description_of, quantization_of, without_quantization
 from model.parameters.precision import Dtype
 from train.conversion.expert_tensors import JoinedExperts
 from train.conversion.folder import (
@@ -33,7 +33,6 @@ from train.run.conversion_record import RECORD
 
 BUFFERS, HEADER, QUANTIZATION = "buffers.safetensors", ".header", "quantization.json"
 FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-OTHER_DESCRIPTIONS = ("hf_quant_config.json",)  # of the quantisation, beside config.json
 Source = StoredTensor | Quantized | JoinedExperts
 
 
@@ -56,7 +55,7 @@ def write_origin(
     into.mkdir()
     quantized = any(not isinstance(source, StoredTensor) for source in (*weights, *others))
     for path in folder.other_files():
-        if not quantized or path.name not in OTHER_DESCRIPTIONS:
+        if not quantized or path.name != MODELOPT_FILE:
             shutil.copyfile(local_copy(path), into / path.name)
     folder.write_descriptions(into)
     headers = folder.headers

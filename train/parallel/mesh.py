@@ -80,7 +80,8 @@ def make_mesh(mesh: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sh
     if sizes["data"] is None and len(devices) % known == 0:
         sizes["data"] = len(devices) // known
     if math.prod(size or 1 for size in sizes.values()) != len(devices) or sizes["data"] is None:
-        requested = " x ".join(f"{name}={size}" for name, size in sizes.items() if name == "data" or size != 1)
+        named = {name: size for name, size in sizes.items() if size is not None and (name == "data" or size != 1)}
+        requested = " x ".join(f"{name}={size}" for name, size in named.items())
         raise UserError(
             f"mesh: {requested} does not multiply to the {len(devices)} devices here; "
             "change a size, by --mesh=fsdp=4,tensor=2 (data takes what the others leave); "

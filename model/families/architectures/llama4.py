@@ -71,8 +71,9 @@ def _kinds(config_json: ConfigJson, layers: int) -> list[Kind]:
     types = config_json.get("layer_types", None) or [
         "chunked_attention" if has_rope[i] else "full_attention" for i in range(layers)
     ]
-    if set(types) - {"chunked_attention", "full_attention"}:
-        raise config_json.refusal("layer_types", "expected chunked_attention or full_attention for each layer")
+    if set(types) - {"chunked_attention", "full_attention"} or len(types) != layers:
+        expected = f"expected chunked_attention or full_attention for each of {layers} layers"
+        raise config_json.refusal("layer_types", expected)
     return [(bool(has_rope[i]), types[i] == "chunked_attention", i in sparse) for i in range(layers)]
 
 

@@ -56,7 +56,7 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
     }
     types, sparse, positions = (
         _layer_types(config_json),
-        _sparse_layers(config_json),
+        llama_like.sparse_layers(config_json),
         rotary(config_json, fraction=0.25),
     )
     if ATTENTION not in types:
@@ -82,11 +82,6 @@ def _layer_types(config_json: ConfigJson) -> list[str]:
     if set(kinds) - {DELTA, ATTENTION} or len(kinds) != layers:
         raise config_json.refusal("layer_types", f"expected {DELTA} or {ATTENTION} for each of {layers} layers")
     return kinds
-
-
-def _sparse_layers(config_json: ConfigJson) -> list[bool]:
-    has_experts = config_json.get("num_experts", 512) > 0
-    return [sparse and has_experts for sparse in llama_like.sparse_layers(config_json)]
 
 
 def _experts(config_json: ConfigJson) -> Experts:

@@ -66,7 +66,7 @@ def test_perplexity_is_that_of_one_device(call, evaluated, one_device):
     calls |= {"odd": (*arguments, "--mesh=fsdp=8", "--batch_size=3"), "bad": (*arguments, "--mesh=fsdp=3")}
     eight = dict(zip(calls, call(EVALUATE, calls.values()), strict=True))
     assert eight["bad"].status == 2
-    assert "data=None x fsdp=3 does not multiply to the 8 devices here" in eight.pop("bad").err
+    assert "mesh: fsdp=3 does not multiply to the 8 devices here" in eight.pop("bad").err
     expected = json.loads(one.out)
     assert not one.err
     assert four.err == "the run's mesh was data=1 on 8 devices; taking --mesh=fsdp=4 for the 4 here\n"

@@ -70,3 +70,9 @@ def test_llama_of_march_2023():
         "vocab_size": 32100,
     }
     assert model_config(values).context_length == 1024
+
+
+def test_the_form_of_the_package_mamba_ssm_is_named():
+    values = {"d_model": 768, "n_layer": 24, "vocab_size": 50277, "ssm_cfg": {"layer": "Mamba2"}, "rms_norm": True}
+    with pytest.raises(UserError, match=r"of the package mamba_ssm \(ssm_cfg\), .* whose model_type is mamba2"):
+        model_config(values)

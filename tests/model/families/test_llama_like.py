@@ -3,6 +3,7 @@ import pathlib
 
 import pytest
 
+from model.errors import UserError
 from model.families import family_named, model_config
 from model.families.config_json import ConfigJson
 from model.families.llama_like import by_layer, layer_windows, sparse_layers
@@ -53,9 +54,22 @@ def selected(where, total):
 def test_layers_with_experts():
     published = ConfigJson({"num_hidden_layers": 6, "decoder_sparse_step": 2, "mlp_only_layers": [3]})
     assert sparse_layers(published) == [False, True, False, False, False, True]
+    none = ConfigJson({"num_hidden_layers": 2, "num_experts": 0})
+    assert sparse_layers(none) == [False, False]
+    dense = read(FIXTURES / "qwen3_moe" / "0") | {"num_experts": 0, "num_local_experts": 0}
+    assert model_config(dense).ffn == model_config(read(FIXTURES / "qwen3" / "0")).ffn
 
 
 def test_windows_begin_after_the_first_layers():
     values = {"num_hidden_layers": 4, "max_window_layers": 1, "sliding_window": 64}
     assert layer_windows(ConfigJson(values | {"use_sliding_window": True})) == [None, 64, 64, 64]
     assert layer_windows(ConfigJson(values)) == [None, None, None, None]
+
+
+def test_a_type_is_given_for_every_layer():
+    values = read(FIXTURES / "qwen3" / "1") | {"layer_types": ["full_attention"]}
+    with pytest.raises(UserError, match="expected sliding_attention or full_attention for each of 3 layers"):
+        model_config(values)
+    values = read(FIXTURES / "llama4" / "0") | {"layer_types": ["full_attention"]}
+    with pytest.raises(UserError, match=r"expected chunked_attention or full_attention for each of \d layers"):
+        model_config(values)

@@ -69,6 +69,13 @@ def test_methods_that_are_read(described, expected):
         (INT4, "compressed-tensors pack-quantized (4 bits)"),
         (FLOAT | {"sparsity_config": {"format": "sparse-24-bitmask"}}, "compressed-tensors sparse-24-bitmask"),
         (FLOAT | {"transform_config": {"config_groups": {"R1": {}}}}, "compressed-tensors with a transform_config"),
+        (
+            {"load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4"},
+            "bitsandbytes (4 bits)",
+        ),  # of 2023
+        ({"bits": 4, "group_size": 128, "desc_act": False}, "gptq (4 bits)"),
+        ({"w_bit": 4, "q_group_size": 128, "zero_point": True}, "awq (4 bits)"),
+        ({"bits": 4}, "a method without a name (4 bits)"),
         ({"config": "own"}, "a method without a name"),
     ],
 )

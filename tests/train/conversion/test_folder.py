@@ -63,6 +63,9 @@ def test_folders_that_are_none(tmp_path):
     (folder / "model-1.safetensors").write_bytes(b"\x10" * 40)
     with pytest.raises(UserError, match="no safetensors file, or a damaged one: .*; get it again"):
         read_published(folder, tmp_path / "run")
+    (folder / "model-1.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UserError, match="is a pointer of Git LFS in the place of the weights; get these with `git lfs"):
+        read_published(folder, tmp_path / "run")
     (folder / "model-1.safetensors").unlink()
     (folder / "model-1.safetensors").mkdir()
     with pytest.raises(UserError, match="cannot read .*model-1.safetensors: "):

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from model.errors import UserError
 from model.families import family_of
-from model.families.quantization import Quantization
+from model.families.quantization import Quantization, quantization_of
 from tests.parity import quantized
 from tests.parity.quantized import CASES, FIXTURE, digest, ours
 from tests.train.conversion.folders import contents, published
@@ -124,6 +124,24 @@ def test_a_folder_is_read_and_written_back_unquantised(tmp_path, capsys):
     read_published(tmp_path / "back", tmp_path / "again")
     write_published(tmp_path / "again", tmp_path / "twice")
     assert contents(tmp_path / "twice") == files
+
+
+def test_modelopts_file_counts_where_config_json_names_no_quantisation(tmp_path, capsys):
+    whole = (24, 24)  # one scale a tensor
+    folder, plain = quantized_folder(tmp_path, whole, "_scale", extra=("input_scale",), quantization_config=None)
+    beside = folder / "hf_quant_config.json"
+    beside.write_text(json.dumps({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}}))
+    read_published(folder, tmp_path / "run")
+    assert "weights in modelopt fp8: they become bfloat16" in capsys.readouterr().err
+    write_published(tmp_path / "run", tmp_path / "back")
+    assert not (tmp_path / "back" / beside.name).exists()
+    for name, x in load_file(tmp_path / "back" / "model.safetensors").items():
+        np.testing.assert_array_equal(x, plain[name], err_msg=name)
+    beside.write_text(json.dumps({"quantization": {"quant_algo": "NVFP4", "group_size": 16}}))
+    with pytest.raises(UserError, match="^hf_quant_config.json: weights quantised with modelopt NVFP4 are not read"):
+        read_published(folder, tmp_path / "other")
+    beside.write_text(json.dumps({"quantization": {"quant_algo": None, "kv_cache_quant_algo": "FP8"}}))
+    assert quantization_of(HuggingFaceFolder(folder).config) is None
 
 
 def test_experts_in_mxfp4(tmp_path):

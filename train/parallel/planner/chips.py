@@ -262,6 +262,12 @@ class Cluster:
         return self.topology if self.slices == 1 else f"{self.slices} slices of {self.topology}"
 
 
+def _unknown(name: str) -> str:
+    """Returns the words for a chip that is not known: the nearest one, if one is near, and all that are."""
+    hint, known = nearest(name, CHIPS), f"known: {', '.join(sorted(CHIPS))}"
+    return f"{name!r} is no known chip; {known if hint == known else f'{hint} {known}'}"
+
+
 def parse_cluster(text: str, slices: int = 1) -> Cluster:
     """Returns the cluster of a text such as v5p:4x4x4 (a torus) or h100:8x8 (nodes x GPUs of a node).
 
@@ -269,7 +275,7 @@ def parse_cluster(text: str, slices: int = 1) -> Cluster:
     """
     name, colon, sizes = text.strip().partition(":")
     if name not in CHIPS:
-        raise UserError(f"topology {text!r}: {name!r} is no known chip; {nearest(name, CHIPS)}, as in v5p:4x4x4")
+        raise UserError(f"topology {text!r}: {_unknown(name)}, as in v5p:4x4x4")
     chip = CHIPS[name]
     example = "8x8x8" if chip.name in ("v4", "v5p", "v7x") else "16x16" if chip.family.startswith("v") else "8x8"
     parts = sizes.split("x")
@@ -317,7 +323,7 @@ def cluster_of(name: str, chips: int, slices: int = 1) -> Cluster:
     Raises UserError for an unknown chip, and for a number that slices do not divide.
     """
     if name not in CHIPS:
-        raise UserError(f"{name!r} is no known chip; {nearest(name, CHIPS)}")
+        raise UserError(_unknown(name))
     if chips < 1 or slices < 1 or chips % slices:
         raise UserError(f"{chips} chips of {name} do not split into {slices} slices of equal size")
     chip = CHIPS[name]

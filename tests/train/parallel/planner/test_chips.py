@@ -51,7 +51,7 @@ def test_topologies_are_read():
 @pytest.mark.parametrize(
     ("text", "slices", "words"),
     [
-        ("v5x:4x4x4", 1, ["'v5x' is no known chip", "did you mean"]),
+        ("v5x:4x4x4", 1, ["'v5x' is no known chip; did you mean", "? known: a100, "]),
         ("tpu:4x4x4", 1, ["'tpu' is no known chip", "a100", "gb200", "h100", "v5p", "v7x", "as in v5p:4x4x4"]),
         ("", 1, ["'' is no known chip", "known: a100"]),
         ("v5p", 1, ["expected sizes from 1 after the chip, as in v5p:8x8x8"]),
