@@ -117,7 +117,7 @@ def decode(
     ON_DEVICE reads that one, so that a step need not wait for the host to have the tokens of the step before.
     """
     last_B1 = last_R.at[rows.state_B].get(mode="clip")[:, None]
-    rows = rows.replace(tokens_BT=jnp.where(rows.tokens_BT == ON_DEVICE, last_B1, rows.tokens_BT))
+    rows = dataclasses.replace(rows, tokens_BT=jnp.where(rows.tokens_BT == ON_DEVICE, last_B1, rows.tokens_BT))
     state, stream_BTD = _stream(config, layout, plan, params, state, rows)
     logits_BV = logits(config, params, stream_BTD[:, :1], layout=layout)[:, 0].astype(jnp.float32)
     key_B = jax.vmap(_key)(choices.seed_B, choices.prompt_B, choices.sample_B, rows.first_B)

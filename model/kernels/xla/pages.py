@@ -63,8 +63,8 @@ class Pages:
         sink_KG = None if sink_N is None else sink_N.reshape(q_BKGTH.shape[1:3])
 
         def attend_rows(q_BKGTH: jax.Array, k_table_BJ: jax.Array, v_table_BJ: jax.Array, seen: Any) -> jax.Array:
-            pages = (dataclasses.replace(x, table_BJ=each) for x, each in ((k, k_table_BJ), (v, v_table_BJ)))
-            return _sum_over_blocks(request, count, q_BKGTH, *pages, seen, sink_KG)
+            keys, values = dataclasses.replace(k, table_BJ=k_table_BJ), dataclasses.replace(v, table_BJ=v_table_BJ)
+            return _sum_over_blocks(request, count, q_BKGTH, keys, values, seen, sink_KG)
 
         group = self.group if request.platform == "cpu" else b
         y_BKGTH = _in_groups(attend_rows, group, q_BKGTH, k_table_BJ, v_table_BJ, visibility)
