@@ -1,5 +1,6 @@
-"""Texts that the engine draws for launch.generate: many into a file, or a chat on the terminal."""
+"""Texts that the engine draws for launch.generate: for the terminal, many into a file, or a chat."""
 
+import dataclasses
 import pathlib
 import sys
 import time
@@ -10,23 +11,33 @@ from model.errors import UserError
 from model.inference.engine.draft import DraftModel
 from model.inference.engine.engine import Engine
 from model.inference.engine.options import EngineOptions
-from model.inference.generate import occurrence_indices
+from model.inference.generate import cache_slots, occurrence_indices
 from model.inference.request import Request
 from model.inference.sampling import Sampling
 from model.options.json import to_json
 from train.evaluation.stored_scores import fingerprint_of_params
 from train.generation.chat_template import NO_TEMPLATE, chat_prompts, stop_tokens
-from train.generation.continuations import Continuation, continue_in_order, continue_one, describe_speed
+from train.generation.continuations import (
+    Continuation,
+    continue_all,
+    continue_in_order,
+    continue_one,
+    describe_speed,
+)
 from train.generation.prompts import Prompt
 from train.generation.results_file import ResultsFile, numbered
 from train.generation.text_engine import TextEngine, TextRequest
-from train.generation.texts import check_prompts
+from train.generation.texts import OnText, check_prompts
 from train.run.loading import LoadedRun
 from train.terminal.progress import Progress
 
 
 class EngineTexts:
-    """Draws texts of one run with one set of rules."""
+    """Draws texts of one run with one set of rules.
+
+    Attributes:
+      cache_bytes: the bytes of the engine's cache.
+    """
 
     def __init__(
         self,
@@ -57,7 +68,7 @@ class EngineTexts:
         # A published model marks the end of its turn with a token of its own.
         self._ends = stop_tokens(run.folder, run.tokenizer) if chat else ()
         made = Engine(run.experiment.model, run.params, engine, layout=run.layout, draft=draft)
-        self._engine = TextEngine(made, run.tokenizer)
+        self._engine, self.cache_bytes = TextEngine(made, run.tokenizer), made.capacity.cache_bytes
         self._settings = {
             "step": run.step,
             "sampling": to_json(sampling),
@@ -66,11 +77,14 @@ class EngineTexts:
             "is_chat": chat,
         }
 
+    def draw(self, prompts: Sequence[Prompt], samples: int, on_text: OnText, results: list[Continuation]) -> None:
+        """Draws `samples` texts of each prompt; see `continue_all`."""
+        continue_all(self._engine, self._requests(prompts, samples), 2 * self._rows, on_text, results)
+
     def write(self, prompts: Sequence[Prompt], samples: int, path: pathlib.Path) -> None:
         """Writes `samples` texts of each prompt into a file; continues it if it has some of them already."""
         lines = numbered([prompt.text for prompt in prompts], samples)
-        rows = [row for row in self._ids_of(prompts) for _ in range(samples)]
-        requests = [self._request(row, before) for row, before in zip(rows, occurrence_indices(rows), strict=True)]
+        requests = self._requests(prompts, samples)
         settings = self._settings | {"parameters": fingerprint_of_params(self._run.params)}
         began, texts = time.monotonic(), []
         with (
@@ -117,6 +131,10 @@ class EngineTexts:
             streams.check_reader()
         raise AssertionError("a text has an end")
 
+    def _requests(self, prompts: Sequence[Prompt], samples: int) -> list[TextRequest]:
+        rows = [row for row in self._ids_of(prompts) for _ in range(samples)]
+        return [self._request(row, before) for row, before in zip(rows, occurrence_indices(rows), strict=True)]
+
     def _ids_of(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
         if self._chat is None:
             texts, names = zip(*prompts, strict=True)
@@ -134,11 +152,15 @@ class EngineTexts:
         return tuple(ids)
 
     def _report(self, texts: Sequence[Continuation], seconds: float) -> None:
-        line, counts = f"{describe_speed(texts, seconds)}; compilation included", self._engine.statistics
-        if counts.proposed_tokens:
-            line += f"; {counts.acceptance_rate:.0%} of {counts.proposed_tokens:,} guesses right"
-            line += f", {counts.tokens_per_text_step:.2f} tokens of a text a step"
-        print(line, file=sys.stderr)
+        print(f"{describe_speed(texts, seconds)}; compilation included{self.describe_guesses()}", file=sys.stderr)
+
+    def describe_guesses(self) -> str:
+        """How many guesses were right, after a semicolon; nothing without guesses."""
+        counts = self._engine.statistics
+        if not counts.proposed_tokens:
+            return ""
+        rate = f"; {counts.acceptance_rate:.0%} of {counts.proposed_tokens:,} guesses right"
+        return f"{rate}, {counts.tokens_per_text_step:.2f} tokens of a text a step"
 
     def _request(self, ids: tuple[int, ...], sample_index: int) -> TextRequest:
         tokenizer = self._run.tokenizer
@@ -151,6 +173,19 @@ class EngineTexts:
             sample_index=sample_index,
         )
         return TextRequest(request=request, stop_strings=self._stops)
+
+
+def with_cache_for(options: EngineOptions, run: LoadedRun, prompts: Sequence[Prompt], max_tokens: int) -> EngineOptions:
+    """Returns options whose cache holds the longest of these texts in every row, unless they say its size.
+
+    Raises UserError for prompts that `check_prompts` refuses.
+    """
+    if options.cache_tokens is not None:
+        return options
+    texts, names = zip(*prompts, strict=True)
+    rows = check_prompts(run.experiment.model, run.tokenizer, texts, names)
+    pages = -(-cache_slots(run.experiment.model, rows, max_tokens) // options.page_size)
+    return dataclasses.replace(options, cache_tokens=options.rows * pages * options.page_size)
 
 
 def _typed() -> Iterator[str]:

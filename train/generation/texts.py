@@ -13,7 +13,7 @@ from model.transformer import Params
 from train.data.tokenizers.interface import StreamDecoder, Tokenizer
 from train.generation.prompts import check_text
 
-# Called at every token and at the end with a prompt's number and the text that the token completed (often empty).
+# Called with a prompt's number and the text that new tokens completed (often empty), and at the end of the text.
 OnText = Callable[[int, str], None]
 
 EndedBy = Literal["end_of_document", "stop_string", "max_tokens", "context", "interruption"]

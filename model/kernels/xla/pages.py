@@ -32,12 +32,13 @@ class Pages:
 
     Attributes:
       keys: the number of keys of a block; a whole number of pages is taken.
-      group: the rows that take their blocks together on a CPU, where they divide all rows; elsewhere all rows do.
+      group: the rows that take their blocks together on a CPU, where they divide all rows; None for all rows, which do
+        so elsewhere too.
       name, platforms: see `Kernel`.
     """
 
     keys: int = BLOCK
-    group: int = CPU_GROUP
+    group: int | None = CPU_GROUP
     name: str = "pages"
     platforms: tuple[str, ...] = ()
 
@@ -66,7 +67,7 @@ class Pages:
             keys, values = dataclasses.replace(k, table_BJ=k_table_BJ), dataclasses.replace(v, table_BJ=v_table_BJ)
             return _sum_over_blocks(request, count, q_BKGTH, keys, values, seen, sink_KG)
 
-        group = self.group if request.platform == "cpu" else b
+        group = b if self.group is None or request.platform != "cpu" else self.group
         y_BKGTH = _in_groups(attend_rows, group, q_BKGTH, k_table_BJ, v_table_BJ, visibility)
         return y_BKGTH.reshape(b, n, -1, v.shape[-1]).swapaxes(1, 2)[:, :t]
 
