@@ -14,20 +14,22 @@ of its document, before a stop string, after --max_tokens, when the model's cont
 command. The same seed gives the same texts. The speed is printed on standard error, so that standard output holds only
 text. The checkpoint's parameters are read and checked, its optimizer state is not.
 
-With --output the engine draws the texts: each begins when another ends, --batch_size at a time. The file has a line of
-JSON for each, in the order of the prompts, and the same command continues one that was killed. With --chat a prompt is
-a message, which the tokenizer's chat template wraps; without a prompt, each line that is typed is one. --draft and
+Each text begins when another ends, --batch_size at a time. With --output they go into a file with a line of JSON for
+each, in the order of the prompts, and the same command continues one that was killed. With --chat a prompt is a
+message, which the tokenizer's chat template wraps; without a prompt, each line that is typed is one. --draft and
 --set=engine.speculation='NGram()' guess tokens and change no text; the last line says how many guesses were right.
 
 With --json_schema, --regex, --choice or --grammar each text is one of those that it allows, as far as --max_tokens go:
 before every draw the tokens that lead to none of them are left out. Needs `pip install 'cairn-lm[constrained]'`.
 
---steer adds a vector of `launch.inspect steer` to the stream after a layer, SCALE times, at every token.
+--steer adds a vector of `launch.inspect steer` to the stream after a layer, SCALE times, at every token. The engine
+takes no vectors, so such texts are drawn in batches, each of which runs until its last text ends; and so are those of
+models that read a prompt whole, with an encoder or a prefix.
 """
 
 import sys
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -35,10 +37,16 @@ from launch.command import cli, constraint_flags, engine_flags, streams
 from model.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from launch.command.engine_texts import EngineTexts
     from model.inference.sampling import Sampling
+    from train.generation.continuations import Continuation
     from train.generation.prompts import Prompt
-    from train.generation.texts import EndedBy, GeneratedText
+    from train.generation.texts import GeneratedText
+    from train.run.loading import LoadedRun
+
+    Result = Continuation | GeneratedText
 
 RUN = cli.define_path("run", None, "The run folder.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which checkpoint: latest, best, or the number of its step.")
@@ -101,26 +109,27 @@ def main(argv: list[str]) -> int:
     if CHAT_TEMPLATE.value is not None and not CHAT.value:
         raise UserError("--chat_template has no effect without --chat; give both, or leave it out")
     given = _prompts()
-    if CHAT.value or OUTPUT.value is not None or constraint_flags.is_given(CONSTRAINT):
-        if STEER.value:
-            raise UserError(
-                "--steer has no effect with --output, --chat and constraints, whose engine takes no vectors; leave it "
-                "out"
-            )
+    if not STEER.value:
         return _on_engine(given, sampling)
-    if engine_flags.is_given(ENGINE):
+    in_vain = CHAT.value or OUTPUT.value is not None or engine_flags.is_given(ENGINE)
+    if in_vain or constraint_flags.is_given(CONSTRAINT):
         raise UserError(
-            "--set and --draft are for the engine, which draws with --output, --chat or a constraint; give one of them"
+            "--steer has no effect with --output, --chat, --set, --draft and constraints: the engine takes no vectors; "
+            "leave it out"
         )
-    given = given or [_no_prompt()]
-    prompts = [prompt.text for prompt in given for _ in range(NUM_SAMPLES.value)]
-
     cli.prepare_jax()
-    from train.generation.texts import check_prompts, generate_texts, largest_cache_bytes
-    from train.inspection.causes.steering import edits_of
     from train.run.loading import load_run
 
-    run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
+    return _in_batches(load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH)), given, sampling)
+
+
+def _in_batches(run: "LoadedRun", given: "list[Prompt]", sampling: "Sampling") -> int:
+    """Draws texts in static batches, with vectors that are added to the stream, if any are given."""
+    from train.generation.texts import check_prompts, generate_texts, largest_cache_bytes
+    from train.inspection.causes.steering import edits_of
+
+    given = given or [_no_prompt()]
+    prompts = [prompt.text for prompt in given for _ in range(NUM_SAMPLES.value)]
     edits = edits_of(STEER.value, run.experiment.model)
     texts, named = zip(*given, strict=True)
     rows = check_prompts(run.experiment.model, run.tokenizer, texts, named)
@@ -150,7 +159,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _print_results(step: int, prompts: list[str], printer: "_Printer", results: "list[GeneratedText]") -> None:
+def _print_results(step: int, prompts: list[str], printer: "_Printer", results: "Sequence[Result]") -> None:
     if JSON.value:
         print(streams.as_json(_as_json(step, prompts, results)))
     else:
@@ -203,7 +212,7 @@ def _no_prompt() -> "Prompt":
 
 
 def _on_engine(given: "list[Prompt]", sampling: "Sampling") -> int:
-    """Draws texts with the engine: into a file, as a chat, or under a constraint."""
+    """Draws texts with the engine: for the terminal, into a file, or as a chat."""
     if JSON.value and (CHAT.value or OUTPUT.value is not None):
         raise UserError("--json prints texts at the end, and has no effect with --output and --chat; leave it out")
     if CHAT.value and OUTPUT.value is None and (NUM_SAMPLES.value > 1 or PROMPTS_FILE.value is not None):
@@ -213,16 +222,22 @@ def _on_engine(given: "list[Prompt]", sampling: "Sampling") -> int:
     output = None if OUTPUT.value is None else output_path(OUTPUT.value)
     from model.inference.engine.options import EngineOptions
 
-    rows = BATCH_SIZE.value
+    for_terminal = OUTPUT.value is None and not CHAT.value
+    given = given or ([] if CHAT.value else [_no_prompt()])
+    rows = min(BATCH_SIZE.value, len(given) * NUM_SAMPLES.value) if for_terminal else BATCH_SIZE.value
     options = engine_flags.engine_options(
         ENGINE, EngineOptions(rows=rows, tokens_per_step=max(128, 2 * rows)), {"rows": BATCH_SIZE.name}
     )
     form = constraint_flags.form_of(CONSTRAINT)
     cli.prepare_jax()
-    from launch.command.engine_texts import EngineTexts
+    from launch.command.engine_texts import EngineTexts, with_cache_for
     from train.run.loading import load_run
 
     run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
+    if for_terminal and run.experiment.model.reads_prompts_whole and form is None and not engine_flags.is_given(ENGINE):
+        return _in_batches(run, given, sampling)
+    if for_terminal:
+        options = with_cache_for(options, run, given, sampling.max_tokens)
     texts = EngineTexts(
         run,
         sampling,
@@ -235,32 +250,33 @@ def _on_engine(given: "list[Prompt]", sampling: "Sampling") -> int:
     )
     if output is not None:
         texts.write(given or [_no_prompt()], NUM_SAMPLES.value, output)
-    elif not CHAT.value:
-        _print_drawn(texts, run.step, given or [_no_prompt()])
-    else:
+    elif CHAT.value:
         texts.converse([prompt.text for prompt in given] or None)
+    else:
+        _draw(texts, given, run.step)
     return 0
 
 
-def _print_drawn(texts: "EngineTexts", step: int, given: "list[Prompt]") -> None:
-    """Prints texts that the engine draws, as those of static batches."""
-    from train.generation.texts import GeneratedText
-
+def _draw(texts: "EngineTexts", given: "list[Prompt]", step: int) -> None:
+    """Draws texts for the terminal."""
     prompts = [prompt.text for prompt in given for _ in range(NUM_SAMPLES.value)]
     printer = _Printer(prompts, texts.cache_bytes, silent=JSON.value)
-    results: list[GeneratedText] = []
+    results: list[Continuation] = []
     try:
-        for text in texts.draw(given, NUM_SAMPLES.value, printer.show):
-            results.append(GeneratedText(text.text, text.tokens, cast("EndedBy", text.ended_by)))
-    finally:  # a signal loses no text that is complete
+        texts.draw(given, NUM_SAMPLES.value, printer.show, results)
+    finally:  # a signal loses no token that was drawn before
         if results:
             _print_results(step, prompts[: len(results)], printer, results)
-    printer.report(results)
+    printer.report(results, texts.describe_guesses())
 
 
-def _as_json(step: int, prompts: list[str], results: "list[GeneratedText]") -> dict[str, object]:
+def _ended_by(result: "Result") -> str:
+    return "interruption" if result.ended_by == "cancelled" else result.ended_by
+
+
+def _as_json(step: int, prompts: list[str], results: "Sequence[Result]") -> dict[str, object]:
     samples = [
-        {"prompt": prompt, "text": r.text, "tokens": r.tokens, "ended_by": r.ended_by}
+        {"prompt": prompt, "text": r.text, "tokens": r.tokens, "ended_by": _ended_by(r)}
         for prompt, r in zip(prompts, results, strict=True)
     ]
     return {"run": RUN.value, "step": step, "seed": SEED.value, "samples": samples}
@@ -285,24 +301,24 @@ class _Printer:
             print(text, end="", flush=True)
             streams.check_reader()
 
-    def finish(self, results: "list[GeneratedText]") -> None:
+    def finish(self, results: "Sequence[Result]") -> None:
         """Writes the texts that were not written while they were drawn."""
         if self.live:
             print()
             return
         for number, (prompt, result) in enumerate(zip(self.prompts, results, strict=False), start=1):
-            print(f"=== {number} of {len(self.prompts)}, ended by {result.ended_by.replace('_', ' ')} ===")
+            print(f"=== {number} of {len(self.prompts)}, ended by {_ended_by(result).replace('_', ' ')} ===")
             print(prompt + result.text)
 
-    def report(self, results: "list[GeneratedText]") -> None:
+    def report(self, results: "Sequence[Result]", more: str = "") -> None:
         """Prints the number of tokens, their speed, and the size of the cache on standard error."""
         tokens = sum(result.tokens for result in results)
-        ends = f", ended by {results[0].ended_by.replace('_', ' ')}" if len(results) == 1 else ""
+        ends = f", ended by {_ended_by(results[0]).replace('_', ' ')}" if len(results) == 1 else ""
         line = f"{tokens} tokens{ends}; the first after {self.first - self.began:.2f} s"
         later, seconds = tokens - min(len(results), BATCH_SIZE.value), self.last - self.first
         if later > 0 and seconds > 0:
             line += f", then {later / seconds:.0f} tokens/s"
-        print(f"{line}; cache {self.cache / 1e6:.1f} MB", file=sys.stderr)
+        print(f"{line}; cache {self.cache / 1e6:.1f} MB{more}", file=sys.stderr)
         if count := sum(result.ends_mid_character for result in results):
             what = "the text ends" if len(results) == 1 else f"{count} of {len(results)} texts end"
             print(

@@ -186,6 +186,11 @@ class ModelConfig:
         return layers
 
     @property
+    def reads_prompts_whole(self) -> bool:
+        """Whether all tokens of a prompt are read at once: a source, or a prefix whose tokens see each other."""
+        return self.encoder is not None or self.visibility.prompt_is_prefix
+
+    @property
     def reads_lengths(self) -> bool:
         """Whether the positions of a layer depend on the length of the document, so that padding must be known."""
         return any(layer.position.reads_lengths for layer in self.layers)

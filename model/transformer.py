@@ -53,9 +53,8 @@ class Transformer(nnx.Module):
     def __init__(self, config: ModelConfig, key: jax.Array) -> None:
         """Args: the options, and the random key that draws every parameter."""
         embedding_key, position_key, blocks_key, norm_key = jax.random.split(key, 4)
-        make = maker_of(config)
+        self.config, make = config, maker_of(config)
         norm = functools.partial(new_norm, config.width, make(norm_key), config.precision.reductions)
-        self.config = config
         self.embedding = new_embedding(config, make(embedding_key), norm(config.embedding_norm))
         self.position = PositionEmbedding(config.position, config.context_length, config.width, make(position_key))
         self.blocks = new_blocks(config, blocks_key, functools.partial(make, growth=config.growth))
@@ -117,9 +116,8 @@ def logical_axes(config: ModelConfig) -> Params:
 
 def _model(config: ModelConfig, params: Params) -> Transformer:
     """Returns the modules with their parameters; parameters of layers are cast later, layer by layer."""
-    model: Transformer = nnx.merge(
-        _abstract_model(config)[0], outside_of_layers(params, specs(config), config.precision)
-    )
+    outside = outside_of_layers(params, specs(config), config.precision)
+    model: Transformer = nnx.merge(_abstract_model(config)[0], outside)
     return model
 
 

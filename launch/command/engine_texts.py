@@ -1,5 +1,6 @@
-"""Texts that the engine draws for launch.generate: many into a file, or a chat on the terminal."""
+"""Texts that the engine draws for launch.generate: for the terminal, many into a file, or a chat."""
 
+import dataclasses
 import pathlib
 import sys
 import time
@@ -11,14 +12,21 @@ from model.errors import UserError
 from model.inference.engine.draft import DraftModel
 from model.inference.engine.engine import Engine
 from model.inference.engine.options import EngineOptions
-from model.inference.generate import occurrence_indices
+from model.inference.generate import cache_slots
+from model.inference.prompts import occurrence_indices
 from model.inference.request import Request
 from model.inference.sampling import Sampling
 from model.options.json import to_json
 from train.evaluation.stored_scores import fingerprint_of_params
 from train.generation.chat_template import NO_TEMPLATE, chat_prompts, stop_tokens
 from train.generation.constraints import Constraints, Form
-from train.generation.continuations import Continuation, continue_in_order, continue_one, describe_speed
+from train.generation.continuations import (
+    Continuation,
+    continue_all,
+    continue_in_order,
+    continue_one,
+    describe_speed,
+)
 from train.generation.prompts import Prompt
 from train.generation.results_file import ResultsFile, numbered
 from train.generation.text_engine import TextEngine, TextRequest
@@ -28,7 +36,11 @@ from train.terminal.progress import Progress
 
 
 class EngineTexts:
-    """Draws texts of one run with one set of rules."""
+    """Draws texts of one run with one set of rules.
+
+    Attributes:
+      cache_bytes: the bytes of the engine's cache.
+    """
 
     def __init__(
         self,
@@ -62,8 +74,7 @@ class EngineTexts:
         self._ends = stop_tokens(run.folder, run.tokenizer) if chat else ()
         self._constraint = None if form is None else Constraints(run.tokenizer).of(form)
         made = Engine(run.experiment.model, run.params, engine, layout=run.layout, draft=draft)
-        self._cache_bytes = made.capacity.cache_bytes
-        self._engine = TextEngine(made, run.tokenizer)
+        self._engine, self.cache_bytes = TextEngine(made, run.tokenizer), made.capacity.cache_bytes
         self._settings: dict[str, Any] = {
             "step": run.step,
             "sampling": to_json(sampling),
@@ -74,27 +85,9 @@ class EngineTexts:
         if form is not None:
             self._settings["form"] = [form.kind, form.source]
 
-    @property
-    def cache_bytes(self) -> int:
-        """The bytes of the engine's cache."""
-        return self._cache_bytes
-
-    def draw(self, prompts: Sequence[Prompt], samples: int, on_text: OnText) -> Iterator[Continuation]:
-        """Yields `samples` texts of each prompt, in order; a single one is also shown while it is drawn.
-
-        `on_text` is called with the number of a text and a piece of it, all of it where there are several.
-        """
-        requests = self._requests(prompts, samples)
-        if len(requests) == 1:
-            for piece in continue_one(self._engine, requests[0]):
-                if isinstance(piece, Continuation):
-                    yield piece
-                else:
-                    on_text(0, piece)
-            return
-        for index, text in enumerate(continue_in_order(self._engine, requests, ahead=2 * self._rows)):
-            on_text(index, text.text)
-            yield text
+    def draw(self, prompts: Sequence[Prompt], samples: int, on_text: OnText, results: list[Continuation]) -> None:
+        """Draws `samples` texts of each prompt; see `continue_all`."""
+        continue_all(self._engine, self._requests(prompts, samples), 2 * self._rows, on_text, results)
 
     def write(self, prompts: Sequence[Prompt], samples: int, path: pathlib.Path) -> None:
         """Writes `samples` texts of each prompt into a file; continues it if it has some of them already."""
@@ -167,11 +160,15 @@ class EngineTexts:
         return tuple(ids)
 
     def _report(self, texts: Sequence[Continuation], seconds: float) -> None:
-        line, counts = f"{describe_speed(texts, seconds)}; compilation included", self._engine.statistics
-        if counts.proposed_tokens:
-            line += f"; {counts.acceptance_rate:.0%} of {counts.proposed_tokens:,} guesses right"
-            line += f", {counts.tokens_per_text_step:.2f} tokens of a text a step"
-        print(line, file=sys.stderr)
+        print(f"{describe_speed(texts, seconds)}; compilation included{self.describe_guesses()}", file=sys.stderr)
+
+    def describe_guesses(self) -> str:
+        """How many guesses were right, after a semicolon; nothing without guesses."""
+        counts = self._engine.statistics
+        if not counts.proposed_tokens:
+            return ""
+        rate = f"; {counts.acceptance_rate:.0%} of {counts.proposed_tokens:,} guesses right"
+        return f"{rate}, {counts.tokens_per_text_step:.2f} tokens of a text a step"
 
     def _request(self, ids: tuple[int, ...], sample_index: int) -> TextRequest:
         tokenizer = self._run.tokenizer
@@ -185,6 +182,19 @@ class EngineTexts:
             constraint=self._constraint,
         )
         return TextRequest(request=request, stop_strings=self._stops)
+
+
+def with_cache_for(options: EngineOptions, run: LoadedRun, prompts: Sequence[Prompt], max_tokens: int) -> EngineOptions:
+    """Returns options whose cache holds the longest of these texts in every row, unless they say its size.
+
+    Raises UserError for prompts that `check_prompts` refuses.
+    """
+    if options.cache_tokens is not None:
+        return options
+    texts, names = zip(*prompts, strict=True)
+    rows = check_prompts(run.experiment.model, run.tokenizer, texts, names)
+    pages = -(-cache_slots(run.experiment.model, rows, max_tokens) // options.page_size)
+    return dataclasses.replace(options, cache_tokens=options.rows * pages * options.page_size)
 
 
 def _typed() -> Iterator[str]:

@@ -9,10 +9,9 @@ they were read. A row whose next token changes its positions is read again: once
 DynamicNTK, past its original length, at every token.
 """
 
-import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +23,7 @@ from model.attention.directions import refuse_without_decoding
 from model.config import ModelConfig
 from model.errors import UserError
 from model.inference import cpu
-from model.inference.prompts import check_ids, check_length, hash_of, key_of_text, seen_tokens
+from model.inference.prompts import check_ids, check_length, hash_of, key_of_text, occurrence_indices, seen_tokens
 from model.inference.sampling import Rules, Sampling, sample_token
 from model.inference.sources import read_sources, texts_and_sources
 from model.layout import ONE_DEVICE, Layout
@@ -356,16 +355,6 @@ def initial_inputs(
         "seed": np.uint32(seed),
         "seen_BV": seen_BV,
     }
-
-
-def occurrence_indices(items: Iterable[Hashable]) -> list[int]:
-    """Returns for each item the number of equal items before it."""
-    before: collections.Counter[Hashable] = collections.Counter()
-    counts = []
-    for item in items:
-        counts.append(before[item])
-        before[item] += 1
-    return counts
 
 
 def cache_slots(config: ModelConfig, prompts: Sequence[Sequence[int]], max_tokens: int) -> int:

@@ -1,7 +1,8 @@
 """What `generate` and the engine take from a prompt alike: whether it fits, the key of its draws, the tokens it has."""
 
+import collections
 import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import jax
 import numpy as np
@@ -50,3 +51,13 @@ def seen_tokens(
         seen_V[list(text)] = True
         seen_V[list(own_marks)] = False
     return seen_BV
+
+
+def occurrence_indices(items: Iterable[Hashable]) -> list[int]:
+    """Returns for each item the number of equal items before it."""
+    before: collections.Counter[Hashable] = collections.Counter()
+    counts = []
+    for item in items:
+        counts.append(before[item])
+        before[item] += 1
+    return counts

@@ -106,11 +106,20 @@ def sample_token(rules: Rules, logits_BV: jax.Array, key_B: jax.Array, seen_BV: 
       seen_BV: True for tokens that the text already has; only the repetition penalty reads it.
     """
     logits_BV = filter_logits(rules, logits_BV, seen_BV)
-    likeliest = lambda: jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)  # noqa: E731
+    likeliest = lambda: likeliest_token(logits_BV)  # noqa: E731
     draw = lambda: jax.vmap(jax.random.categorical)(key_B, logits_BV).astype(jnp.int32)  # noqa: E731
     if (greedy_B := rules.get("greedy")) is None:
         return likeliest() if rules["temperature"] is None else draw()
     return jax.lax.cond(jnp.all(greedy_B), likeliest, lambda: jnp.where(greedy_B, likeliest(), draw()))
+
+
+def likeliest_token(logits_V: jax.Array) -> jax.Array:
+    """Returns the id of the largest logit along the last axis, the first of equal ones, int32; some id if one is NaN.
+
+    XLA on a CPU takes a third of the time for these two reductions that it takes for argmax.
+    """
+    largest, size = jnp.max(logits_V, axis=-1, keepdims=True), logits_V.shape[-1]
+    return jnp.min(jnp.where(logits_V == largest, jnp.arange(size, dtype=jnp.int32), size - 1), axis=-1)
 
 
 def filter_logits(rules: Rules, logits_BV: jax.Array, seen_BV: jax.Array | None = None) -> jax.Array:

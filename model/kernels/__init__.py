@@ -41,6 +41,8 @@ FOR_COMPILERS: tuple[Kernel, ...] = (Blocks(), Plain())
 
 # Kernels that read keys from pages (model/kernels/paged_array.py), in the order in which `choose` asks them.
 FOR_PAGES: tuple[Kernel, ...] = (Pages(),)
+# On a mesh XLA splits the rows and heads of this kernel, and groups of rows would gather them.
+FOR_PAGES_ON_MESHES: tuple[Kernel, ...] = (Pages(group=None),)
 
 
 def attend(
@@ -104,7 +106,9 @@ def attend(
         return kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, arrays.sink_N, arrays.dropout_keys)
 
     if isinstance(k_BSKH, PagedArray):
-        return run(Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N), FOR_PAGES)
+        splits = layout.axis_shardings(q_BTNH.shape, ("batch", None, "heads", None))
+        pages = FOR_PAGES if all(each.ways == 1 for each in splits) else FOR_PAGES_ON_MESHES
+        return run(Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N), pages)
     keys_BN2 = None if dropout_key is None else keys_of_heads(dropout_key, q_BTNH.shape[0], q_BTNH.shape[2])
     whole = Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N, keys_BN2)
     names = [kernel.name for kernel in kernels]

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from train.generation import texts
-from train.generation.texts import GeneratedText
+from train.generation.continuations import Continuation
 
 MODULE = "launch.generate"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -79,7 +78,7 @@ def test_a_single_text_goes_to_standard_output_alone(answers):
     assert live.status == 0
     assert live.out == f"the cat{sample['text']}\n"
     assert f"{sample['tokens']} tokens" in live.err
-    assert "tokens/s; cache 0.1 MB" in live.err
+    assert "tokens/s; cache 0.0 MB" in live.err
 
 
 def test_json_says_what_was_asked_and_how_it_ended(answers):
@@ -125,11 +124,10 @@ def test_prompts_come_from_files_too(answers):
     ],
 )
 def test_a_character_that_a_limit_cut_is_told(tiny_run, command, monkeypatch, torn, said):
-    def written(*given, results, **options):
-        results += [GeneratedText("a\ufffd", 2, "max_tokens", ends_mid_character=one) for one in torn]
-        return results
+    def drawn(engine, requests, ahead, on_text, results):
+        results += [Continuation("a\ufffd", 2, "max_tokens", 0.1, ends_mid_character=one) for one in torn]
 
-    monkeypatch.setattr(texts, "generate_texts", written)
+    monkeypatch.setattr("launch.command.engine_texts.continue_all", drawn)
     status, printed = command(MODULE, f"--run={tiny_run}", *["--prompt=x"] * len(torn), "--json")
     assert status == 0
     assert "amid" not in printed if said is None else said in printed

@@ -65,7 +65,7 @@ def test_a_vector_steers_generation(command, tiny_run, tmp_path):
         assert (status, "Traceback" in printed) == (2, False)
         assert words in printed
     status, printed = command("launch.generate", *asked, "--chat", "--steer=x:1")
-    assert "--steer has no effect with --output and --chat" in printed
+    assert "--steer has no effect with --output, --chat" in printed
 
 
 def test_a_tokenizer_needs_no_weights(command, tiny_run, tmp_path):

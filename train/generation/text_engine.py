@@ -81,6 +81,7 @@ class TextUpdate:
       num_tokens: the number of all new tokens so far, those of a stop string included.
       prompt: the scores of the prompt's tokens after its first, once, if they were asked for.
       ended_by: the reason why the text is complete; None while it goes on.
+      ends_mid_character: whether it ends inside the bytes of a character, which are U+FFFD in the text.
     """
 
     request_id: int
@@ -89,6 +90,7 @@ class TextUpdate:
     num_tokens: int
     prompt: tuple[TokenScore, ...] | None = None
     ended_by: EndedBy | None = None
+    ends_mid_character: bool = False
 
 
 class TextEngine:
@@ -120,6 +122,10 @@ class TextEngine:
         """Ends a text; its last update comes with the next step. No effect on a text that is complete or unknown."""
         if request_id in self._texts:
             self._engine.cancel(request_id)
+
+    def leave(self, request_id: int) -> TextUpdate:
+        """Ends an unfinished text without a step of the engine, which may be amid one; returns the text held back."""
+        return self._texts.pop(request_id).take(Update(request_id, (), ended_by="cancelled"))
 
     def step(self) -> list[TextUpdate]:
         """Computes one step of the engine; returns the changes of texts."""
@@ -157,12 +163,13 @@ class _Text:
                 break
         ended_by: EndedBy | None = "end_of_document" if update.ended_by == "end_mark" else update.ended_by
         if not self._stream.stopped and ended_by is not None:
-            text += self._stream.finish(truncated=ended_by in ("max_tokens", "context", "dead_end"))
+            text += self._stream.finish(truncated=ended_by in ("max_tokens", "context", "cancelled", "dead_end"))
         if self._stream.stopped:
             ended_by = "stop_string"
         self._shown += len(text)
         tokens = tuple(self._released(whole=ended_by not in (None, "stop_string")))
-        return TextUpdate(update.request_id, text, tokens, self._num_tokens, update.prompt, ended_by)
+        torn = self._stream.ends_mid_character
+        return TextUpdate(update.request_id, text, tokens, self._num_tokens, update.prompt, ended_by, torn)
 
     def _released(self, whole: bool) -> Iterator[TextToken]:
         """Takes the tokens whose characters are shown out of those that wait; all of them at the end of the text."""

@@ -6,14 +6,15 @@ from typing import Literal
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.inference.generate import Edits, cache_bytes, cache_slots, generate, occurrence_indices, prepare_params
+from model.inference.generate import Edits, cache_bytes, cache_slots, generate, prepare_params
+from model.inference.prompts import occurrence_indices
 from model.inference.sampling import Sampling
 from model.layout import ONE_DEVICE, Layout
 from model.transformer import Params
 from train.data.tokenizers.interface import StreamDecoder, Tokenizer, ids_with_end
 from train.generation.prompts import check_text
 
-# Called at every token and at the end with a prompt's number and the text that the token completed (often empty).
+# Called with a prompt's number and the text that new tokens completed (often empty), and at the end of the text.
 OnText = Callable[[int, str], None]
 
 EndedBy = Literal[

@@ -34,6 +34,37 @@ class ScoredPart:
     row: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """A token that a program chose, and the scores of its place: row `row` of `scores`."""
+
+    token: int
+    scores: Scores
+    row: int
+
+
+class Decoding:
+    """Tokens that programs of the device choose, while the host goes on."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[list[int], Any]] = []
+
+    def add(self, places: list[int], results: Any) -> None:
+        """Adds a program's tokens and scores; row i belongs to the span with the number places[i]."""
+        for x in jax.tree.leaves(results):
+            x.copy_to_host_async()
+        self._calls.append((places, results))
+
+    def chosen(self) -> list[Chosen]:
+        """Waits for the tokens; returns them in the order of their spans."""
+        found: dict[int, Chosen] = {}
+        for places, results in self._calls:
+            tokens, scores = jax.tree.map(np.asarray, results)
+            for row, (place, token) in enumerate(zip(places, tokens.tolist(), strict=False)):
+                found[place] = Chosen(token, scores, row)
+        return [found[place] for place in range(len(found))]
+
+
 class Device:
     """See the module docstring.
 
@@ -73,6 +104,8 @@ class Device:
         self._programs: dict[tuple[str, int, int], Callable[..., Any]] = {}
         self._empty = jax.jit(plan.empty, static_argnums=0)
         self._state = self._empty(layout)
+        self._last_R = jax.jit(lambda: layout.constrain(jnp.zeros(rows, jnp.int32), (None,)))()
+        self._last_choices: tuple[Any, Choices] | None = None
         self._no_bias = {size: jnp.zeros((size, config.vocab_size), jnp.float32) for size in self._decode_sizes}
         self._all_allowed = {
             size: jnp.full((size, num_words(config.vocab_size)), ALL, jnp.uint32) for size in self._decode_sizes
@@ -107,24 +140,23 @@ class Device:
             scored += [ScoredPart(part, scores, row) for row, part in enumerate(parts)]
         return scored
 
-    def decode(self, spans: Sequence[Span]) -> list[tuple[int, Scores]]:
-        """Reads a token of each span, and chooses the token after it; returns this and the scores of that place.
+    def decode(self, spans: Sequence[Span]) -> Decoding:
+        """Reads a token of each span, and chooses the token after it; does not wait for these.
 
         Several may be of one text, in order: each is a row of a program, and sees the rows before it.
         """
-        chosen: list[tuple[int, Scores]] = []
+        decoding = Decoding()
         for first in range(0, len(spans), self._decode_sizes[-1]) if spans else ():
             some = spans[first : first + self._decode_sizes[-1]]
+            order = sorted(range(len(some)), key=lambda i: some[i].first, reverse=True)  # neighbours read as many keys
+            some = [some[i] for i in order]
             size = next(size for size in self._decode_sizes if size >= len(some))
             rows = self._inputs((size, self._decode_width), some)
-            result = self._program("decode", size, self._decode_width)(
-                self.params, self._state, rows, self._choices(size, some)
+            self._state, *results, self._last_R = self._program("decode", size, self._decode_width)(
+                self.params, self._state, rows, self._choices(size, some), self._last_R
             )
-            self._state, (tokens, scores) = result[0], jax.tree.map(np.asarray, result[1:])
-            chosen += [
-                (int(token), jax.tree.map(lambda x, i=i: x[i], scores)) for i, token in enumerate(tokens[: len(some)])
-            ]
-        return chosen
+            decoding.add([first + i for i in order], results)
+        return decoding
 
     def unscored(self, span: Span) -> int:
         """Returns how many of a span's first tokens to read without logits: whole rows before the first score."""
@@ -172,8 +204,14 @@ class Device:
         return Rows(tokens, first, count, text_length, state, tables)
 
     def _choices(self, size: int, spans: Sequence[Span]) -> Choices:
-        """Returns how the tokens after spans of one token are chosen; rows without a span are greedy."""
-        requests = [span.sequence.request for span in spans]
+        """Returns how the tokens after spans of one token are chosen; rows without a span are greedy.
+
+        They are those of the step before if the spans are of the same texts, and none of them needs its tokens.
+        """
+        texts = [span.sequence for span in spans]
+        if self._last_choices is not None and self._last_choices[0] == (size, texts):
+            return self._last_choices[1]
+        requests = [text.request for text in texts]
         samplings = [request.sampling for request in requests]
         samplings += [Sampling(temperature=0)] * (size - len(spans))
         seed, prompt, sample = np.zeros((3, size), np.uint32)
@@ -197,12 +235,14 @@ class Device:
         rules = rules_of_rows(samplings)
         if (rules["repetition_penalty"] != NEUTRAL["repetition_penalty"]).any():
             marks = [[mark for mark in (request.begin, request.end) if mark is not None] for request in requests]
-            texts = [span.sequence.known_or_proposed(0, span.first + 1) for span in spans]
-            seen = seen_tokens(texts, marks, self._vocab_size, rows=size)
+            known = [span.sequence.known_or_proposed(0, span.first + 1) for span in spans]
+            seen = seen_tokens(known, marks, self._vocab_size, rows=size)
         wanted = [request.num_logprobs for request in requests]
         wants_logprob = np.array(any(each is not None for each in wanted))
         wants_likeliest = np.array(any(wanted))
-        return Choices(rules, seed, prompt, sample, bias, allowed, scale, seen, wants_logprob, wants_likeliest)
+        choices = Choices(rules, seed, prompt, sample, bias, allowed, scale, seen, wants_logprob, wants_likeliest)
+        self._last_choices = None if any(text.needs_tokens for text in texts) else ((size, texts), choices)
+        return choices
 
     # ------------------------------------------------------------------------------------------------------ programs
 
@@ -258,7 +298,8 @@ class Device:
         scores = []
         for token in tokens:
             text.tokens.append(token)
-            scores.append(self.decode([Span(text, len(text.tokens) - 1, 1)])[0][1])
+            chosen = self.decode([Span(text, len(text.tokens) - 1, 1)]).chosen()[0]
+            scores.append(jax.tree.map(lambda x, row=chosen.row: x[row], chosen.scores))
         self._decode_sizes = sizes
         return self._results(text, scores)
 
@@ -293,7 +334,7 @@ class Device:
             if name == "score":
                 inputs += np.zeros((rows, tokens), np.int32), np.array(False)
             elif name == "decode":
-                inputs += (self._choices(rows, [span]),)
+                inputs += self._choices(rows, [span]), self._last_R
             options += () if name == "read" else (self._num_likeliest,)
             function = getattr(programs, name)
             self._programs[key] = programs.compiled(function, *options, *inputs, platform=self._layout.platform)

@@ -12,6 +12,11 @@ and was read again (programs.py and model/kernels/xla/pages.py say how; tests/mo
 tries random schedules). Guesses at the next tokens (speculation.py) change none of them. They are the tokens of
 `generate`, up to rounding. On accelerators sums may depend on the number of rows of a program.
 
+The host works while the device computes: a step hands its programs to the device before it has the tokens of the step
+before, which stay there to be read. So a text that ends with a certain token is read for one step more, and the token
+after its end is dropped. A step waits for its own tokens where the next one needs them on the host: for guesses, a
+repetition penalty, and positions that depend on the length of a text.
+
 One thread calls an engine; it has no threads, reads no clock and writes no text.
 """
 
@@ -25,13 +30,14 @@ from model.errors import UserError
 from model.inference.constraint import Follower
 from model.inference.engine import programs
 from model.inference.engine.capacity import capacity_of, plan_of, shares_pages
-from model.inference.engine.device import Device
+from model.inference.engine.device import Chosen, Decoding, Device
 from model.inference.engine.draft import DraftModel, DraftProposer
 from model.inference.engine.ngram import NGramProposer
 from model.inference.engine.options import EngineOptions, EngineStatistics
 from model.inference.engine.page_pool import PagePool
 from model.inference.engine.programs import Scores
 from model.inference.engine.scheduler import Scheduler, Span
+from model.inference.engine.sequence import ON_DEVICE
 from model.inference.engine.sequence import Sequence as Text
 from model.inference.engine.speculation import Draft, NGram, Proposer, accepted, check_rolls_back
 from model.inference.generate import PreparedParams, prepare_params
@@ -102,6 +108,7 @@ class Engine:
             tokens_per_step=options.tokens_per_step,
             num_likeliest=self._num_likeliest,
         )
+        self._in_flight: tuple[list[Text], Decoding] | None = None
         self._texts: dict[int, Text] = {}
         self._cancelled: list[Text] = []
         self._num_submitted = 0
@@ -236,14 +243,17 @@ class Engine:
         return self._device.is_exact
 
     def step(self) -> list[Update]:
-        """Reads the tokens of one step. Returns the new tokens, and the requests that ended; [] if there are none."""
+        """Reads the tokens of one step. Returns the new tokens that are known, and the requests that ended.
+
+        The tokens of a step may be known with the next (see the module docstring). Returns [] if there is no request.
+        """
         self.compile()
         updates = [Update(text.request_id, (), ended_by="cancelled") for text in self._cancelled]
         self._cancelled.clear()
         plan = self._scheduler.plan()
         if not plan.decoding and not plan.reading:
-            assert not self._texts, "requests wait and none can run"
-            return updates
+            assert not self._texts or self._in_flight is not None, "requests wait and none can run"
+            return updates + self._land()
         self._statistics.steps += 1
         updates += self._read(plan.reading)
         self._propose(plan.decoding, self.options.tokens_per_step - sum(span.count for span in plan.reading))
@@ -295,24 +305,57 @@ class Engine:
         return next(changes, most)
 
     def _decode(self, texts: list[Text]) -> list[Update]:
-        """Reads the last token of every text, and the guesses after it; returns an update for each."""
-        spans = [Span(text, len(text.tokens) - 1 + i, 1) for text in texts for i in range(1 + len(text.proposed))]
-        chosen = iter(self._device.decode(spans))
-        return [self._took(text, [next(chosen) for _ in range(1 + len(text.proposed))]) for text in texts]
+        """Reads the last token of every text, and the guesses after it; returns the updates that are known.
 
-    def _took(self, text: Text, chosen: list[tuple[int, Scores]]) -> Update:
-        """Adds the tokens that were chosen after the last one and after each right guess; returns the update."""
-        right = accepted(text.proposed, [token for token, _ in chosen])
+        These are those of the step before, and its own if the next step needs them.
+        """
+        if not texts:
+            return self._land()
+        waits = self._proposer is not None or bool(self._positions) or any(text.needs_tokens for text in texts)
+        spans = [Span(text, len(text.tokens) - 1 + i, 1) for text in texts for i in range(1 + len(text.proposed))]
+        decoding = self._device.decode(spans)
+        updates = self._land()
+        if waits:
+            chosen = iter(decoding.chosen())
+            of_texts = [[next(chosen) for _ in range(1 + len(text.proposed))] for text in texts]
+            both = zip(texts, of_texts, strict=True)
+            return updates + [self._took(text, some) for text, some in both if text.ended_by is None]
+        for text in texts:
+            if text.ended_by is None:
+                self._scheduler.was_read(text, 1)
+                text.tokens.append(ON_DEVICE)
+        self._in_flight = (texts, decoding) if self._texts else None
+        return updates
+
+    def _land(self) -> list[Update]:
+        """Waits for the tokens that are on the device alone; returns the updates of texts that have not ended."""
+        if self._in_flight is None:
+            return []
+        (texts, decoding), self._in_flight = self._in_flight, None
+        updates = []
+        for text, chosen in zip(texts, decoding.chosen(), strict=True):
+            if text.ended_by is None:
+                text.tokens.pop()
+                updates.append(self._took(text, [chosen], was_read=True))
+        return updates
+
+    def _took(self, text: Text, chosen: list[Chosen], *, was_read: bool = False) -> Update:
+        """Adds the tokens that were chosen after the last one and after each right guess; returns the update.
+
+        `was_read` tells that the tokens before them are counted as read.
+        """
+        right = accepted(text.proposed, [each.token for each in chosen])
         self._statistics.text_steps += 1
         self._statistics.proposed_tokens += len(text.proposed)
         text.proposed, new = [], []
-        for token, scores in chosen[: right + 1]:
-            new.append(_token_score(token, scores, (), text.request.num_logprobs))
+        for each in chosen[: right + 1]:
+            new.append(_token_score(each.token, each.scores, (each.row,), text.request.num_logprobs))
             text.add(new[-1])
             if text.ended_by is not None:
                 break
         self._statistics.accepted_tokens += min(right, len(new))
-        self._scheduler.was_read(text, len(new))
+        if not was_read:
+            self._scheduler.was_read(text, len(new))
         self._statistics.new_tokens += len(new)
         prompt = None
         if text.request.num_prompt_logprobs is not None and not text.scores_sent:

@@ -26,8 +26,9 @@ from model.config import ModelConfig
 from model.feedforward.dispatch import Capacity, Dropless
 from model.inference.constraint import ALL, keep_allowed
 from model.inference.engine.device_state import CachePlan, DeviceState, Rows
+from model.inference.engine.sequence import ON_DEVICE
 from model.inference.prompts import key_of_text
-from model.inference.sampling import Rules, sample_token
+from model.inference.sampling import Rules, likeliest_token, sample_token
 from model.layers import group_layers
 from model.layout import Layout
 from model.recurrent.memory import RecurrentOption
@@ -111,8 +112,15 @@ def decode(
     state: DeviceState,
     rows: Rows,
     choices: Choices,
-) -> tuple[DeviceState, jax.Array, Scores]:
-    """Reads the last token of every row; returns the next of each, and its scores."""
+    last_R: jax.Array,
+) -> tuple[DeviceState, jax.Array, Scores, jax.Array]:
+    """Reads the last token of every row; returns the next of each, and its scores.
+
+    `last_R` has the last token that each row of the engine was given, by the number of its state. A row whose token is
+    ON_DEVICE reads that one, so that a step need not wait for the host to have the tokens of the step before.
+    """
+    last_B1 = last_R.at[rows.state_B].get(mode="clip")[:, None]
+    rows = dataclasses.replace(rows, tokens_BT=jnp.where(rows.tokens_BT == ON_DEVICE, last_B1, rows.tokens_BT))
     state, stream_BTD = _stream(config, layout, plan, params, state, rows)
     logits_BV = logits(config, params, stream_BTD[:, :1], layout=layout)[:, 0].astype(jnp.float32)
     key_B = jax.vmap(_key)(choices.seed_B, choices.prompt_B, choices.sample_B, rows.first_B)
@@ -127,7 +135,8 @@ def decode(
         jnp.any(choices.scale_B != 1), lambda: logits_BV / choices.scale_B[:, None], lambda: logits_BV
     )  # fmt: skip
     scores = _scores(scaled_BV, token_B, num_likeliest, choices.wants_logprob, choices.wants_likeliest)
-    return state, layout.constrain(token_B, (None,)), scores
+    last_R = last_R.at[rows.state_B].set(token_B, mode="drop")
+    return state, layout.constrain(token_B, (None,)), scores, layout.constrain(last_R, (None,))
 
 
 def _stream(
@@ -165,8 +174,8 @@ def _scores(
 
     def likeliest() -> tuple[jax.Array, jax.Array]:
         if count == 1:  # a search is faster than an order
-            ids = jnp.argmax(logits_V, axis=-1, keepdims=True)
-            return ids.astype(jnp.int32), jnp.take_along_axis(logits_V, ids, axis=-1)
+            ids = likeliest_token(logits_V)[..., None]
+            return ids, jnp.take_along_axis(logits_V, ids, axis=-1)
         values, ids = jax.lax.top_k(logits_V, count)
         return ids, values
 

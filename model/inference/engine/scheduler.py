@@ -100,7 +100,7 @@ class Scheduler:
         """Chooses the tokens of the next step, and gives them pages."""
         self._admit()
         own_pages = {each: self._share(each) for each in self._by_rank(self.running)}
-        decoding = [each for each in self._by_rank(self.running) if each.num_to_read == 0]
+        decoding = [each for each in self._by_rank(self.running) if each.may_decode]
         decoding = [each for each in decoding if each.row is not None and self._make_room(each, len(each.tokens))]
         decoding = [each for each in decoding if each.row is not None]  # later ones may have given way
         budget, claimed = self.tokens_per_step - len(decoding), set[bytes]()

@@ -9,6 +9,8 @@ from model.inference.engine.page_pool import next_digest
 from model.inference.prompts import hash_of
 from model.inference.request import EndedBy, Request, TokenScore
 
+ON_DEVICE = -1  # in place of a token that the device has chosen and the host has not yet
+
 
 @dataclasses.dataclass(eq=False)
 class Sequence:
@@ -19,7 +21,7 @@ class Sequence:
       request: the request.
       budget: the most new tokens.
       budget_ends_by: the reason if it has that many.
-      tokens: the prompt and all new tokens.
+      tokens: the prompt and all new tokens; the last may be ON_DEVICE.
       num_read: how many of these the cache holds.
       row: the number of its row while it runs; None while it waits.
       pages: of every group of layers, the pages of the tokens read; NO_PAGE before a window.
@@ -62,6 +64,18 @@ class Sequence:
     def num_new(self) -> int:
         """The number of new tokens."""
         return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the choice of its next token needs the earlier ones on the host."""
+        request = self.request
+        return request.sampling.rules()["repetition_penalty"] is not None or request.constraint is not None
+
+    @property
+    def may_decode(self) -> bool:
+        """Whether all tokens but the last were read, and the last, if it is on the device, leaves room for another."""
+        has_room = self.tokens[-1] != ON_DEVICE or self.num_new < self.budget
+        return self.num_to_read == 0 and has_room
 
     @property
     def num_to_read(self) -> int:

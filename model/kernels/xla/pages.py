@@ -5,9 +5,13 @@ does not see leaves its sums as they are, to the bit, so the output of a query d
 length of other rows, on the number of queries beside it, or on the pages in which its keys lie. This holds as far as
 products of matrices do not depend on their number of rows; on a CPU they do not, from two rows on
 (tests/benchmarks/README.md), and a single query is computed twice for this reason.
+
+All rows of a group take as many blocks as the longest of them. On a CPU, where the time of a block grows with its rows,
+a group has few, so that a short text does not pay for a long one; neighbours should be of similar lengths.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,9 +19,11 @@ import jax.numpy as jnp
 
 from model.kernels.paged_array import PagedArray
 from model.kernels.request import Request
+from model.kernels.visibility import Visibility
 from model.kernels.xla.tiles import Sums, empty_sums, normalised
 
 BLOCK = 128  # keys
+CPU_GROUP = 2  # rows (tests/benchmarks/README.md)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +32,13 @@ class Pages:
 
     Attributes:
       keys: the number of keys of a block; a whole number of pages is taken.
+      group: the rows that take their blocks together on a CPU, where they divide all rows; None for all rows, which do
+        so elsewhere too.
       name, platforms: see `Kernel`.
     """
 
     keys: int = BLOCK
+    group: int | None = CPU_GROUP
     name: str = "pages"
     platforms: tuple[str, ...] = ()
 
@@ -43,38 +52,79 @@ class Pages:
         """See `Kernel`; keys and values are `PagedArray`s."""
         assert isinstance(k, PagedArray), "keys in pages"
         assert isinstance(v, PagedArray), "values in pages"
-        scoring, visibility, (b, t, n, _) = request.scoring, request.visibility, q_BTNH.shape
+        visibility, (b, t, n, _) = request.visibility, q_BTNH.shape
         num_keys, num_heads, count = k.shape[1], k.shape[2], max(1, min(self.keys // k.page_size, k.table_BJ.shape[1]))
-        block = count * k.page_size
         if t * n == num_heads:  # a product with one query has another order of sums
             q_BTNH, visibility = jnp.concatenate([q_BTNH, q_BTNH], axis=1), visibility.padded(2 * t, num_keys)
         fill = -k.table_BJ.shape[1] % count
         if fill:
             visibility = visibility.padded(q_BTNH.shape[1], num_keys + fill * k.page_size)
-        k, v = (dataclasses.replace(x, table_BJ=jnp.pad(x.table_BJ, ((0, 0), (0, fill)))) for x in (k, v))
-        q_BKGTH = scoring.scale_and_group(q_BTNH, num_heads)
+        k_table_BJ, v_table_BJ = (jnp.pad(x.table_BJ, ((0, 0), (0, fill))) for x in (k, v))
+        q_BKGTH = request.scoring.scale_and_group(q_BTNH, num_heads)
         sink_KG = None if sink_N is None else sink_N.reshape(q_BKGTH.shape[1:3])
 
-        def add_block(j: jax.Array, sums: Sums) -> Sums:
-            k_BKSH, v_BKSH = k.block(j * count, count), v.block(j * count, count)
-            seen = visibility.sliced(0, visibility.queries.count, j * block, block)
-            mask_BTS = seen.mask()
-            assert mask_BTS is not None
-            # Pages that were never written, or that another text has left, must not reach the sums through 0 * inf.
-            v_BKSH = jnp.where(jnp.any(mask_BTS, axis=1)[:, None, :, None], v_BKSH, 0)
-            scores = scoring.scores(scoring.products(q_BKGTH, k_BKSH), seen, request.bias)
-            row_max = jnp.maximum(sums.row_max, jnp.max(scores, axis=-1, keepdims=True))
-            weights = jnp.where(mask_BTS[:, None, None], jnp.exp(scores - row_max), 0)
-            return sums.with_keys(row_max, weights, weights, v_BKSH)
+        def attend_rows(q_BKGTH: jax.Array, k_table_BJ: jax.Array, v_table_BJ: jax.Array, seen: Any) -> jax.Array:
+            keys, values = dataclasses.replace(k, table_BJ=k_table_BJ), dataclasses.replace(v, table_BJ=v_table_BJ)
+            return _sum_over_blocks(request, count, q_BKGTH, keys, values, seen, sink_KG)
 
-        first, last = self._blocks(request, block, (num_keys + fill * k.page_size) // block)
-        empty = empty_sums(scoring, q_BKGTH.shape[:4], v.shape[-1], sink_KG)
-        y_BKGTH = normalised(jax.lax.fori_loop(first, last, add_block, empty), v.dtype)
+        group = b if self.group is None or request.platform != "cpu" else self.group
+        y_BKGTH = _in_groups(attend_rows, group, q_BKGTH, k_table_BJ, v_table_BJ, visibility)
         return y_BKGTH.reshape(b, n, -1, v.shape[-1]).swapaxes(1, 2)[:, :t]
 
-    def _blocks(self, request: Request, block: int, count: int) -> tuple[jax.Array, jax.Array]:
-        """Returns the first and the end of the blocks that any query sees."""
-        index_BT, reach = request.visibility.queries.indices(), request.visibility.reach
-        last = jnp.minimum(jnp.max(index_BT) // block + 1, count)
-        first = 0 if reach is None else jnp.maximum(jnp.min(index_BT) - reach + 1, 0) // block
-        return jnp.asarray(first, jnp.int32), jnp.asarray(last, jnp.int32)
+
+def _sum_over_blocks(
+    request: Request,
+    count: int,
+    q_BKGTH: jax.Array,
+    k: PagedArray,
+    v: PagedArray,
+    visibility: Visibility,
+    sink_KG: jax.Array | None,
+) -> jax.Array:
+    """Returns the output of some rows, (B, K, G, T, H); a block has `count` pages."""
+    scoring, block = request.scoring, count * k.page_size
+
+    def add_block(j: jax.Array, sums: Sums) -> Sums:
+        k_BKSH, v_BKSH = k.block(j * count, count), v.block(j * count, count)
+        seen = visibility.sliced(0, visibility.queries.count, j * block, block)
+        mask_BTS = seen.mask()
+        assert mask_BTS is not None
+        # Pages that were never written, or that another text has left, must not reach the sums through 0 * inf.
+        v_BKSH = jnp.where(jnp.any(mask_BTS, axis=1)[:, None, :, None], v_BKSH, 0)
+        scores = scoring.scores(scoring.products(q_BKGTH, k_BKSH), seen, request.bias)
+        row_max = jnp.maximum(sums.row_max, jnp.max(scores, axis=-1, keepdims=True))
+        weights = jnp.where(mask_BTS[:, None, None], jnp.exp(scores - row_max), 0)
+        return sums.with_keys(row_max, weights, weights, v_BKSH)
+
+    first, last = _blocks(visibility, block, k.shape[1] // block)
+    empty = empty_sums(scoring, q_BKGTH.shape[:4], v.shape[-1], sink_KG)
+    return normalised(jax.lax.fori_loop(first, last, add_block, empty), v.dtype)
+
+
+def _blocks(visibility: Visibility, block: int, count: int) -> tuple[jax.Array, jax.Array]:
+    """Returns the first and the end of the blocks that any query sees."""
+    index_BT, reach = visibility.queries.indices(), visibility.reach
+    last = jnp.minimum(jnp.max(index_BT) // block + 1, count)
+    first = 0 if reach is None else jnp.maximum(jnp.min(index_BT) - reach + 1, 0) // block
+    return jnp.asarray(first, jnp.int32), jnp.asarray(last, jnp.int32)
+
+
+def _in_groups(function: Callable[..., jax.Array], group: int, *inputs: Any) -> jax.Array:
+    """Returns the results of a function for groups of rows, one group after the other.
+
+    Arrays of the inputs whose first axis is not the rows, (1, ...) or (), are the same for all groups.
+    """
+    leaves, tree = jax.tree.flatten(inputs)
+    rows = leaves[0].shape[0]
+    if rows <= group or rows % group:
+        return function(*inputs)
+    of_rows = [x.ndim > 0 and x.shape[0] == rows for x in leaves]
+
+    def one(parts: list[jax.Array]) -> jax.Array:
+        left = iter(parts)
+        some = [next(left) if cut else x for x, cut in zip(leaves, of_rows, strict=True)]
+        return function(*jax.tree.unflatten(tree, some))
+
+    cut = [x.reshape(rows // group, group, *x.shape[1:]) for x, cut in zip(leaves, of_rows, strict=True) if cut]
+    y = jax.lax.map(one, cut)
+    return y.reshape(rows, *y.shape[2:])

@@ -12,7 +12,8 @@ from model.attention.grouped_query import GroupedQuery, QKNorm
 from model.attention.latent import Latent
 from model.attention.patterns import Chunked, SlidingWindow
 from model.errors import UserError
-from model.inference.generate import generate, initial_inputs, occurrence_indices
+from model.inference.generate import generate, initial_inputs
+from model.inference.prompts import occurrence_indices
 from model.inference.sampling import Sampling
 from model.layers import Except
 from model.parameters.precision import Precision

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from model.inference.sampling import Sampling, filter_logits, keep_top, rules_of_rows, sample_token
+from model.inference.sampling import Sampling, filter_logits, keep_top, likeliest_token, rules_of_rows, sample_token
 from model.options.tree import check
 
 V = 50
@@ -159,3 +159,10 @@ def test_rows_with_rules_of_their_own_are_filtered_and_drawn_as_alone():
         # Another program, which may divide by a product in place of dividing twice.
         np.testing.assert_allclose(filtered[row], FILTERED(sampling.rules(), logits[row], seen[row]), rtol=1e-6)
         assert drawn[i] == draw(sampling.rules(), logits[row], keys[row], seen[row])[0]
+
+
+def test_the_likeliest_token_is_the_first_of_the_largest():
+    logits = np.random.default_rng(0).integers(-3, 4, (50, 7)).astype(np.float32)
+    logits[0], logits[1] = -np.inf, [-np.inf, 2, -np.inf, 2, 1, 0, np.inf]
+    np.testing.assert_array_equal(likeliest_token(logits), np.argmax(logits, axis=-1))
+    assert 0 <= int(likeliest_token(np.full(7, np.nan, np.float32))) < 7

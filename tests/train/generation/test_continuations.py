@@ -4,9 +4,15 @@ import pytest
 
 from model.inference.request import Request
 from model.inference.sampling import Sampling
-from tests.train.generation.engines import FakeEngine
+from tests.train.generation.engines import FakeEngine, spelling
 from tests.train.serving.servers import BYTES
-from train.generation.continuations import Continuation, continue_in_order, continue_one, describe_speed
+from train.generation.continuations import (
+    Continuation,
+    continue_all,
+    continue_in_order,
+    continue_one,
+    describe_speed,
+)
 from train.generation.text_engine import TextEngine, TextRequest
 
 
@@ -56,3 +62,31 @@ def test_the_speed_in_words():
         "2 texts, 40 tokens in 2.0 s: 20 tokens/s; time to first token 0.50 s (median; at most 0.75 s)"
     )
     assert describe_speed([], 0.1) == "0 texts, 0 tokens in 0.1 s"
+
+
+def test_all_texts_come_with_their_pieces():
+    fake, pieces, lengths = FakeEngine(rows=2), {}, [3, 1, 2]
+    requests = [asked("a", n) for n in lengths]
+    note = lambda number, text: pieces.setdefault(number, []).append(text)  # noqa: E731
+    texts = continue_all(TextEngine(fake, BYTES), requests, 3, note)
+    assert [text.text for text in texts] == ["bcd", "b", "bc"]
+    assert ["".join(pieces[number]) for number in range(3)] == ["bcd", "b", "bc"]
+    assert fake.num_unfinished == 0
+
+
+def test_an_interrupt_leaves_the_texts_until_then():
+    """Text 0 waits for the rest of a character, text 2 has not begun."""
+    fake, results = FakeEngine(spelling("é..."), rows=2), []
+    step = fake.step
+
+    def stops_after_the_first():
+        if fake.statistics.steps:
+            raise KeyboardInterrupt
+        return step()
+
+    fake.step = stops_after_the_first
+    requests = [asked("a", 4), asked("b", 1), asked("c", 1)]
+    with pytest.raises(KeyboardInterrupt):
+        continue_all(TextEngine(fake, BYTES), requests, 3, None, results)
+    assert [(text.text, text.ended_by) for text in results] == [("\ufffd", "cancelled"), ("\ufffd", "max_tokens")]
+    assert all(text.ends_mid_character for text in results)

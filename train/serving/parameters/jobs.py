@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from model.inference.generate import occurrence_indices
+from model.inference.prompts import occurrence_indices
 from model.inference.request import Request
 from model.inference.sampling import Sampling
 from model.options.tree import find_problems

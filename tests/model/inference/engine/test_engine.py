@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from model.inference.engine.device import Decoding
 from model.inference.engine.speculation import NGram
 from model.inference.request import Request
 from model.inference.sampling import Sampling
@@ -216,3 +217,24 @@ def test_log_probabilities_at_the_temperature_of_the_draws():
     assert all(one.logprob != other.logprob for one, other in zip(plain.scores, scaled.scores, strict=True))
     with pytest.raises(UserError, match="request.scaled_logprobs: there are none at temperature=0"):
         engine().submit(Request(prompt=(1,), sampling=GREEDY, scaled_logprobs=True))
+
+
+def test_a_step_is_under_way_before_the_tokens_of_the_last_are_read(monkeypatch):
+    made, events = engine(), []
+    decode, chosen = made._device.decode, Decoding.chosen
+    monkeypatch.setattr(made._device, "decode", lambda spans: events.append("begun") or decode(spans))
+    monkeypatch.setattr(Decoding, "chosen", lambda self: events.append("known") or chosen(self))
+    greedy = Request(prompt=(3, 4), sampling=dataclasses.replace(GREEDY, max_tokens=3))
+    plain = serve(made, [greedy])[0]
+    assert events == ["begun", "begun", "known", "begun", "known", "known"]
+    events.clear()
+    # The token after the end is read and dropped.
+    before = made.statistics
+    stopped = serve(made, [dataclasses.replace(greedy, stop_tokens=(plain.tokens[0],))])[0]
+    assert stopped.tokens == plain.tokens[:1]
+    assert events == ["begun", "begun", "known"]
+    assert made.statistics.new_tokens - before.new_tokens == 1
+    events.clear()
+    penalty = dataclasses.replace(GREEDY, max_tokens=2, repetition_penalty=1.5)
+    serve(made, [Request(prompt=(3, 4), sampling=penalty), greedy])  # it needs its tokens on the host
+    assert events == ["begun", "known", "begun", "known", "begun", "known"]

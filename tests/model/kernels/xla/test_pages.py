@@ -98,3 +98,18 @@ def test_it_drops_no_weights():
     request = new_request(q, *paged, visibility, Scoring(0.4))
     assert KERNEL.supports(request) is None
     assert "drops no weights" in KERNEL.supports(dataclasses.replace(request, dropout=0.1))
+
+
+def test_rows_in_groups_are_those_of_all_rows():
+    """Each group takes as many blocks as its own longest row."""
+    rng = np.random.default_rng(0)
+    q, k, v, _ = arrays(2)
+    table = np.stack([rng.permutation(2 * COUNT)[:COUNT] for _ in range(6)]).astype(np.int32)
+    q = rng.normal(size=(6, 3, 4, 8)).astype(np.float32)
+    positions = np.array([37, 30, 20, 9, 3, 0], np.int32)[:, None] + np.arange(3, dtype=np.int32)
+    together = run(q, k, v, table, positions, kernel=Pages(keys=16, group=6))
+    for group in (2, 3):
+        split = run(q, k, v, table, positions, kernel=Pages(keys=16, group=group))
+        np.testing.assert_allclose(split, together, rtol=1e-6, atol=1e-6)
+    not_divided = run(q, k, v, table, positions, kernel=Pages(keys=16, group=4))
+    np.testing.assert_array_equal(not_divided, together)
