@@ -177,7 +177,7 @@ def test_the_context_ends_a_text(answers):
         ("two constraints", "--regex and --choice both say which texts may be drawn; give one of them"),
         ("no schema", "nowhere.json cannot be read: No such file"),
         ("bad schema", "the JSON schema cannot be used: "),
-        ("steered", "--steer has no effect with --output, --chat and constraints"),
+        ("steered", "--steer has no effect with --output, --chat, --set, --draft and constraints"),
         ("template", "--chat_template has no effect without --chat"),
     ],
 )

@@ -30,6 +30,7 @@ class GeneratedBatches(EndlessBatches[Generated]):
         all_fields = made._asdict() | {
             "segment_ids": np.ones(shape, np.int32),
             "positions": np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
+            "text": np.ones(shape, np.int8),
         }
         return {name: all_fields[name] for name in self.fields}
 
