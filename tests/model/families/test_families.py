@@ -122,10 +122,10 @@ def test_what_is_not_mapped_is_refused(family):
 def test_an_unknown_family_says_which_are_known():
     with pytest.raises(
         UserError,
-        match=r"model_type=\"lama\"; did you mean 'llama'\?\nknown: baichuan, bert, bloom, .*gemma3, .*starcoder2",
+        match=r"model_type=\"lama\"; did you mean 'llama'\?\nknown: baichuan, bart, bert, bloom, .*gemma3, .*starcoder2",
     ):
         published_model({"model_type": "lama"})
-    with pytest.raises(UserError, match=r'model_type="mambo"\nknown: baichuan, bert, bloom, '):
+    with pytest.raises(UserError, match=r'model_type="mambo"\nknown: baichuan, bart, bert, bloom, '):
         published_model({"model_type": "mambo"})
     hqq = {"model_type": "mpt", "quantization_config": {"quant_method": "hqq", "bits": 4}}
     with pytest.raises(
