@@ -9,6 +9,9 @@ import pytest
 
 from model.attention.grouped_query import GroupedQuery
 from model.attention.latent import Latent
+from model.encoder.cross import CrossAttention
+from model.encoder.option import Encoder
+from model.encoder.source import Source
 from model.errors import UserError
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import Gated
@@ -202,10 +205,10 @@ MODELS = {
 }
 
 
-def met(config, params, tokens):
+def met(config, params, tokens, **inputs):
     """The taps that a model offers, and where."""
     with pytest.raises(UserError, match="no tap is called 'zzz'; known: ") as caught:
-        jax.eval_shape(lambda: forward(config, params, tokens, taps=("zzz",)).logits_BTV)
+        jax.eval_shape(lambda: forward(config, params, tokens, taps=("zzz",), **inputs).logits_BTV)
     return str(caught.value).partition("known: ")[2].split(", ")
 
 
@@ -233,6 +236,9 @@ def test_the_list_of_taps_is_that_of_the_mechanisms(small, drawn, tokens):
     for changes in MODELS.values():
         config = small(**changes)
         offered |= set(met(config, drawn(config), tokens))
+    reads = {"num_layers": 1, "context_length": 12, "mixer": GroupedQuery(num_heads=2), "ffn": None}
+    config = small(encoder=Encoder(cross=CrossAttention(num_heads=2), **reads))
+    offered |= set(met(config, drawn(config), tokens, source=Source.of_lengths(tokens, np.full(len(tokens), 5))))
     assert offered == set(TAPS)
 
 

@@ -14,7 +14,9 @@ from tests.train.report.pages import NASTY
 from tests.train.serving.servers import served, serving
 from train.serving.page import page
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell"))), None
+)
 # What a person does, after the page's own script; then the page reports itself.
 DRIVER = """<script type="module">
 at("system") && (at("system").value = "be kind");
