@@ -1,4 +1,4 @@
-"""Parameters for the algorithms: drawn at random, or those of a Cairn model."""
+"""Parameters for the algorithms, drawn at random or those of a Cairn model; and masks that are no draw."""
 
 import numpy as np
 
@@ -117,6 +117,17 @@ def _drawn_layer(rng, d_e, d_mlp, heads, norms):
         **{f"gamma_{i}": 1 + draw(rng, d_e) for i in norms},
         **{f"beta_{i}": draw(rng, d_e) for i in norms},
     }
+
+
+class Hides:
+    """Stands for the generator of algorithm 12: numbers below p_mask for these tokens, a boolean each."""
+
+    def __init__(self, masked):
+        self.masked = masked
+
+    def random(self, size):
+        assert size == len(self.masked)
+        return np.where(self.masked, 0.0, 1.0)
 
 
 def _ends_of(params):

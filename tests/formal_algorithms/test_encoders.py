@@ -22,7 +22,7 @@ from model.residual import PostNorm
 from model.transformer import abstract_params, forward
 from model.vocabulary.embedding import Untied
 from model.vocabulary.prediction_head import PredictionHead
-from tests.formal_algorithms.parameters import encoder_decoder_of, encoder_of
+from tests.formal_algorithms.parameters import Hides, encoder_decoder_of, encoder_of
 from tests.formal_algorithms.training import e_training, ed_inference, ed_training, masked_token_loss, next_token_loss
 from tests.formal_algorithms.transformers import e_transformer, ed_transformer
 from train.data.pairs.option import Pairs
@@ -166,17 +166,6 @@ def test_encoder_decoder_training_is_a_step_of_gradient_descent(descent, both):
     assert_same_step(found, ed_training([(z, x)], theta, 0.03 / (len(x) - 1)), theta)
 
 
-class Draws:
-    """Stands for a generator: numbers below p_mask where a token is hidden."""
-
-    def __init__(self, hidden):
-        self.hidden = hidden
-
-    def random(self, size):
-        assert size == len(self.hidden)
-        return np.where(self.hidden, 0.0, 1.0)
-
-
 def test_encoder_training_is_a_step_of_gradient_descent(descent, encoder):
     """The paper is given the tokens that Cairn's step hides."""
     x, objective = [3, 1, 5, 0, 0, 4], MaskedTokens(rate=0.5, mask_share=1.0, random_share=0.0)
@@ -189,7 +178,7 @@ def test_encoder_training_is_a_step_of_gradient_descent(descent, encoder):
     params, loss = stepped(experiment, state, batch)
     theta = encoder_of(encoder)
     assert loss == pytest.approx(masked_token_loss(x, hidden, MASK, theta) / count, rel=1e-5)
-    expected = e_training([x], theta, 0.03 / count, objective.rate, MASK, Draws(hidden))
+    expected = e_training([x], theta, 0.03 / count, objective.rate, MASK, Hides(hidden))
     assert_same_step(encoder_of(params), expected, theta)
 
 
