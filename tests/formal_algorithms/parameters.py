@@ -1,10 +1,10 @@
-"""Parameters for the algorithms: drawn at random, or those of a Cairn model."""
+"""Parameters for the algorithms, drawn at random or those of a Cairn model; and masks that are no draw."""
 
 import numpy as np
 
 
 def heads_of(mixer):
-    """W of algorithm 5, of the arrays of a GroupedQuery layer with as many key heads as query heads.
+    """W of algorithm 5, of the arrays of a GroupedQuery or CrossAttention layer with as many key heads as query heads.
 
     Cairn has queries, keys and values as (D, N, H) and the output as (N, H, D), to multiply rows from the right.
     """
@@ -28,33 +28,38 @@ def heads_of(mixer):
 def decoder_of(params):
     """theta of algorithm 10, in float64, of the parameters of a Cairn model."""
     params = _float64(params)
-    blocks = params["blocks"]
-    layers = []
-    for number in range(len(blocks["ffn"]["up"])):
-        block = _layer(blocks, number)
-        norms, ffn = block["residual"], block["ffn"]
-        layers.append(
-            {
-                "attention": heads_of(block["mixer"]),
-                "mlp": {
-                    "W_in": ffn["up"].T,
-                    "b_in": ffn["up_bias"],
-                    "W_out": ffn["down"].T,
-                    "b_out": ffn["down_bias"],
-                },
-                "gamma_1": norms["mixer_norm"]["scale"],
-                "beta_1": norms["mixer_norm"]["bias"],
-                "gamma_2": norms["ffn_norm"]["scale"],
-                "beta_2": norms["ffn_norm"]["bias"],
-            }
-        )
     return {
-        "W_e": params["embedding"]["table"].T,
-        "W_p": params["position"]["table"].T,
-        "layers": layers,
+        **_ends_of(params),
+        "layers": _layers_of(params["blocks"], {"mixer": 1, "ffn": 2}),
         "gamma": params["final_norm"]["scale"],
         "beta": params["final_norm"]["bias"],
-        "W_u": params["embedding"]["output"].T,
+    }
+
+
+def encoder_of(params):
+    """theta of algorithm 9, in float64, of the parameters of a Cairn model with a prediction head."""
+    params = _float64(params)
+    head = params["head"]
+    return {
+        **_ends_of(params),
+        "layers": _layers_of(params["blocks"], {"mixer": 1, "ffn": 2}),
+        "W_f": head["dense"].T,
+        "b_f": head["dense_bias"],
+        "gamma": head["norm"]["scale"],
+        "beta": head["norm"]["bias"],
+    }
+
+
+def encoder_decoder_of(params):
+    """theta of algorithm 8, in float64, of the parameters of a Cairn model with an encoder.
+
+    W_p is the decoder's table of positions: the encoder of a Cairn model has one of its own.
+    """
+    params = _float64(params)
+    return {
+        **_ends_of(params),
+        "encoder": _layers_of(params["encoder"]["blocks"], {"mixer": 1, "ffn": 2}),
+        "decoder": _layers_of(params["blocks"], {"mixer": 3, "cross": 4, "ffn": 5}),
     }
 
 
@@ -112,6 +117,44 @@ def _drawn_layer(rng, d_e, d_mlp, heads, norms):
         **{f"gamma_{i}": 1 + draw(rng, d_e) for i in norms},
         **{f"beta_{i}": draw(rng, d_e) for i in norms},
     }
+
+
+class Hides:
+    """Stands for the generator of algorithm 12: numbers below p_mask for these tokens, a boolean each."""
+
+    def __init__(self, masked):
+        self.masked = masked
+
+    def random(self, size):
+        assert size == len(self.masked)
+        return np.where(self.masked, 0.0, 1.0)
+
+
+def _ends_of(params):
+    return {
+        "W_e": params["embedding"]["table"].T,
+        "W_p": params["position"]["table"].T,
+        "W_u": params["embedding"]["output"].T,
+    }
+
+
+def _layers_of(blocks, norms):
+    """The layers of stacked blocks; `norms` has the number that the paper gives to the norm of each sublayer."""
+    layers = []
+    for number in range(len(blocks["ffn"]["up"])):
+        block = _layer(blocks, number)
+        ffn = block["ffn"]
+        layer = {
+            "attention": heads_of(block["mixer"]),
+            "mlp": {"W_in": ffn["up"].T, "b_in": ffn["up_bias"], "W_out": ffn["down"].T, "b_out": ffn["down_bias"]},
+        }
+        if "cross" in block:
+            layer["cross_attention"] = heads_of(block["cross"])
+        for sublayer, i in norms.items():
+            norm = block["residual"][f"{sublayer}_norm"]
+            layer |= {f"gamma_{i}": norm["scale"], f"beta_{i}": norm["bias"]}
+        layers.append(layer)
+    return layers
 
 
 def _float64(tree):

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from tests.formal_algorithms.parameters import drawn_encoder, drawn_encoder_decoder
+from tests.formal_algorithms.parameters import Hides, drawn_encoder, drawn_encoder_decoder
 from tests.formal_algorithms.training import (
     e_training,
     ed_inference,
@@ -161,19 +161,8 @@ def test_training_on_pairs_lowers_their_loss(both):
 def test_training_on_masked_tokens_lowers_their_loss(encoder):
     mask_token, masked = 4, np.array([False, True, False, True, True])
     before = masked_token_loss(TEXT, masked, mask_token, encoder)
-    trained = e_training([TEXT], encoder, 0.02, 0.6, mask_token, Draws(masked))
+    trained = e_training([TEXT], encoder, 0.02, 0.6, mask_token, Hides(masked))
     assert masked_token_loss(TEXT, masked, mask_token, trained) < 0.95 * before
-
-
-class Draws:
-    """Stands for a generator: numbers below p_mask where a token is masked."""
-
-    def __init__(self, masked):
-        self.masked = masked
-
-    def random(self, size):
-        assert size == len(self.masked)
-        return np.where(self.masked, 0.0, 0.9)
 
 
 def test_a_masked_token_does_not_see_itself(encoder):
