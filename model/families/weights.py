@@ -46,6 +46,7 @@ class Weight:
       tensor: the published name, with {layer} and {expert} for their numbers.
       axes: the arrangement; None where tensor and parameter have the same axes.
       copy: whether the tensor is a second copy, which a file may hold or not (tied unembeddings).
+      else_zeros: whether a file may lack the tensor, whose entries are then 0.
       condition: a parameter; the row applies only if the model has it, or, with "-" in front, only if it does not.
     """
 
@@ -53,6 +54,7 @@ class Weight:
     tensor: str
     axes: str | None = None
     copy: bool = False
+    else_zeros: bool = False
     condition: str = ""
 
 
@@ -104,11 +106,12 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A published tensor and the parameters that it holds."""
+    """A published tensor and the parameters that it holds; `copy` and `else_zeros` as in `Weight`."""
 
     name: str
     parts: tuple[Part, ...]
     copy: bool = False
+    else_zeros: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -156,7 +159,8 @@ def tensors(weights: tuple[Weight, ...], config: ModelConfig) -> dict[str, Tenso
             if not weight.copy and (layer is None) == ("{layer}" not in weight.tensor):
                 for name, part in _parts(weight, config, layer, shapes):
                     parts[name].append(part)
-    found = {name: Tensor(name, tuple(listed)) for name, listed in parts.items()}
+    else_zeros = {weight.tensor for weight in weights if weight.else_zeros}
+    found = {name: Tensor(name, tuple(listed), else_zeros=name in else_zeros) for name, listed in parts.items()}
     unmapped = sorted(shapes.keys() - {part.parameter for tensor in found.values() for part in tensor.parts})
     if unmapped:
         raise UserError(f"models of this family have no tensor for the parameters {', '.join(unmapped)}")

@@ -9,9 +9,9 @@ another order of sums, as measured (jaxlib 0.10). The engine's programs read at 
 product of matrices sums in one order (model/inference/engine/programs.py). A whole batch has more: from its first
 product, that of the queries, on it rounds otherwise (equal bits with 2 x 16 tokens; with 8 x 16 in a seventh of them).
 Sums along an axis, such as log Z, differ too, as the engine compiles them without the library (equal bits in nine of
-ten), and attention over pages adds up other blocks than attention over a text. Equal bits would need the pass of
-training in pieces of 32 tokens through the cache, many times slower; to read the texts again in the engine would only
-repeat its own numbers.
+ten). What remains is put down to attention, which adds up other blocks over pages than over a text: this is inferred
+from the code, not measured. By the same inference equal bits would need the pass of training in pieces of 32 tokens
+through the cache, many times slower; to read the texts again in the engine would only repeat its own numbers.
 """
 
 from __future__ import annotations

@@ -222,7 +222,7 @@ def published_tensors(family: Family, config: ModelConfig, folder: HuggingFaceFo
     names = family.file_names(config, present)
     for name, tensor in table.items():
         stored = present.get(names[name])
-        if stored is None and not tensor.copy:
+        if stored is None and not (tensor.copy or tensor.else_zeros):
             problems.append(f"{names[name]} is missing, expected {_shape(tensor.shape)}")
         elif stored is not None and stored.shape != tensor.shape:
             problems.append(f"{stored.name} is {_shape(stored.shape)}, expected {_shape(tensor.shape)}")
@@ -283,6 +283,7 @@ def fill(
     with Progress("reading", sum(sizes.values()), unit="bytes") as progress:
         for name, tensor in read.items():
             if name not in weights:
+                _fill_zeros(tensor, shards)
                 continue
             for part, bounds, x in _pieces(folder, tensor, weights[name], shards):
                 held = shards[part.parameter]
@@ -298,6 +299,14 @@ def fill(
             done += sizes[name]
             progress.update(done)
     folder.release()
+
+
+def _fill_zeros(tensor: Tensor, shards: Mapping[str, Shards]) -> None:
+    """Writes zeros where a tensor that files may lack belongs; a copy belongs nowhere."""
+    for part in () if tensor.copy else tensor.parts:
+        held = shards[part.parameter]
+        for bounds in held.regions(part.index):
+            held.write(part.index, bounds, np.zeros([stop - start for start, stop in bounds], held.dtype))
 
 
 def _pieces(

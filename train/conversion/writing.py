@@ -145,6 +145,12 @@ def _write(
     tensors, names = family.tensors(config), family.file_names(config, stored)
     table = {names[name]: tensor for name, tensor in tensors.items()}
     arrays = flatten(params)
+    for name, absent in table.items():
+        if absent.else_zeros and name not in stored and any(arrays[part.parameter].any() for part in absent.parts):
+            raise UserError(
+                f"the files that this run was read from have no {name}, which stands for zeros, and it is not 0 now; "
+                f"move its folder {ORIGIN} away, and give the published folder with --like"
+            )
 
     def tensor(stored: StoredTensor) -> np.ndarray:
         if stored.name in others.tensors:

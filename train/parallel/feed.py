@@ -53,14 +53,17 @@ def check_batch_size(
         )
 
 
-def check_sequence_length(sequence_length: int, rows: NamedSharding) -> None:
-    """Raises UserError when sequences are split and the mesh does not divide them."""
+def check_sequence_length(length: int, rows: NamedSharding, name: str = "data.sequence_length") -> None:
+    """Raises UserError when sequences are split and the mesh does not divide them.
+
+    `name` is the field that the length comes from.
+    """
     ways = _ways(rows, 1)
-    if sequence_length % ways:
-        smaller = [str(number) for number in divisors(sequence_length) if number < ways]
+    if length % ways:
+        smaller = [str(number) for number in divisors(length) if number < ways]
         known = " or ".join([", ".join(smaller[:-1]), smaller[-1]] if smaller[1:] else smaller)
         raise UserError(
-            f"data.sequence_length: {sequence_length} tokens cannot be split {ways} ways over the mesh's axes; use "
+            f"{name}: {length} tokens cannot be split {ways} ways over the mesh's axes; use "
             f"a multiple of {ways}, or mesh.context (with all axes of sharding.activations.sequence) of {known} in all"
         )
 

@@ -64,6 +64,7 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh | None = None) ->
         name = "data.batch_size" if size == experiment.data.batch_size else "data.ramp.start"
         feed.check_batch_size(size, num_micro_batches(experiment, size), rows, stages, name)
     feed.check_sequence_length(experiment.data.sequence_length, rows)
+    feed.check_sequence_length(getattr(experiment.data, "source_length", 0), rows, "data.source_length")
     shapes, axes = abstract_params(experiment.model), logical_axes(experiment.model)
     param_shardings(mesh, experiment.sharding, axes, shapes)
     _check_host_memory(experiment, mesh.devices.flat[0])

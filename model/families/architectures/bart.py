@@ -101,7 +101,7 @@ FAMILY = Family(
     weights=(
         Weight("embedding.table", "model.shared.weight"),
         Weight("embedding.table", "lm_head.weight", copy=True),
-        Weight("embedding.output_bias", "final_logits_bias", "1 v -> v"),
+        Weight("embedding.output_bias", "final_logits_bias", "1 v -> v", else_zeros=True),
         *_side("encoder.", "model.encoder."),
         *_side("", "model.decoder."),
         *_attention("blocks.cross.", f"{CROSS}."),

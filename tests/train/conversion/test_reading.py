@@ -102,6 +102,27 @@ def test_tied_weights_that_differ_are_refused(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_a_bias_that_files_may_lack_is_zeros_and_is_not_lost_when_it_is_trained(tmp_path, monkeypatch):
+    """Files of BART's class without a head, whose tensors have no prefix."""
+    folder = published(tmp_path, "bart", architectures=["BartModel"])
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["final_logits_bias"]
+    save_file({name.removeprefix("model."): x for name, x in tensors.items()}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"architectures=.*BartModel.*expected BartForConditionalGeneration"):
+        read_published(folder, tmp_path / "run")
+    read_published(folder, tmp_path / "run", accept=("architectures",))
+    run = load_run(tmp_path / "run")
+    bias = run.params["embedding"]["output_bias"]
+    assert bias.shape == (run.experiment.model.vocab_size,)
+    assert not bias.any()
+    write_published(tmp_path / "run", tmp_path / "back")
+    assert contents(tmp_path / "back")["model.safetensors"] == contents(folder)["model.safetensors"]
+    run.params["embedding"]["output_bias"] = bias + 1
+    monkeypatch.setattr(writing, "load_params", lambda *arguments, **options: run)
+    with pytest.raises(UserError, match="have no final_logits_bias, which stands for zeros"):
+        write_published(tmp_path / "run", tmp_path / "lost")
+
+
 def test_what_is_interrupted_leaves_no_run(tmp_path, monkeypatch):
     folder = published(tmp_path)
 

@@ -17,6 +17,9 @@ from flax import nnx
 from model.attention.grouped_query import GroupedQuery
 from model.attention.patterns import Everything, SlidingWindow
 from model.config import ModelConfig
+from model.encoder.cross import CrossAttention
+from model.encoder.option import Encoder
+from model.encoder.source import Source
 from model.feedforward.mlp import Gated
 from model.kernels import attend
 from model.kernels.scoring import Scoring
@@ -24,6 +27,7 @@ from model.kernels.visibility import Coordinates, causal
 from model.kernels.xla.blocks import Blocks
 from model.kernels.xla.tiles import Tiles
 from model.layout import ONE_DEVICE
+from model.parameters.names import flatten
 from model.parameters.precision import Precision
 from model.parameters.projections import project
 from model.transformer import abstract_params, forward, logical_axes
@@ -107,14 +111,15 @@ def test_its_gradient_reduces_that_of_the_weight_and_sends_nothing_else():
 # -------------------------------------------------------------------------------------------------------- two layers
 
 V, N, H, LAYERS = 64, 4, 8, 2
+S, ENCODER_LAYERS = 24, 1  # of a source
 # Of one device: two rows of the batch, with all positions.
 STREAM, HEADS, TOKENS = sizes_of(B // 4, T, D), sizes_of(B // 4, T, N, H), sizes_of(B // 4, T)
 
 
 def small(**changes):
     """Two layers, unrolled so that each collective occurs in the program as often as it runs."""
-    options = {"mixer": GroupedQuery(num_heads=N), "ffn": Gated(width=F), "scan_layers": False}
-    return ModelConfig(vocab_size=V, context_length=T, num_layers=LAYERS, width=D, **(options | changes))
+    options = {"mixer": GroupedQuery(num_heads=N), "ffn": Gated(width=F), "scan_layers": False, "num_layers": LAYERS}
+    return ModelConfig(vocab_size=V, context_length=T, width=D, **(options | changes))
 
 
 @functools.cache
@@ -125,20 +130,22 @@ def lowered(table, gradient, mesh=MESH, **changes):
     shardings = param_shardings(devices, table, logical_axes(config), abstract_params(config))
     rows = layout.placement(("batch", "sequence"))
 
-    def loss(params, tokens, targets):
-        logits_BTV = forward(config, params, tokens, layout=layout).logits_BTV
+    def loss(params, tokens, targets, source):
+        given = {} if config.encoder is None else {"source": Source(source)}
+        logits_BTV = forward(config, params, tokens, layout=layout, **given).logits_BTV
         return jnp.sum(cross_entropy(logits_BTV, targets)[0])
 
     function = jax.grad(loss) if gradient else loss
     tokens = jax.ShapeDtypeStruct((B, T), jnp.int32)
-    program = jax.jit(function, in_shardings=(shardings, rows, rows), out_shardings=shardings if gradient else None)
-    return program.lower(abstract_params(config), tokens, tokens)
+    places, out = (shardings, rows, rows, rows), shardings if gradient else None
+    program = jax.jit(function, in_shardings=places, out_shardings=out)
+    return program.lower(abstract_params(config), tokens, tokens, jax.ShapeDtypeStruct((B, S), jnp.int32))
 
 
 @functools.cache
-def sent(table, gradient):
+def sent(table, gradient, **changes):
     """Collectives of numbers; those of token ids and of positions are (B, T) integers, next to nothing."""
-    found = collectives(lowered(table, gradient).compile().as_text())
+    found = collectives(lowered(table, gradient, **changes).compile().as_text())
     assert all(len(shape) <= 2 for _, dtype, shape in found if dtype == "s32")
     return {key: count for key, count in found.items() if key[1] != "s32"}
 
@@ -178,6 +185,72 @@ def test_megatron_backward_gathers_no_parameter():
     assert {kind for kind, _, _ in found} == {"all-reduce"}
     shards = {sizes_of(D, N // 2, H), sizes_of(D, F // 2), sizes_of(D), sizes_of(V // 2, D)}
     assert {sizes for _, _, sizes in found} == shards | {TOKENS}
+
+
+# --------------------------------------------------------------------------------------------- a source and a target
+
+ENCODER = Encoder(
+    num_layers=ENCODER_LAYERS,
+    context_length=S,
+    mixer=GroupedQuery(num_heads=N),
+    ffn=Gated(width=F),
+    cross=CrossAttention(num_heads=N),
+)
+OF_SOURCE = sizes_of(B // 4, S, D)
+
+
+@pytest.mark.sweep
+def test_with_positions_split_cross_attention_gathers_the_keys_and_values_of_the_source():
+    found = sent(SPLIT_SEQUENCE, gradient=False, encoder=ENCODER)
+    heads = sizes_of(B // 4, S, N, H)
+    assert found == {
+        ("all-gather", "f32", HEADS): 2 * LAYERS,
+        ("all-gather", "f32", heads): 2 * (ENCODER_LAYERS + LAYERS),
+    }
+
+
+def test_megatron_gathers_the_encoded_source_once_for_all_layers():
+    """In: both sublayers of an encoder layer, three of a decoder layer, logits; the source for keys and values."""
+    found = dict(sent(MEGATRON, gradient=False, encoder=ENCODER))
+    assert found.pop(("all-gather", "f32", STREAM)) == 3 * LAYERS + 1
+    assert found.pop(("all-gather", "f32", OF_SOURCE)) == 2 * ENCODER_LAYERS + 1
+    reduced = lambda sizes: sum(found.pop((kind, "f32", sizes), 0) for kind in ("all-reduce", "reduce-scatter"))  # noqa: E731
+    assert reduced(STREAM) == 3 * LAYERS + 1
+    assert reduced(OF_SOURCE) == 2 * ENCODER_LAYERS + 1
+    assert found == {("all-reduce", "f32", TOKENS): 3}
+
+
+@pytest.mark.sweep
+def test_with_an_encoder_the_gradients_are_those_of_one_device():
+    """Over rows, shards of parameters, and heads: parameters are gathered, and no stream but that of looked up tokens."""
+    options = {"encoder": ENCODER, "num_layers": 1}
+    compiled = lowered(Sharding(), True, Mesh(data=2, fsdp=2, tensor=2), **options).compile()
+    config, found = small(**options), collectives(compiled.as_text())
+    assert {
+        sizes: count for (kind, dtype, sizes), count in found.items() if (kind, dtype) == ("all-gather", "f32")
+    } == {
+        sizes_of(D, N // 2, H): 3 * 4,  # the encoder's attention, the decoder's, and that to the source
+        sizes_of(D, F // 2): 2 * 3,
+        sizes_of(D): 2 * 7,  # norms, forward and backward
+        sizes_of(V // 2, D): 2,  # logits
+        sizes_of(V, D // 2): 1,  # tokens are looked up in the columns that a device has
+        STREAM: 1,
+        OF_SOURCE: 1,
+    }
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: jnp.asarray(0.3 * rng.standard_normal(p.shape), p.dtype), abstract_params(config))
+    tokens, targets, source = (rng.integers(0, V, (B, length)).astype(np.int32) for length in (T, T, S))
+
+    def loss(params):
+        logits_BTV = forward(config, params, tokens, source=Source(source)).logits_BTV
+        return jnp.sum(cross_entropy(logits_BTV, targets)[0])
+
+    expected = jax.jit(jax.grad(loss))(params)
+    got = compiled(jax.device_put(params, compiled.input_shardings[0][0]), tokens, targets, source)
+    for name, value in flatten(expected).items():
+        scale = np.abs(value).max()
+        assert scale > 1e-2, name
+        np.testing.assert_allclose(flatten(got)[name], value, rtol=1e-5, atol=1e-5 * scale, err_msg=name)
 
 
 # -------------------------------------------------------------------------------------------------- long sequences

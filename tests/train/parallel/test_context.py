@@ -7,11 +7,14 @@ import jax
 import numpy as np
 import pytest
 
+from model.encoder.source import PADDING
+from model.errors import UserError
 from model.options.assignments import override
 from model.parameters.names import flatten
 from train.parallel import feed
 from train.parallel.mesh import Mesh, make_mesh, num_devices
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of
+from train.run.checks import check_mesh
 from train.state import StateConfig, init_sharded, state_shardings
 from train.step import compile_train_step
 
@@ -23,6 +26,7 @@ TABLES = {"gather": GATHER, "ring": RING, "unbalanced ring": UNBALANCED}
 
 WINDOW = "pattern=SlidingWindow(size=5)"
 EVERYTHING = "num_heads=4, num_kv_heads=2, qk_norm=QKNorm, logit_softcap=5.0, sinks=True"
+BUCKETS = "RelativeBias(buckets=6, max_distance=12, shared=True"
 # Two layers each; documents are packed in all of them.
 MODELS = {
     "everything": [
@@ -52,7 +56,16 @@ MODELS = {
         "model.exceptions=(Except(layers='1', mixer=GRU(num_heads=2)),)",
     ],
     "later tokens": ["model.multi_token=MultiToken(depth=2)"],
+    "both sides": ["model.visibility=Bidirectional()", "objective=MaskedTokens(rate=0.4)"],
+    "encoder": [
+        f"model.position={BUCKETS})",
+        "model.encoder=Encoder(num_layers=2, context_length=24, mixer=GroupedQuery(num_heads=4, num_kv_heads=2), "
+        f"ffn=MLP(width=48), position={BUCKETS}, bidirectional=True), "
+        "cross=CrossAttention(num_heads=4, num_kv_heads=2, qkv_bias=True, output_bias=True, "
+        "qk_norm=QKNorm(after_positions=False)))",
+    ],
 }
+SOURCE = 20  # tokens of a source: more than those of a target
 MESHES = {
     "alone": Mesh(data=1, context=2),
     "four alone": Mesh(data=1, context=4),
@@ -100,7 +113,7 @@ def on_one_device(experiment, make_batch):
 def check(experiment, make_batch, model, mesh, table):
     experiment = functools.reduce(override, MODELS[model], experiment)
     start, batches, expected_losses, expected = on_one_device(experiment, make_batch)
-    losses, params = train(dataclasses.replace(experiment, sharding=TABLES[table]), MESHES[mesh], start, batches)
+    losses, params = train(dataclasses.replace(experiment, sharding=TABLES[table]), mesh, start, batches)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     assert len(set(expected_losses)) == 3
     for parameter, value in expected.items():
@@ -119,30 +132,63 @@ def make_batch():
             draw.integers(shape[1] // 2, shape[1] + 1, (shape[0], 1)),
         )
         second, real = index >= starts, index < ends
+        if experiment.model.encoder is not None:
+            return pairs(draw, shape, real)
         return {
             "tokens": draw.integers(0, 64, shape, np.int32),
             "targets": draw.integers(0, 64, shape, np.int32),
             "weights": (real & (index != starts - 1)).astype(np.float32),
             "segment_ids": np.where(real, 1 + second, 0).astype(np.int32),
             "positions": np.where(second, index - starts, index).astype(np.int32),
-        }
+        } | ({"text": real.astype(np.int8)} if "text" in experiment.objective.fields else {})
 
     return make
 
 
+def pairs(draw, shape, real):
+    """Noise: targets, and sources of other lengths."""
+    ends = draw.integers(SOURCE // 2, SOURCE + 1, (shape[0], 1))
+    return {
+        "tokens": draw.integers(0, 64, shape, np.int32),
+        "targets": draw.integers(0, 64, shape, np.int32),
+        "weights": real.astype(np.float32),
+        "source": draw.integers(0, 64, (shape[0], SOURCE), np.int32),
+        "source_segment_ids": np.where(np.arange(SOURCE) < ends, 0, PADDING).astype(np.int32),
+    }
+
+
 def test_a_ring_equals_one_device(experiment, make_batch):
-    check(experiment, make_batch, "everything", "mix", "ring")
+    check(experiment, make_batch, "everything", MESHES["mix"], "ring")
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("mesh", MESHES)
 def test_every_mesh_equals_one_device(mesh, table, experiment, make_batch):
-    check(experiment, make_batch, "everything", mesh, table)
+    check(experiment, make_batch, "everything", MESHES[mesh], table)
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("table", ["gather", "ring"])
 @pytest.mark.parametrize("model", list(MODELS)[1:])
 def test_every_model_equals_one_device(model, table, experiment, make_batch):
-    check(experiment, make_batch, model, "mix", table)
+    check(experiment, make_batch, model, MESHES["mix"], table)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("model", ["both sides", "encoder"])
+def test_models_that_see_later_tokens_equal_one_device_without_a_context_axis(model, experiment, make_batch):
+    check(experiment, make_batch, model, Mesh(data=2, fsdp=2, tensor=2), "gather")
+
+
+def test_sources_that_the_mesh_does_not_divide_are_refused(experiment):
+    changes = [
+        *MODELS["encoder"],
+        "mesh=Mesh(data=1, context=4)",
+        "data=Pairs(path='x', batch_size=8, source_length=18)",
+    ]
+    experiment = functools.reduce(override, changes, experiment)
+    mesh = make_mesh(experiment.mesh, jax.devices()[:4])
+    with pytest.raises(UserError, match=r"^data\.source_length: 18 tokens cannot be split 4 ways"):
+        check_mesh(experiment, mesh)
+    check_mesh(override(experiment, "data.source_length=20"), mesh)

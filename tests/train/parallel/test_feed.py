@@ -55,6 +55,8 @@ def test_a_sequence_that_the_mesh_does_not_divide_is_refused():
         UserError, match=r"17 tokens cannot be split 8 ways .* a multiple of 8, or mesh.context .* of 1 in"
     ):
         feed.check_sequence_length(17, rows_of(Mesh(context=8)))
+    with pytest.raises(UserError, match=r"^data\.source_length: 18 tokens cannot be split 4 ways"):
+        feed.check_sequence_length(18, rows_of(Mesh(context=4)), "data.source_length")
 
 
 class OneHost:
