@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from model.errors import UserError
 from train.data.batches.coverage import Coverage, count_coverage, count_targets
 from train.data.batches.order import row_order, stable_hash
 from train.data.batches.packing import Span, open_index
-from train.data.batches.prefetch import EndlessBatches, read_ahead
+from train.data.batches.prefetch import EndlessBatches, OnePass
 from train.data.batches.rows import FIELDS, Batch, DocumentSpan, PackedSplit, check_fields, empty_batch
 from train.data.config import Concatenate, Data
 from train.data.interface import DataOption
@@ -113,7 +113,7 @@ class Batches(PackedBatches[Data]):
         return _source_weights(self.dataset, self.data)
 
 
-class EvaluationBatches:
+class EvaluationBatches(OnePass):
     """One pass over a split, in the order of its files: every target exactly once; the last batch is padded.
 
     `limit` keeps only the first `limit` batches. Iteration reads ahead; `batch(n)` returns any batch.
@@ -130,12 +130,10 @@ class EvaluationBatches:
     ) -> None:
         self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
         self.batch_size = batch_size or data.batch_size
-        self._rows = range(self.batch_size) if rows is None else rows
         self._data = dataclasses.replace(data, packing=Concatenate(order="files", random_offset=False))
         self._sources = _open_sources(self.dataset, self._data, split)
         self._firsts = np.cumsum([0] + [source.index.num_rows for source in self._sources])
-        available = -(-int(self._firsts[-1]) // self.batch_size)
-        self.num_batches = available if limit is None else min(available, limit)
+        super().__init__(int(self._firsts[-1]), self.batch_size, limit, rows, data.sequence_length, self._data.prefetch)
 
     @functools.cached_property
     def coverage(self) -> Coverage:
@@ -158,13 +156,6 @@ class EvaluationBatches:
             else:
                 rows.append((0, []))
         return fill_batch(self._sources, rows, self._data.sequence_length, tuple(FIELDS))
-
-    def __len__(self) -> int:
-        return self.num_batches
-
-    def __iter__(self) -> Iterator[Batch]:
-        tokens = max(1, len(self._rows)) * self._data.sequence_length
-        return read_ahead(self.batch, range(self.num_batches), tokens, min(4, self._data.prefetch))
 
 
 def fill_batch(

@@ -47,6 +47,42 @@ class EndlessBatches(abc.ABC, Generic[Option]):
         return read_ahead(lambda n: self.rows(n, wanted[data.batch_size_at(n)]), numbers, tokens, data.prefetch)
 
 
+class OnePass(abc.ABC):
+    """One pass over the rows of a split, read ahead; the last batch is padded. A subclass has `batch`.
+
+    Attributes:
+      num_batches: the number of batches.
+    """
+
+    def __init__(
+        self, num_rows: int, batch_size: int, limit: int | None, rows: Sequence[int] | None, tokens: int, prefetch: int
+    ) -> None:
+        """Prepares the pass.
+
+        Args:
+          num_rows: the rows of the split.
+          batch_size: those of a batch, of all hosts together.
+          limit: the most batches; None for all.
+          rows: the rows of a batch that this host has; None for all.
+          tokens: the tokens of a row.
+          prefetch: the number of batches that may be read ahead, of which at most four are.
+        """
+        self._rows = range(batch_size) if rows is None else rows
+        available = -(-num_rows // batch_size)
+        self.num_batches = available if limit is None else min(available, limit)
+        self._tokens, self._prefetch = max(1, len(self._rows)) * tokens, min(4, prefetch)
+
+    @abc.abstractmethod
+    def batch(self, n: int) -> Batch:
+        """The rows of this host of batch n of `num_batches`; rows past the end are padding."""
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return read_ahead(self.batch, range(self.num_batches), self._tokens, self._prefetch)
+
+
 class _Blocks(Generic[T]):
     """A function of n as a random-access source for grain: element i lists its values for the i-th `size` numbers."""
 

@@ -6,7 +6,7 @@ A conversation of n tokens has n - 1 pairs (input, target), all in one row; the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from model.errors import UserError
 from train.data.batches.coverage import Coverage
 from train.data.batches.packing import BestFitIndex, Index, Span, open_index
 from train.data.batches.pipeline import PackedBatches, fill_batch
-from train.data.batches.prefetch import read_ahead
+from train.data.batches.prefetch import OnePass
 from train.data.batches.rows import FIELDS, Batch, PackedSplit
 from train.data.config import BestFit
 from train.data.conversations.option import Conversations
@@ -85,7 +85,7 @@ class ConversationBatches(PackedBatches[Conversations]):
         return self._sources[0].split.document_name(document)
 
 
-class ConversationEvaluation:
+class ConversationEvaluation(OnePass):
     """The rows of a split, once, in the order of the packing; as `train.data.batches.pipeline.EvaluationBatches`."""
 
     def __init__(
@@ -93,9 +93,7 @@ class ConversationEvaluation:
     ) -> None:
         """Args: the dataset, the option, the split, the most batches, the rows of this host."""
         self._source, self._data, self._end = _open(dataset, data, split), data, dataset.tokenizer.end_of_document
-        self._rows = range(data.batch_size) if rows is None else rows
-        available = -(-self._source.index.num_rows // data.batch_size)
-        self.num_batches = available if limit is None else min(available, limit)
+        super().__init__(self._source.index.num_rows, data.batch_size, limit, rows, data.sequence_length, data.prefetch)
 
     @functools.cached_property
     def coverage(self) -> Coverage:
@@ -115,13 +113,6 @@ class ConversationEvaluation:
         known = self._source.index.num_rows
         rows = [(0, self._source.index.spans(number, 0) if number < known else []) for number in numbers]
         return fill_batch([self._source], rows, self._data.sequence_length, tuple(FIELDS))
-
-    def __len__(self) -> int:
-        return self.num_batches
-
-    def __iter__(self) -> Iterator[Batch]:
-        tokens = max(1, len(self._rows)) * self._data.sequence_length
-        return read_ahead(self.batch, range(self.num_batches), tokens, min(4, self._data.prefetch))
 
 
 def _open(dataset: Dataset, data: Conversations, name: str) -> NotedSplit:

@@ -121,8 +121,7 @@ class RowsOption(DataOption):
         """See `DataOption`: takes the tokenizer and the template of the run where none is given."""
         option: Any = self
         if run is None:
-            template = PlainTemplate() if self.template is None else self.template
-            started: Self = dataclasses.replace(option, template=template)
+            started: Self = self if self.template is not None else dataclasses.replace(option, template=PlainTemplate())
             return started
         from train.data.conversations.found_template import find_chat_template
         from train.data.shards.dataset import dataset_of_run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from model.options.field_marks import EXECUTION_ONLY
 from train.data.config import (
@@ -18,7 +18,7 @@ from train.data.config import (
 from train.data.conversations.option import RowsOption
 from train.data.interface import CheckTokenizer, Engine
 from train.data.preferences.option import HeldOutPrompts, NoTemplate, SeparatePreferences
-from train.files.paths import IS_PATH, AnyPath, literal_path, local_path
+from train.files.paths import IS_PATH, AnyPath, local_path
 
 if TYPE_CHECKING:
     from train.data.pairs.batches import PairBatches, PairEvaluation
@@ -81,19 +81,6 @@ class Pairs(RowsOption):
     def no_text(self) -> str | None:
         """See `DataOption`."""
         return "pairs of a source and a target are no running text"
-
-    def starting_from(self, run: str | None) -> Self:
-        """See `DataOption`: takes the tokenizer of the run where none is given."""
-        from model.errors import UserError
-        from train.data.shards.dataset import dataset_of_run
-
-        if run is None or self.tokenizer is not None:
-            return self
-        try:
-            folder = dataset_of_run(literal_path(run)).folder
-        except UserError:  # refused by training.init_from before the first step; later it may be gone
-            return self
-        return dataclasses.replace(self, tokenizer=TokenizerOf(path=str(folder)))
 
     def prepare(
         self,

@@ -20,10 +20,11 @@ from train.data.conversations.rows import Row, read_rows
 from train.data.interface import CheckTokenizer
 from train.data.pairs.option import Pairs
 from train.data.preferences.option import HeldOutPrompts, SeparatePreferences
+from train.data.preferences.stored import read_stored_array
 from train.data.prepare.progress import Reporter
 from train.data.shards import dataset
 from train.data.tokenizers.interface import Tokenizer, ids_with_end
-from train.files.files import cannot_read, read_json, write_array, write_json
+from train.files.files import read_json, write_array, write_json
 from train.files.paths import AnyPath, expand_paths
 from train.files.remote import local_copy
 
@@ -129,18 +130,8 @@ class StoredPairs:
         """Args: the dataset folder, the name of the split."""
         names = {FILE, f"{split}.ids.npy", f"{split}.pairs.npy"}
         self._folder = local_copy(folder, names.__contains__)
-        self._ids, self.pairs = (self._array(f"{split}.{name}.npy") for name in ("ids", "pairs"))
+        self._ids, self.pairs = (read_stored_array(self._folder / f"{split}.{name}.npy") for name in ("ids", "pairs"))
         self._files = list(read_json(self._folder / FILE, schema={split: [str]})[split])
-
-    def _array(self, name: str) -> np.ndarray:
-        path = self._folder / name
-        try:
-            return np.load(path, mmap_mode="r" if path.stat().st_size > 1 << 20 else None, allow_pickle=False)
-        except (FileNotFoundError, ValueError, EOFError) as error:
-            mend = "delete the folder to prepare it again"
-            raise UserError(f"{path} is missing or damaged: {error}; {mend}") from None
-        except OSError as error:
-            raise cannot_read(path, error) from error
 
     def __len__(self) -> int:
         """The number of pairs."""

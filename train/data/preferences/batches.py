@@ -9,16 +9,14 @@ at all T places, so that all arrays are split over devices alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from model.errors import UserError
-from model.options.words import nearest
 from train.data.batches.coverage import Coverage
-from train.data.batches.order import row_order
-from train.data.batches.prefetch import EndlessBatches, read_ahead
 from train.data.batches.rows import Batch, DocumentSpan
+from train.data.batches.unpacked import UnpackedBatches, UnpackedEvaluation, check_row_fields
 from train.data.preferences.option import Preferences
 from train.data.preferences.stored import StoredPreferences
 from train.data.shards.dataset import Dataset
@@ -33,13 +31,8 @@ class _Filler:
     """Makes the fields of rows of a split."""
 
     def __init__(self, dataset: Dataset, data: Preferences, split: str, fields: Sequence[str] | None) -> None:
-        self.data, self.tokenizer = data, dataset.tokenizer
-        # Texts end before their padding, which no token of them sees: segments and positions would tell nothing.
-        wanted = data.fields if fields is None else fields
-        self.fields = tuple(name for name in dict.fromkeys(wanted) if name not in ("segment_ids", "positions"))
-        for name in self.fields:
-            if name not in data.fields:
-                raise UserError(f"no field of {data.form} is called {name!r}; {nearest(name, data.fields)}")
+        self.data = data
+        self.fields = check_row_fields(data.fields if fields is None else fields, data.fields, data.form)
         self.stored = StoredPreferences(dataset.folder, split, 2 if data.form == "pairs" else 1)
         if not self.stored.num_rows:
             raise UserError(f"{dataset.folder}: the {split} split has no row; give more rows, or another share of them")
@@ -94,26 +87,16 @@ def _write(arrays: Batch, prefix: str, ids: np.ndarray, counted: np.ndarray) -> 
         arrays[f"{prefix}weights"][: len(ids) - 1] = counted[1:]
 
 
-class PreferenceBatches(EndlessBatches[Preferences]):
-    """Endless batches with the methods of `train.data.batches.pipeline.Batches`."""
+class PreferenceBatches(UnpackedBatches[Preferences]):
+    """Endless batches of preferences."""
 
     def __init__(
         self, dataset: Dataset, data: Preferences, split: str = "train", fields: Sequence[str] | None = None
     ) -> None:
         """Args: the dataset folder, the option, the name of the split, the fields to make (all by default)."""
-        self.dataset, self.data, self.split = dataset, data, split
-        self._filler = _Filler(dataset, data, split, fields)
-        self.stored, self.fields = self._filler.stored, self._filler.fields
-        self._order = row_order([self.stored.num_rows], [1.0], data.seed, split)
-
-    def numbers(self, n: int) -> list[int]:
-        """The numbers, in the split, of the rows of global batch n."""
-        first = self.data.rows_before(n)
-        return [int(self._order[first + row][2]) for row in range(self.data.batch_size_at(n))]
-
-    def rows(self, n: int, rows: Sequence[int] | None = None) -> Batch:
-        """The given rows of global batch n, all of them by default."""
-        return self._filler.batch(self.numbers(n), range(self.data.batch_size_at(n)) if rows is None else rows)
+        filler = _Filler(dataset, data, split, fields)
+        super().__init__(data, split, filler, filler.stored.num_rows, data.seed)
+        self.dataset, self.stored = dataset, filler.stored
 
     def num_targets(self, n: int) -> int:
         """The number of counted targets in global batch n, over the rows of all hosts; reads no token."""
@@ -127,15 +110,15 @@ class PreferenceBatches(EndlessBatches[Preferences]):
             for entry in self.stored.entries(numbers[row]):
                 answer = self.stored.answers[entry]
                 ids = self.stored.sequence(entry)[0][answer["prompt"] :]
-                text = self._filler.tokenizer.decode(ids[: characters + 8])[:characters]
+                text = self.dataset.tokenizer.decode(ids[: characters + 8])[:characters]
                 begin, length = int(answer["prompt"]), int(answer["length"])
                 name = self.stored.name(numbers[row])
                 found.append(DocumentSpan(row, begin, len(ids), 0, entry, name, begin, length, length, text))
         return found
 
 
-class PreferenceEvaluation:
-    """One pass over a split in the order of its rows; the last batch is padded. Iteration reads ahead."""
+class PreferenceEvaluation(UnpackedEvaluation):
+    """One pass over preferences."""
 
     def __init__(
         self,
@@ -147,12 +130,10 @@ class PreferenceEvaluation:
         fields: Sequence[str] | None = None,
     ) -> None:
         """Args: the dataset folder, the option, the split, the most batches, the rows of this host, the fields."""
-        self.data = data
-        self._filler = _Filler(dataset, data, split, fields)
-        self.stored = self._filler.stored
-        self._rows = range(data.batch_size) if rows is None else rows
-        available = -(-self.stored.num_rows // data.batch_size)
-        self.num_batches = available if limit is None else min(available, limit)
+        filler = _Filler(dataset, data, split, fields)
+        tokens, count = data.texts_of_row * data.sequence_length, filler.stored.num_rows
+        super().__init__(filler, count, data.batch_size, limit, rows, tokens, data.prefetch)
+        self.data, self.stored = data, filler.stored
 
     @property
     def coverage(self) -> Coverage:
@@ -160,19 +141,3 @@ class PreferenceEvaluation:
         rows = min(self.num_batches * self.data.batch_size, self.stored.num_rows)
         answers = self.stored.answers["targets"][: rows * len(self.stored.entries(0))]
         return Coverage(tokens=int(answers.sum()))
-
-    def numbers(self, n: int) -> list[int]:
-        """The numbers of the rows of batch n; -1 for padding."""
-        first = n * self.data.batch_size
-        return [i if i < self.stored.num_rows else -1 for i in range(first, first + self.data.batch_size)]
-
-    def batch(self, n: int) -> Batch:
-        """Batch n of `num_batches`."""
-        return self._filler.batch(self.numbers(n), self._rows)
-
-    def __len__(self) -> int:
-        return self.num_batches
-
-    def __iter__(self) -> Iterator[Batch]:
-        tokens = max(1, 2 * len(self._rows)) * self.data.sequence_length
-        return read_ahead(self.batch, range(self.num_batches), tokens, min(4, self.data.prefetch))

@@ -78,6 +78,16 @@ class Writer:
             write_array(folder / f"{split}.{name}.npy", array)
 
 
+def read_stored_array(path: pathlib.Path) -> np.ndarray:
+    """An array of a split, in memory if it is small. Raises UserError for one that is missing or damaged."""
+    try:
+        return np.load(path, mmap_mode="r" if path.stat().st_size > 1 << 20 else None, allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is missing or damaged: {error}; {HOW_TO_FIX}") from None
+    except OSError as error:
+        raise cannot_read(path, error) from error
+
+
 class StoredPreferences:
     """The rows of a split, with random access."""
 
@@ -85,19 +95,11 @@ class StoredPreferences:
         """Args: the dataset folder, the name of the split, 2 for pairs and 1 for labelled answers."""
         self.split, self._per_row = split, answers_per_row
         self._folder = local_copy(folder, {FILE, *(f"{split}.{name}.npy" for name in NAMES)}.__contains__)
-        self._ids, self._counted, self.answers = (self._array(name) for name in NAMES)
+        arrays = (read_stored_array(self._folder / f"{split}.{name}.npy") for name in NAMES)
+        self._ids, self._counted, self.answers = arrays
         if len(self.answers) and int(self.answers["start"][-1] + self.answers["length"][-1]) != len(self._ids):
             raise UserError(f"{self._folder}: the arrays of {split} do not fit together; {HOW_TO_FIX}")
         self._files = list(read_json(self._folder / FILE, schema={split: [str]})[split])
-
-    def _array(self, name: str) -> np.ndarray:
-        path = self._folder / f"{self.split}.{name}.npy"
-        try:
-            return np.load(path, mmap_mode="r" if path.stat().st_size > 1 << 20 else None, allow_pickle=False)
-        except (FileNotFoundError, ValueError, EOFError) as error:
-            raise UserError(f"{path} is missing or damaged: {error}; {HOW_TO_FIX}") from None
-        except OSError as error:
-            raise cannot_read(path, error) from error
 
     @property
     def num_rows(self) -> int:
