@@ -15,7 +15,7 @@ from flax import nnx
 
 from model import kernels
 from model.attention.cache import AttentionCache, ContiguousCache, RingCache, make_cache
-from model.attention.heads import divisors
+from model.attention.heads import problems_of_heads
 from model.attention.patterns import Everything, Pattern
 from model.attention.score_sizes import score_sizes
 from model.attention.value_residual import ValueResidual
@@ -112,13 +112,7 @@ class GroupedQuery(AttentionOption):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        if self.num_heads < 1:
-            yield "num_heads", f"must be at least 1, got {self.num_heads}"
-        elif self.num_kv_heads is not None and (self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads):
-            message = f"{self.num_kv_heads} does not divide num_heads={self.num_heads}"
-            yield "num_kv_heads", f"{message}; use one of {divisors(self.num_heads)}"
-        if self.head_dim is not None and self.head_dim < 1:
-            yield "head_dim", f"must be at least 1, got {self.head_dim}"
+        yield from problems_of_heads(self.num_heads, self.num_kv_heads, self.head_dim)
         if self.qkv_clip is not None and self.qkv_clip <= 0:
             yield "qkv_clip", f"must be above 0, or None for no limit, got {self.qkv_clip}"
         if self.logit_softcap is not None and self.logit_softcap <= 0:

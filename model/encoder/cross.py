@@ -11,7 +11,7 @@ from flax import nnx
 
 from model import kernels
 from model.attention.grouped_query import QKNorm
-from model.attention.heads import divisors
+from model.attention.heads import problems_of_heads
 from model.context import Context
 from model.encoder.cache import SourceCache, empty_source_cache
 from model.encoder.source import visible_source
@@ -43,13 +43,7 @@ class CrossAttention:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        if self.num_heads < 1:
-            yield "num_heads", f"must be at least 1, got {self.num_heads}"
-        elif self.num_kv_heads is not None and (self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads):
-            message = f"{self.num_kv_heads} does not divide num_heads={self.num_heads}"
-            yield "num_kv_heads", f"{message}; use one of {divisors(self.num_heads)}"
-        if self.head_dim is not None and self.head_dim < 1:
-            yield "head_dim", f"must be at least 1, got {self.head_dim}"
+        yield from problems_of_heads(self.num_heads, self.num_kv_heads, self.head_dim)
         if self.scale is not None and self.scale <= 0:
             yield "scale", f"must be above 0, or None for the usual one, got {self.scale}"
         if self.qk_norm is not None and self.qk_norm.after_positions:

@@ -1,6 +1,7 @@
 """The layers that encode a source."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from model.config import ModelConfig
 from model.context import Context, Rows
 from model.encoder.source import EncodedSource, Source
 from model.errors import UserError
-from model.norms import LayerNorm, Norm, RMSNorm
+from model.norms import new_norm
 from model.parameters.maker import ParameterMaker
 from model.positions.absolute import PositionEmbedding
 from model.positions.shared import new_shared_bias
@@ -33,11 +34,7 @@ class EncoderStack(nnx.Module):
         self.position = PositionEmbedding(own.position, own.context_length, own.width, make(position_key))
         self.position_bias = new_shared_bias(own.layers, make(bias_key))
         self.blocks = new_blocks(own, blocks_key, make)
-
-        def norm(option: LayerNorm | RMSNorm | None) -> Norm | None:
-            reductions = own.precision.reductions
-            return None if option is None else Norm(option, (own.width,), ("embed",), make(norm_key), reductions)
-
+        norm = functools.partial(new_norm, own.width, make(norm_key), own.precision.reductions)
         self.input_norm = norm(own.input_norm)
         self.final_norm = norm(own.norm if own.residual.final_norm else None)
 
