@@ -23,6 +23,19 @@ from train.objectives.next_token import stream_of_targets, with_model_losses
 from train.objectives.tap_sums import LOG_Z, tap_sums
 
 
+class DrawnAnswers:
+    """An objective on answers that its preparation draws: the base of several."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """See `Objective`: the prompts; the preparation adds the rest."""
+        return ("tokens",)
+
+    def tokens(self, batch: Batch) -> jax.Array:
+        """The number of drawn tokens."""
+        return jnp.sum(batch["drawn"] > 0, dtype=jnp.int32)
+
+
 class Policy(NamedTuple):
     """The policy on a batch of answers.
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.layout import Layout
-from train.objectives.drawn_answers import clipped_terms, run_policy, sums_of_tokens
+from train.objectives.drawn_answers import DrawnAnswers, clipped_terms, run_policy, sums_of_tokens
 from train.objectives.interface import Batch, Preparation, Sums
 from train.objectives.rollout_options import Baseline, Reward, RewardOf, Rollouts
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GRPO:
+class GRPO(DrawnAnswers):
     """See the module.
 
     Attributes:
@@ -68,20 +68,11 @@ class GRPO:
         if not 0 <= self.overlong <= self.rollouts.max_tokens:
             yield "overlong", f"must be from 0 to rollouts.max_tokens={self.rollouts.max_tokens}, got {self.overlong}"
 
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """See `Objective`: the prompts; the preparation adds the rest."""
-        return ("tokens",)
-
     def preparation(self, session: Session) -> Preparation:
         """The rollouts, their rewards and their log-probabilities. Raises UserError for data without prompts."""
         from train.alignment.rollouts import RolloutPreparation
 
         return RolloutPreparation(self, session)
-
-    def tokens(self, batch: Batch) -> jax.Array:
-        """The number of drawn tokens."""
-        return jnp.sum(batch["drawn"] > 0, dtype=jnp.int32)
 
     def weight(self, batch: Batch) -> jax.Array:
         """The divisor of the mean over tokens."""

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from model.config import ModelConfig
 from model.layout import Layout
 from model.transformer import scores
-from train.objectives.drawn_answers import clipped_terms, run_policy, sums_of_tokens
+from train.objectives.drawn_answers import DrawnAnswers, clipped_terms, run_policy, sums_of_tokens
 from train.objectives.interface import Batch, Preparation, Sums
 from train.objectives.rollout_options import Reward, RewardOf, Rollouts
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PPO:
+class PPO(DrawnAnswers):
     """See the module. Reported: `ratio`, `clip_share`, `value_loss` and `value_clip_share`, and those of the rollout.
 
     Attributes:
@@ -80,20 +80,11 @@ class PPO:
             if not 0 <= getattr(self, name) <= 1:
                 yield name, f"must be from 0 to 1, got {getattr(self, name)}"
 
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """See `Objective`: the prompts; the preparation adds the rest."""
-        return ("tokens",)
-
     def preparation(self, session: Session) -> Preparation:
         """The rollouts with their advantages and returns. Raises UserError for data without prompts."""
         from train.alignment.ppo_rollouts import PPOPreparation
 
         return PPOPreparation(self, session)
-
-    def tokens(self, batch: Batch) -> jax.Array:
-        """The number of drawn tokens."""
-        return jnp.sum(batch["drawn"] > 0, dtype=jnp.int32)
 
     def weight(self, batch: Batch) -> jax.Array:
         """The number of tokens that count."""
