@@ -217,7 +217,7 @@ def another(x, site):
     return (x + 1) % 6 if x.dtype == jnp.int32 else x * 0.7 + 0.1
 
 
-@pytest.mark.parametrize("name", representatives(MODELS, "dense", "latent", "delta", "experts"))
+@pytest.mark.parametrize("name", representatives(MODELS, "dense", "latent", "experts"))
 def test_every_tap_can_be_edited_or_says_that_it_cannot(name, small, drawn, tokens):
     config = small(scan_layers=False, **MODELS[name])
     params = drawn(config)

@@ -85,8 +85,21 @@ def start(small):
     return small(scan_layers=False)
 
 
+@pytest.fixture(scope="module")
+def once():
+    """once(kind, config, make): what `make(config)` returns, made once for all cases that start from the config."""
+    made = {}
+
+    def of(kind, config, make):
+        if (kind, config) not in made:
+            made[kind, config] = make(config)
+        return made[kind, config]
+
+    return of
+
+
 @pytest.mark.parametrize("field", CASES)
-def test_every_field_is_live(field, start, drawn, tokens):
+def test_every_field_is_live(field, start, drawn, tokens, once):
     settings, change, evidence = CASES[field]
     for setting in settings:
         start = override(start, setting)
@@ -98,9 +111,9 @@ def test_every_field_is_live(field, start, drawn, tokens):
         return
     assert abstract_params(changed) == abstract_params(start), "a case should name the plainest place to see it"
     if evidence == "initial":
-        assert drawing(changed) != drawing(start)
+        assert drawing(changed) != once("drawing", start, drawing)
     elif evidence == "gradient":
-        assert gradient(changed, tokens) != gradient(start, tokens)
+        assert gradient(changed, tokens) != once("gradient", start, lambda c: gradient(c, tokens))
     elif evidence == "refused":
         with pytest.raises(UserError, match="longer than (encoder.)?context_length=8|no kernel for experts"):
             forward(changed, drawn(changed), tokens)
@@ -119,7 +132,8 @@ def test_every_field_is_live(field, start, drawn, tokens):
         assert np.abs(before["load_bias"] - after["load_bias"]).max() > 1e-3
     else:
         params, key = drawn(start), jax.random.key(0)
-        before, after = (forward(c, params, tokens, dropout_key=key).logits_BTV for c in (start, changed))
+        logits = lambda c: forward(c, params, tokens, dropout_key=key).logits_BTV  # noqa: E731
+        before, after = once("logits", start, logits), logits(changed)
         assert np.abs(before - after.astype(jnp.float32)).max() > 1e-3
 
 

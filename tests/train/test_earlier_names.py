@@ -108,7 +108,9 @@ def with_follow(tree):
     return tree
 
 
-@pytest.mark.parametrize("optimizer", [AdamW(), Muon()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize(
+    "optimizer", [pytest.param(AdamW(), marks=pytest.mark.sweep), Muon()], ids=lambda o: type(o).__name__
+)
 def test_a_checkpoint_that_says_follow_for_dynamic_weights_is_read(optimizer, tiny_experiment, tmp_path, monkeypatch):
     experiment = tiny_experiment(model__residual=HyperConnections(streams=2), optimizer=optimizer)
     state = jax.device_get(init_sharded(StateConfig.of(experiment), 0, shardings_on(experiment)))

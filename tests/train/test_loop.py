@@ -80,7 +80,7 @@ def test_metrics_are_complete_and_the_model_learns(tiny_run):
     assert evaluations[1]["loss"] < evaluations[0]["loss"]
 
 
-@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("joined", [pytest.param(False, marks=pytest.mark.sweep), True])
 def test_the_training_loss_does_not_depend_on_padding(joined, tiny_experiment, tmp_path):
     """A document with its end, in rows that it fills and in longer ones: positions are scaled by its length."""
     (text := tmp_path / "text.txt").write_text("abcdabc")

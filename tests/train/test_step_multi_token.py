@@ -72,6 +72,7 @@ def test_accumulation_equals_the_large_batch(make, random_batch):
     assert_close(whole.params, summed.params)
 
 
+@pytest.mark.sweep
 def test_sharded_equals_one_device(make, random_batch):
     experiment = make(model__vocab_size=258, model__num_layers=1, model__multi_token=MultiToken())
     mesh, table = make_mesh(Mesh(fsdp=2, tensor=2), jax.devices()[:4]), experiment.sharding

@@ -79,6 +79,7 @@ def test_perplexity_is_that_of_one_device(call, evaluated, one_device):
         assert (found["documents"], found["tokens"], found["bytes"]) == (7, expected["tokens"], expected["bytes"])
 
 
+@pytest.mark.sweep
 def test_texts_are_those_of_one_device(call, generated, one_device):
     expected = json.loads(one_device[1].out)["samples"]
     for name, answer in zip(WAYS, call(GENERATE, [(*generated, *mesh) for mesh in WAYS.values()]), strict=True):

@@ -67,7 +67,7 @@ def counted_prefills(monkeypatch):
     return shapes
 
 
-@pytest.mark.parametrize("chunk", [3, 24])
+@pytest.mark.parametrize("chunk", [pytest.param(3, marks=pytest.mark.sweep), 24])
 def test_texts_that_outgrow_the_original_length(chunk, monkeypatch):
     """Rows that cross it at different steps, that begin past it, and that end before it; windows and states too."""
     config = dataclasses.replace(

@@ -194,7 +194,10 @@ def test_magnitudes_are_the_norms_of_the_matrices_that_are_read():
 # --------------------------------------------------------------------------------------------------------- quantised
 
 
-@pytest.mark.parametrize("weights", [QuantizedWeights(format="int8"), QuantizedWeights(format="int4", group=16)])
+@pytest.mark.parametrize(
+    "weights",
+    [QuantizedWeights(format="int4", group=16), pytest.param(QuantizedWeights(format="int8"), marks=pytest.mark.sweep)],
+)
 def test_a_quantised_base_and_its_gradients(weights):
     """As the model whose matrices are the dequantised ones plus the change; few rows are multiplied in integers."""
     config = small_config(adapters=OPTIONS["lora"], precision=Precision(weights=weights))

@@ -145,7 +145,7 @@ def test_every_module_learns_and_so_does_the_model(small, drawn, tokens):
     [
         {},
         pytest.param({"residual": PostNorm(), "position": Learned()}, marks=SWEEP),
-        {"exceptions": (Except(layers="-1", ffn=EXPERTS, mixer=GroupedQuery(num_heads=2)),)},
+        pytest.param({"exceptions": (Except(layers="-1", ffn=EXPERTS, mixer=GroupedQuery(num_heads=2)),)}, marks=SWEEP),
     ],
     ids=["plain", "post-norm", "other last layer"],
 )

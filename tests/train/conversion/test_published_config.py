@@ -48,7 +48,7 @@ def test_a_run_that_was_trained_here_as_a_family_or_not(tmp_path, tiny_run, monk
         ("deepseek_v3", "bfloat16", "max_position_embeddings"),  # and its load biases as float32
         pytest.param("gemma3", "float32", "max_position_embeddings", marks=SWEEP),
         pytest.param("gpt2", "bfloat16", "n_positions", marks=SWEEP),
-        ("gpt_oss", "float32", "max_position_embeddings"),
+        pytest.param("gpt_oss", "float32", "max_position_embeddings", marks=SWEEP),
     ],
 )
 def test_a_run_that_was_trained_here_like_a_config_json(family, stored_as, length, tmp_path):

@@ -144,8 +144,8 @@ def test_what_is_interrupted_leaves_no_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("mesh", "recorded"),
     [
-        (None, Mesh(fsdp=8)),
-        (Mesh(data=2, fsdp=4), Mesh(data=2, fsdp=4)),
+        pytest.param(None, Mesh(fsdp=8), marks=pytest.mark.sweep),
+        pytest.param(Mesh(data=2, fsdp=4), Mesh(data=2, fsdp=4), marks=pytest.mark.sweep),
         (Mesh(fsdp=2, tensor=2), Mesh(fsdp=2, tensor=2)),
     ],
 )

@@ -60,6 +60,7 @@ def bert_tokenizer():
     return tokenizer
 
 
+@pytest.mark.sweep
 def test_a_published_bert_knows_its_marks_and_is_measured_by_pseudo_perplexity(tmp_path):
     folder = tmp_path / "bert"
     shutil.copytree(FIXTURES / "bert" / "0", folder)

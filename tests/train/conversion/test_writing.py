@@ -29,7 +29,7 @@ FOLDERS = [
 ]
 FOLDERS += [FIXTURES / name / "0" for name in ("granitemoehybrid", "granitemoeshared", "internlm2", "mamba2")]
 FOLDERS += [FIXTURES / name / "0" for name in ("bart", "qwen2_moe", "qwen3_next", "t5")]
-KEPT = ("bloom", "deepseek_v3", "gpt_oss", "granitemoeshared", "llama", "mamba2")
+KEPT = ("deepseek_v3", "granitemoeshared", "llama", "mamba2")
 KEPT_AND_SWEPT = representatives(FOLDERS, *(folder for folder in FOLDERS if folder.parent.name in KEPT))
 
 
@@ -41,6 +41,7 @@ def test_there_and_back_to_the_byte(folder, tmp_path):
     assert experiments.load(tmp_path / "run").model.precision == Precision(parameters="bfloat16", compute="bfloat16")
 
 
+@pytest.mark.sweep
 def test_keys_and_values_that_no_layer_uses_are_written_back(tmp_path):
     """Gemma 4's published files have them in the late layers, which see those of earlier layers."""
     folder = published(tmp_path, "gemma4", 3)

@@ -25,6 +25,7 @@ def run(tiny_experiment, tmp_path_factory):
     return folder
 
 
+@pytest.mark.sweep
 def test_the_loss_of_the_split_is_that_of_its_batches(run):
     loaded = load_run(run)
     experiment, total, weight = loaded.experiment, 0.0, 0.0

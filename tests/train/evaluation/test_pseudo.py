@@ -51,7 +51,10 @@ def by_loop(model, params, ids, marks, size, stride):
     return losses
 
 
-@pytest.mark.parametrize("marks", [Marks(257, 256, None), Marks(7, None, None), Marks(257, 1, 2)], ids=str)
+SWEPT = [pytest.param(marks, marks=pytest.mark.sweep) for marks in (Marks(257, 256, None), Marks(7, None, None))]
+
+
+@pytest.mark.parametrize("marks", [Marks(257, 1, 2), *SWEPT], ids=str)
 def test_each_token_given_all_others(marks, model, params, layout):
     documents = [from_text(TOKENIZER, str(i), text) for i, text in enumerate(TEXTS)]
     scores = score_masked(

@@ -45,6 +45,7 @@ def contents(folder):
     }
 
 
+@pytest.mark.sweep
 def test_a_run_in_a_store_is_the_run_that_it_would_be_here(store, there, tiny_experiment, tmp_path):
     """Trained in two sessions, the second on a machine without a spool; the files equal those of a local run."""
     experiment = tiny_experiment()

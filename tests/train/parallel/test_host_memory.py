@@ -49,6 +49,7 @@ def memories(tree):
     return {x.sharding.memory_kind for x in leaves if x.ndim}, {x.sharding.memory_kind for x in leaves if not x.ndim}
 
 
+@pytest.mark.sweep
 def test_moments_wait_on_the_host_and_the_numbers_are_the_same(experiment, tmp_path):
     """A checkpoint of them is that of moments on devices."""
     expected, expected_metrics = trained(experiment)

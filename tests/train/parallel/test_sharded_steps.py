@@ -9,7 +9,7 @@ import pytest
 
 from model.options.assignments import override
 from model.parameters.names import flatten
-from tests.tiers import SWEEP, representatives
+from tests.tiers import SWEEP
 from train.parallel import feed
 from train.parallel.mesh import Mesh, make_mesh, num_devices
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of
@@ -126,7 +126,7 @@ EXPERT_MESHES = {
         ("Dropless()", "expert"),
         pytest.param("Capacity(factor=1.0)", "expert", marks=SWEEP),
         pytest.param("Dropless()", "over tensor", marks=SWEEP),
-        ("Capacity(factor=1.0)", "over tensor"),
+        pytest.param("Capacity(factor=1.0)", "over tensor", marks=SWEEP),
         pytest.param("Capacity(factor=1.0)", "over fsdp", marks=SWEEP),
     ],
 )
@@ -162,6 +162,7 @@ def test_sharded_recurrences_equal_those_of_one_device(experiment):
         np.testing.assert_allclose(params[parameter], value, rtol=1e-5, atol=1e-5, err_msg=parameter)
 
 
+@pytest.mark.sweep
 def test_sharded_experts_with_norms_of_their_own(experiment):
     """Experts over tensor; their factors are split too, and the norms are not."""
     experts = "num_experts=8, top_k=2, expert=Gated(width=16), shared=Shared(ffn=Gated(width=16))"
@@ -182,7 +183,8 @@ def test_sharded_experts_with_norms_of_their_own(experiment):
         np.testing.assert_allclose(params[parameter], value, rtol=1e-5, atol=1e-5, err_msg=parameter)
 
 
-@pytest.mark.parametrize("name", representatives(["mix", "sequence"], "mix"))
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", ["mix", "sequence"])
 def test_sharded_layers_that_share_keys_and_read_embeddings_of_their_own(name, experiment):
     """Three layers, of which the last sees the keys of the first; a table of vectors for each layer; global factors."""
     own = "num_heads=4, num_kv_heads=4, qk_norm=QKNorm"

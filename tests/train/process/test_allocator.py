@@ -36,7 +36,9 @@ use = lambda: float(step(x))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting exists in glibc only")
-@pytest.mark.parametrize("program", [LARGE_BLOCK, JITTED], ids=["large block", "jitted"])
+@pytest.mark.parametrize(
+    "program", [LARGE_BLOCK, pytest.param(JITTED, marks=pytest.mark.sweep)], ids=["large block", "jitted"]
+)
 def test_memory_is_used_again_without_page_faults(program):
     small_pages = os.environ | {"NUMPY_MADVISE_HUGEPAGE": "0"}  # a huge page is one fault for 2 MiB
     command = [sys.executable, "-c", program + COUNT]

@@ -87,6 +87,7 @@ def test_mistakes_end_it_before_anything_is_measured(given, expected, experiment
         check(of(experiment, MUP), **given)
 
 
+@pytest.mark.sweep
 def test_flat_under_completep_and_not_under_the_standard_parametrisation(experiment):
     """The real thing, with as few models as it takes; those of the sweep have more widths, depths and seeds."""
     found = check(of(experiment, COMPLETE), widths=(32, 256), depths=(2, 8), steps=5, rows=2)

@@ -139,6 +139,7 @@ def test_a_fit_finds_the_constants_that_made_the_speeds():
     assert abs(plan_fit.log_errors(made, found)).max() < 0.1
 
 
+@pytest.mark.sweep
 def test_the_command_prints_rows_and_correlations(tmp_path):
     command = [sys.executable, "-m", "tests.benchmarks.plan_accuracy"]
     done = subprocess.run([*command, str(FIXTURE)], cwd=ROOT, capture_output=True, text=True, check=True)
