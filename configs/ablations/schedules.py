@@ -6,8 +6,8 @@ Hardware: 2 CPU cores, 38 min for 18 runs beside much other work. Hu et al. 2024
 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", for decays over a tenth to a fifth of
 the steps.
 
-Loss with seeds 0, 1, 2: a linear decay over 210 of 300 steps 4.137 (standard deviation over seeds 0.015). Differences to
-it with 95% intervals: linear from the start +0.016 (0.013 to 0.018), the last 60 steps by 1-sqrt +0.035 (0.023 to
+Loss with seeds 0, 1, 2: a linear decay over 210 of 300 steps 4.137 (standard deviation over seeds 0.015). Differences
+to it with 95% intervals: linear from the start +0.016 (0.013 to 0.018), the last 60 steps by 1-sqrt +0.035 (0.023 to
 0.048) or linearly +0.041 (0.026 to 0.055), cosine +0.056 (0.052 to 0.061), no decay +0.167 (0.141 to 0.193), all worse,
 p at most 0.013. A decay over a fifth ahead of cosine with the same peak is what both papers find; that a longer linear
 decay is better still agrees with Defazio et al. 2023, "Optimal Linear Decay Learning Rate Schedules and Further
