@@ -45,7 +45,7 @@ from launch.clusters.gke import Gke
 from launch.clusters.job import Job, check_devices
 from launch.clusters.pool import cores_here, gpus_here, places, starter
 from launch.clusters.slurm import Slurm
-from launch.command import cli
+from launch.command import cli, lifeline
 from model.errors import UserError
 
 if TYPE_CHECKING:
@@ -154,7 +154,10 @@ def _step_seconds(
             print(f"measuring the step of {variant.name}, {number} of {_ROUNDS}", file=sys.stderr)
             settings = [f"--set={text}" for text in (*common, *variant.settings)]
             words = [sys.executable, "-m", "launch.bench", f"--config={CONFIG.value}", "--json", *settings]
-            done = subprocess.run(words, env=dict(environment), capture_output=True, text=True, check=False)
+            own = lifeline.environment(environment)
+            done = subprocess.run(
+                words, env=own, pass_fds=lifeline.descriptors(), capture_output=True, text=True, check=False
+            )
             if done.returncode:
                 raise UserError(f"the step of {variant.name} could not be measured: {done.stderr.strip()[-2000:]}")
             seconds = float(json.loads(done.stdout)["seconds"])
