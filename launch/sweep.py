@@ -16,7 +16,8 @@ The same command continues a sweep: runs that are done are skipped, the others c
 further variants and seeds of the file are added. Seeds that come after results are a second look, and the report says
 by how much they raise the rate of false verdicts: declare all seeds before the first run. A run that fails leaves the
 others alone and is named at the end.
-Ctrl-C saves and ends all runs; a second one kills them. --only=report makes the report of the runs that are done, as
+Ctrl-C saves and ends all runs; a second one kills them. Runs save and end too when this process is killed, or runs out
+of memory; the same command given at once waits for that. --only=report makes the report of the runs that are done, as
 for a sweep on a cluster; --only=search ends after the search of the learning rates, where the file asks for one.
 
 On SLURM the sweep is a job array, on GKE an indexed job, and --jobs is how many run at a time; --dry_run prints exactly
