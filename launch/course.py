@@ -13,6 +13,7 @@ configs/course; every page ends with the commands that do the same by hand.
 Exit status: 0, or that of the command that failed.
 """
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from launch.command import cli
+from launch.command import cli, lifeline
 from model.errors import UserError
 
 RUN = cli.define_path("run", "runs/course", "The folder of the course.")
@@ -62,7 +63,12 @@ def main(argv: list[str]) -> int:
 
 def start(words: Sequence[str]) -> int:
     """Runs a command of Cairn; a signal that ends this process lets the command save, and ends it first."""
-    process = subprocess.Popen([sys.executable, "-m", *words], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words],
+        start_new_session=True,
+        env=lifeline.environment(os.environ),
+        pass_fds=lifeline.descriptors(),
+    )
     try:
         return process.wait()
     except KeyboardInterrupt:

@@ -140,7 +140,9 @@ def _train(folder: pathlib.Path, rung: "Rung") -> int:
     """Trains one run as launch.train does, in a process of its own."""
     from launch.clusters.job import Job
     from launch.clusters.local import Local
+    from launch.clusters.pool import wait_for_earlier
 
+    wait_for_earlier([folder / rung.name])
     settings = (*SET.value, *rung.settings)
     status = Local().submit(Job(config=CONFIG.value, run=str(folder / rung.name), settings=settings, mesh=MESH.value))
     if status in (EXIT_PREEMPTED, *_KILLED):  # these come from a signal that was meant for the ladder

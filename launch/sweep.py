@@ -16,7 +16,8 @@ The same command continues a sweep: runs that are done are skipped, the others c
 further variants and seeds of the file are added. Seeds that come after results are a second look, and the report says
 by how much they raise the rate of false verdicts: declare all seeds before the first run. A run that fails leaves the
 others alone and is named at the end.
-Ctrl-C saves and ends all runs; a second one kills them. --only=report makes the report of the runs that are done, as
+Ctrl-C saves and ends all runs; a second one kills them. Runs save and end too when this process is killed, or runs out
+of memory; the same command given at once waits for that. --only=report makes the report of the runs that are done, as
 for a sweep on a cluster; --only=search ends after the search of the learning rates, where the file asks for one.
 
 On SLURM the sweep is a job array, on GKE an indexed job, and --jobs is how many run at a time; --dry_run prints exactly
@@ -45,7 +46,7 @@ from launch.clusters.gke import Gke
 from launch.clusters.job import Job, check_devices
 from launch.clusters.pool import cores_here, gpus_here, places, starter
 from launch.clusters.slurm import Slurm
-from launch.command import cli
+from launch.command import cli, lifeline
 from model.errors import UserError
 
 if TYPE_CHECKING:
@@ -154,7 +155,10 @@ def _step_seconds(
             print(f"measuring the step of {variant.name}, {number} of {_ROUNDS}", file=sys.stderr)
             settings = [f"--set={text}" for text in (*common, *variant.settings)]
             words = [sys.executable, "-m", "launch.bench", f"--config={CONFIG.value}", "--json", *settings]
-            done = subprocess.run(words, env=dict(environment), capture_output=True, text=True, check=False)
+            own = lifeline.environment(environment)
+            done = subprocess.run(
+                words, env=own, pass_fds=lifeline.descriptors(), capture_output=True, text=True, check=False
+            )
             if done.returncode:
                 raise UserError(f"the step of {variant.name} could not be measured: {done.stderr.strip()[-2000:]}")
             seconds = float(json.loads(done.stdout)["seconds"])

@@ -9,7 +9,7 @@ import sys
 import sysconfig
 import traceback
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from model.errors import UserError
@@ -19,7 +19,7 @@ from model.options.json import from_json, to_json
 from model.options.tree import check
 from model.options.words import nearest
 from train import experiment as experiments
-from train.earlier import MOVED, MOVED_MODULES, RENAMED_CLASSES, RENAMED_VALUES
+from train.earlier import MOVED, MOVED_MODULES, RENAMED_CLASSES, RENAMED_VALUES, current_config
 from train.experiment import Experiment
 from train.files.paths import expand_paths, literal_path
 from train.run.added_parts import added_parts
@@ -80,6 +80,15 @@ def with_overrides(experiment: Experiment, overrides: Sequence[str] = ()) -> Exp
     check(experiment)
     resolved: Experiment = from_json(Experiment, to_json(experiment))  # as a run reads it from its config.json
     return resolved
+
+
+def from_stored(stored: Mapping[str, Any]) -> Experiment:
+    """The experiment of a JSON that this or an earlier version wrote; fields that came since have their defaults.
+
+    Raises UserError for a JSON that no longer fits the code.
+    """
+    experiment: Experiment = expand_paths(from_json(Experiment, current_config(stored)))
+    return experiment
 
 
 def _apply_override(experiment: Experiment, assignment: str) -> Experiment:

@@ -233,7 +233,8 @@ class Experiment:
                 f"{self.data.sequence_length} is longer than model.context_length={self.model.context_length}; give "
                 f"data.sequence_length={self.model.context_length} or less",
             )
-        if self.model.visibility.decodes and self.samples.length >= self.model.context_length:
+        draws = self.model.visibility.decodes and bool(self.samples.prompts)
+        if draws and self.samples.length >= self.model.context_length:
             yield (
                 "samples.length",
                 f"{self.samples.length} leaves a prompt no room in model.context_length={self.model.context_length}",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from launch.clusters.job import Job
-from launch.clusters.pool import Place, Pool, Start
+from launch.clusters.pool import Place, Pool, Start, wait_for_earlier
 from launch.command.signals import EXIT_PREEMPTED
 from train.terminal.formatting import escape_unprintable_lines
 
@@ -82,6 +82,7 @@ def executor(
 
     def execute(title: str, runs: "Sequence[Run]") -> dict[str, int]:
         labels = {str(run.folder): run.label for run in runs}
+        wait_for_earlier([run.folder for run in runs])
         todo = [run for run in runs if not is_done(run)]
         if not todo:
             return {}

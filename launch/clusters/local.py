@@ -1,7 +1,8 @@
 """Processes on this machine: one for all its devices, or several with virtual CPU devices, to try a run of many hosts.
 
-Ctrl-C and SIGTERM go on to all processes as SIGTERM: they save at the same step and end; a second one kills them. The
-exit status is the worst: that of a failure before 69, which the others have for it, before 75, before 0.
+Ctrl-C and SIGTERM go on to all processes as SIGTERM: they save at the same step and end; a second one kills them. They
+end so too when this process is killed (launch/command/lifeline.py). The exit status is the worst: that of a failure
+before 69, which the others have for it, before 75, before 0.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from types import FrameType
 from typing import IO, Any, ClassVar
 
 from launch.clusters.job import Job, option
+from launch.command import lifeline
 from launch.command.signals import EXIT_PREEMPTED, signal_handlers
 from model.errors import UserError
 from train.process.watch import EXIT_PEER_LOST
@@ -50,12 +52,13 @@ class Local:
 
     def submit(self, job: Job) -> int:
         """See `Engine`. Returns when all processes have ended."""
-        environment = os.environ | self._environment()
+        environment = lifeline.environment(os.environ | self._environment())
         shown = [index for index in range(self.processes) if self.show == "all" or index == 0]
         processes = [
             subprocess.Popen(
                 command,
                 env=environment,
+                pass_fds=lifeline.descriptors(),
                 stdin=subprocess.DEVNULL if self.processes > 1 else None,
                 # One process writes to the terminal itself.
                 stdout=None if self.processes == 1 else subprocess.PIPE if index in shown else subprocess.DEVNULL,

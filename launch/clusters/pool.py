@@ -2,7 +2,8 @@
 
 With GPUs every place has one of them, or a part of its memory if there are more places than GPUs; a single place has
 all. On a CPU the places share out the cores. Ctrl-C and SIGTERM go on to all runs as SIGTERM: they save and end, and no
-other run is started; a second signal kills them.
+other run is started; a second signal kills them. They save and end too when this process is killed
+(launch/command/lifeline.py).
 """
 
 import dataclasses
@@ -19,9 +20,11 @@ from types import FrameType
 from typing import Protocol
 
 from launch.clusters.job import Job, call
+from launch.command import lifeline
 from launch.command.signals import signal_handlers
 
 _POLL_SECONDS = 0.2
+_WAIT_SECONDS = 120.0
 
 
 class Process(Protocol):
@@ -88,7 +91,8 @@ def starter(environment: Mapping[str, str], log: Callable[[Job], pathlib.Path]) 
         with open(path, "ab") as output:
             process = subprocess.Popen(
                 job.command(sys.executable),
-                env={**environment, **place.environment},
+                env=lifeline.environment({**environment, **place.environment}),
+                pass_fds=lifeline.descriptors(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -99,6 +103,22 @@ def starter(environment: Mapping[str, str], log: Callable[[Job], pathlib.Path]) 
         return process
 
     return start
+
+
+def wait_for_earlier(runs: Sequence[pathlib.Path], seconds: float = _WAIT_SECONDS) -> None:
+    """Waits until no process trains these runs, such as one that saves and ends because its own command was killed.
+
+    After so many seconds it returns all the same: a run that is in use then ends with a message that says so.
+    """
+    from train.run.folder import owner_of
+
+    deadline, named = time.monotonic() + seconds, set[str]()
+    for run in runs:
+        while (owner := owner_of(run)) is not None and time.monotonic() < deadline:
+            if owner not in named:
+                print(f"waiting for process {owner}, which has {run.name} and may be saving it", file=sys.stderr)
+                named.add(owner)
+            time.sleep(_POLL_SECONDS)
 
 
 class Pool:

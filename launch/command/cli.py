@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from absl import app, flags
 from absl import logging as absl_logging
 
-from launch.command import streams
+from launch.command import lifeline, streams
 from launch.command.quiet_orbax import quiet_orbax
 from launch.command.signals import EXIT_PREEMPTED, SignalStop, raise_on_signals
 from model.errors import UserError
@@ -128,6 +128,7 @@ def run(
     # Users need not know that Matplotlib has no folder for its settings.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with raise_on_signals():
+        lifeline.end_with_parent()
         app.run(guarded, flags_parser=_parse_flags)
 
 

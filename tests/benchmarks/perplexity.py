@@ -10,8 +10,8 @@ window of 512 tokens each, in float32, in one process:
     forward       the forward pass of the training step (the objective's loss) on the same rows, on the device alone
     transformers  logits of the same rows and torch's cross entropy
 
-Prints the median, the least and the most over the rounds, and the ratio of evaluate to each other, round by round. The
-losses of all must agree.
+Prints the median, the least and the most over the rounds, and the ratio of evaluate to each other, round by round: of
+tokens a second, and of processor seconds, which other work on the machine changes little. The losses of all must agree.
 """
 
 import argparse
@@ -144,16 +144,23 @@ def main() -> None:
         timed = works(loaded, theirs, given.rows, given.documents)
         losses = {name: work() for name, work in timed.items()}  # compiles
         rates: dict[str, list[float]] = {name: [] for name in timed}
+        processor: dict[str, list[float]] = {name: [] for name in timed}
         for _ in range(given.rounds):
             for name, work in timed.items():
-                began = time.perf_counter()
+                began, used = time.perf_counter(), time.process_time()
                 work()
                 rates[name].append(given.documents * LENGTH / (time.perf_counter() - began))
+                processor[name].append(time.process_time() - used)
     for name, each in rates.items():
         ratios = [a / b for a, b in zip(rates["evaluate"], each, strict=True)]
         print(
             f"{name:<13} median {statistics.median(each):9,.0f} tokens/s, {min(each):,.0f} to {max(each):,.0f}; evaluate "
             f"is {statistics.median(ratios):.2f} times as fast, {min(ratios):.2f} to {max(ratios):.2f}, n={len(each)}"
+        )
+        shares = [a / b for a, b in zip(processor["evaluate"], processor[name], strict=True)]
+        print(
+            f"{'':<13} median {statistics.median(processor[name]):9,.2f} processor seconds; evaluate takes "
+            f"{statistics.median(shares):.3f} of them, {min(shares):.3f} to {max(shares):.3f}"
         )
     spread = max(losses.values()) - min(losses.values())
     print(f"losses {', '.join(f'{name} {loss:.6f}' for name, loss in losses.items())}; they differ by {spread:.1e}")

@@ -38,9 +38,13 @@ def test_the_folder_of_a_sweep_gets_the_report_of_the_sweep(command, tmp_path):
     assert (tmp_path / "results.csv").read_text().count("finished") == 4
     status, printed = command("launch.report", f"--run={tmp_path}", f"--curve={tmp_path}/loss.png")
     assert (status, "--curve draws one run" in printed) == (2, True)
+    for lengths, words in (("48,64", "divide the longest"), ("0,64", "no number of tokens"), ("64", "cannot be read")):
+        status, printed = command("launch.report", f"--run={tmp_path}", f"--lengths={lengths}")
+        assert (status, words in printed) == (2, True), printed
     (tmp_path / "sweep.json").unlink()
-    status, printed = command("launch.report", f"--run={tmp_path}", "--documents")
-    assert (status, "holds no sweep.json" in printed) == (2, True)
+    for flag in ("--documents", "--reach", "--lengths=64"):
+        status, printed = command("launch.report", f"--run={tmp_path}", flag)
+        assert (status, "holds no sweep.json" in printed) == (2, True)
 
 
 def test_mistakes_are_one_line_and_exit_2(call, tmp_path):

@@ -174,6 +174,38 @@ def test_steps_are_measured_in_turn_and_the_fastest_counts(cluster, command, mon
 
 
 @pytest.mark.sweep
+def test_a_sweep_that_is_killed_takes_its_runs_along_and_continues(tiny_experiment, tmp_path):
+    """SIGKILL reaches the process of the sweep alone, and the same command is given at once."""
+    experiment = tiny_experiment(
+        training__num_steps=400, samples__prompts=(), evaluation__every=400, checkpoints__every=400
+    )
+    fields = "variants={'fast': 'schedule.peak=2e-2'}, seeds=(0,), alpha=None"
+    config = write_ablation(tmp_path / "a.py", experiment, fields)
+    words = [sys.executable, "-m", MODULE, f"--config={config}", f"--run={tmp_path / 'runs'}"]
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
+    run = tmp_path / "runs" / "base-seed0"
+    while not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    again = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while json.loads((run / "status.json").read_text())["state"] == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["reason"].split(";")[0]) == ("interrupted", "SIGTERM")
+    assert 0 < status["step"] < 400
+    assert (run / "checkpoints" / str(status["step"])).is_dir()
+    _, printed = again.communicate(timeout=600)
+    assert again.returncode == 0, printed
+    states = [json.loads(path.read_text())["state"] for path in (tmp_path / "runs").glob("*-seed0/status.json")]
+    assert states == ["finished"] * 2
+    assert "is in use by process" not in printed
+
+
+@pytest.mark.sweep
 def test_ctrl_c_stops_all_and_the_same_command_continues(tiny_experiment, tmp_path):
     experiment = tiny_experiment(training__num_steps=400, samples__prompts=(), evaluation__every=400)
     config = write_ablation(tmp_path / "a.py", experiment, "variants={'fast': 'schedule.peak=2e-2'}, seeds=(0, 1)")

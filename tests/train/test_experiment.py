@@ -4,6 +4,7 @@ import pytest
 
 from model.errors import UserError
 from model.options.json import to_json
+from model.options.tree import check
 from tests.train.config_files import refusal
 from train.experiment import load, save
 from train.parallel.table import ActivationAxes, ParameterAxes
@@ -43,6 +44,7 @@ from train.parallel.table import ActivationAxes, ParameterAxes
         (["samples.temperature=-1.0"], "samples.temperature: must be 0 (greedy) or more"),
         (["samples.top_p=0.0"], "samples.top_p: must be above 0 and at most 1"),
         (["samples.length=0"], "samples.length: must be at least 1"),
+        (["samples.length=4096", "samples.prompts=('a',)"], "samples.length: 4096 leaves a prompt no room"),
         (["mesh.fsdp=0"], "mesh.fsdp: must be at least 1, got 0"),
         (
             ["sharding.activations.ffn=('modl',)"],
@@ -58,6 +60,10 @@ def test_all_problems_come_at_once(config):
     text = refusal(config(), ["evaluation.every=0", "model.mixer.num_heads=5", "schedule.peak=0.0"])
     assert "this config has 3 problems:" in text
     assert len(text.splitlines()) == 4
+
+
+def test_the_length_of_samples_without_prompts_clashes_with_nothing(tiny_experiment):
+    check(tiny_experiment(samples__prompts=(), samples__length=4096))
 
 
 def test_saved_and_loaded_it_is_the_same(tiny_experiment, tmp_path):

@@ -79,6 +79,18 @@ def compare_documents(results: SweepResults, level: float) -> tuple[dict[str, Di
     return {name: paired_bootstrap(*pair, level=level) for name, pair in pairs.items()}, unit
 
 
+def too_few_documents(results: SweepResults, level: float) -> str:
+    """A sentence if the base was measured on too few documents for an interval; empty if not."""
+    base, fewest = _mean_sums(results, results.base), fewest_documents(level)
+    if base is None or len(base["nll"]) >= fewest:
+        return ""
+    count = len(base["nll"])
+    return (
+        f"No interval over documents: the text of {_text(results)} has {count} document{'s' * (count != 1)}, and an "
+        f"interval takes at least {fewest}."
+    )
+
+
 def _ratio(sums: Sums, per_token: bool) -> tuple[np.ndarray, np.ndarray]:
     """The sums of losses and the counts that they are divided by; without documents that have nothing to score."""
     if per_token:

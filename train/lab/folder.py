@@ -22,14 +22,14 @@ from typing import Any, Literal
 from model.errors import UserError
 from model.options.difference import differences
 from model.options.field_marks import exclude_paths, marked_fields
-from model.options.json import to_json
+from model.options.json import from_json, to_json
 from model.options.words import nearest
 from train import experiment as experiments
-from train.config_file import with_overrides
+from train.config_file import from_stored, with_overrides
 from train.experiment import Experiment
 from train.files.files import LockedError, lock, read_json, write_json
-from train.lab.ablation import Ablation
-from train.lab.variants import Variant
+from train.lab.ablation import Ablation, RateSearch
+from train.lab.variants import Variant, seeded
 from train.run import folder as run_folder
 from train.run.metrics import read_status
 
@@ -37,7 +37,17 @@ FILE, FORMAT = "sweep.json", 1
 SEARCHES, TEXTS = "searches", "texts"
 State = Literal["waiting", "running", "finished", "interrupted", "stopped", "failed"]
 _TAIL_BYTES = 1 << 16
-_SCHEMA = {"format": int, "name": str, "variants": dict, "seeds": [int], "earlier_seeds?": [[int]]}
+VARIANT_SCHEMA = {"settings": [str], "held?": [str], "tuned?": [str], "note?": str}
+_SCHEMA = {
+    "format": int,
+    "name": str,
+    "variants": {...: VARIANT_SCHEMA},
+    "seeds": [int],
+    "earlier_seeds?": [[int]],
+    "experiment?": dict,
+}
+# The rule of comparison, with what a sweep.json means that lacks a part of it.
+_RULE = {"base": "base", "hold": None, "hold_by": None, "metric": "loss", "claim": None, "alpha": 0.05}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,17 +276,16 @@ def check_same(folder: pathlib.Path, before: Mapping[str, Any], now: Mapping[str
     Further variants may come to a sweep, and further seeds unless a claim is to be judged: to add seeds after a look at
     the results would make the claim's error rate larger than it says.
     """
-    changed = exclude_paths(differences(before.get("experiment"), now["experiment"]), marked_fields(base, "execution"))
+    stored = _stored_base(folder, before)
+    changed = exclude_paths(differences(stored, now["experiment"]), marked_fields(base, "execution"))
     changed = [line for line in changed if not line.startswith(("training.seed:", "data.seed:"))]
-    changed += [
-        f"{name}: {before.get(name)!r} -> {now[name]!r}"
-        for name in ("base", "hold", "hold_by", "metric", "claim", "alpha", "search_rule")
-        if before.get(name) != now[name]
-    ]
+    rules = {name: (before.get(name, missing), now[name]) for name, missing in _RULE.items()}
+    rules["search_rule"] = _stored_search(before), now["search_rule"]
+    changed += [f"{name}: {old!r} -> {new!r}" for name, (old, new) in rules.items() if old != new]
     for name, variant in before["variants"].items():
         if name not in now["variants"]:
             changed.append(f"variant {name}: {variant['settings']} -> not there")
-        elif variant["settings"] != now["variants"][name]["settings"]:
+        elif not same_settings(base, variant["settings"], now["variants"][name]["settings"]):
             changed.append(f"variant {name}: {variant['settings']} -> {now['variants'][name]['settings']}")
     if lost := sorted(set(before["seeds"]) - set(now["seeds"])):
         changed.append(f"seeds: {lost} -> not there")
@@ -288,6 +297,39 @@ def check_same(folder: pathlib.Path, before: Mapping[str, Any], now: Mapping[str
             f"{folder} holds another sweep (its value -> the one given):\n  {listed}\n"
             "Give another --run, or the file that made it."
         )
+
+
+def _stored_base(folder: pathlib.Path, before: Mapping[str, Any]) -> Any:
+    """The base in sweep.json with today's fields; None without one. Raises UserError if it no longer fits the code."""
+    if (stored := before.get("experiment")) is None:
+        return None
+    try:
+        return to_json(from_stored(stored))
+    except UserError as error:
+        raise UserError(f"{folder / FILE} does not fit this version of the code: {error}; give another --run") from None
+
+
+def _stored_search(before: Mapping[str, Any]) -> Any:
+    """The rule of the search of rates in sweep.json with today's fields."""
+    stored = before.get("search_rule")
+    with contextlib.suppress(UserError):  # of a field that is gone: another rule
+        return to_json(from_json(RateSearch | None, stored))
+    return stored
+
+
+def same_settings(base: Experiment, before: Sequence[str], now: Sequence[str]) -> bool:
+    """Whether two lists of settings make the same experiment of a base.
+
+    The text of a value has all its fields, so that it changes when its class gains one. Earlier settings that can no
+    longer be read, because a name has changed, are left to the configs of their runs (`is_done`).
+    """
+    if list(before) == list(now):
+        return True
+    try:
+        earlier = with_overrides(base, seeded(before, 0))
+    except UserError:
+        return True
+    return earlier == with_overrides(base, seeded(now, 0))
 
 
 # ------------------------------------------------------------------------------------------------------- texts

@@ -9,7 +9,7 @@ from train.experiment import Experiment
 from train.lab.ablation import Hold
 from train.lab.knobs import Found, Settings, solve
 from train.state import StateConfig
-from train.terminal.formatting import format_count, format_duration, format_percent
+from train.terminal.formatting import format_count, format_duration
 
 _UNITS = {
     "tokens": "tokens",
@@ -84,7 +84,7 @@ def match_base(
     found: Found = solve(variant, hold.knob, quantity, target, fixed)
     if abs(found.quantity / target - 1) > hold.tolerance:
         raise UserError(
-            f"hold={hold.equal!r}: no value of {hold.knob} brings it within {format_percent(hold.tolerance)} of the "
+            f"hold={hold.equal!r}: no value of {hold.knob} brings it within {100 * hold.tolerance:.3g}% of the "
             f"base, which has {_said(hold, target)}; the closest is {', '.join(found.settings)} with "
             f"{_said(hold, found.quantity)}, {_share(found.quantity, target)}. Give hold another `by` "
             "(Hold(equal=..., by=...)), a larger tolerance, or the variant another size"

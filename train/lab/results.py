@@ -13,28 +13,27 @@ import numpy as np
 
 from model.cost import count_parameters, training_flops_per_token
 from model.errors import UserError
-from model.options.json import from_json, to_json
+from model.options.json import to_json
 from train import experiment as experiments
-from train.config_file import with_overrides
+from train.config_file import from_stored, with_overrides
 from train.data.interface import DataOption
 from train.experiment import Experiment
 from train.files.files import read_json
 from train.files.paths import local_path
 from train.lab.curves import Curve, curve_of, peak_bytes_of, speed_of
-from train.lab.folder import FILE, is_sweep
+from train.lab.folder import FILE, VARIANT_SCHEMA, is_sweep
 from train.lab.variants import seeded
 from train.report.run import RunData, load, run_state
 from train.state import StateConfig
 
 _TEXT, _MAYBE = (str, type(None)), (float, type(None))
-_VARIANT = {"settings": [str], "held?": [str], "tuned?": [str], "note?": str}
 _ROUND = {"steps": int, "losses": {...: _MAYBE}}
 _SEARCH = {"rate?": _MAYBE, "at_edge?": bool, "runs?": int, "rounds?": [_ROUND]}
 _SCHEMA: dict[str, Any] = {
     "format": int,
     "name": str,
     "base": str,
-    "variants": {...: _VARIANT},
+    "variants": {...: VARIANT_SCHEMA},
     "seeds": [int],
     "earlier_seeds?": [[int]],
     "config?": str,
@@ -44,6 +43,7 @@ _SCHEMA: dict[str, Any] = {
     "claim?": _TEXT,
     "alpha?": _MAYBE,
     "search?": (dict, type(None)),
+    "experiment?": dict,
 }
 # Parts of the name of a metric that is better when it is higher; all others are losses of some kind.
 _HIGHER_IS_BETTER = ("accuracy", "mfu", "tokens_per_second")
@@ -235,7 +235,7 @@ def _base_experiment(content: Mapping[str, Any], notes: list[str]) -> Experiment
     if "experiment" not in content:
         return None
     try:
-        return from_json(Experiment, content["experiment"])
+        return from_stored(content["experiment"])
     except (UserError, ValueError) as error:
         notes.append(f"The base of {FILE} no longer fits the code, so the configs of runs are not checked: {error}")
         return None
@@ -298,11 +298,18 @@ def _sizes(experiment: Experiment) -> Sizes:
 
 
 def _other_experiment(base: Experiment, settings: Sequence[str], seed: int, folder: pathlib.Path) -> str:
-    """A sentence if a run folder holds another experiment than that of the sweep; empty if not."""
+    """A sentence if a run folder holds another experiment than that of the sweep; empty if not.
+
+    Empty for settings that no longer fit the code too: a note of the sweep says that (`_experiment`).
+    """
     if not (folder / "config.json").is_file():
         return ""
     try:
-        experiments.check_same_experiment(with_overrides(base, seeded(settings, seed)), folder)
+        own = with_overrides(base, seeded(settings, seed))
+    except UserError:
+        return ""
+    try:
+        experiments.check_same_experiment(own, folder)
     except UserError as error:
         return str(error)
     return ""

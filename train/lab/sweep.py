@@ -80,7 +80,7 @@ class Sweep:
         before = folders.read(folder)
         plain = resolve(ablation)
         check_metrics(ablation, plain)
-        held = _held_before(ablation, before, plain) or hold_equal(ablation, plain, measure)
+        held = _held_equal(ablation, before, plain, measure)
         rounds = {name: list(one["rounds"]) for name, one in ((before or {}).get("search") or {}).items()}
         sweep = cls(config, folder, common, ablation, held, {name: rounds.get(name, []) for name in held})
         if before is not None:
@@ -175,20 +175,28 @@ class Sweep:
         return dataclasses.replace(variant, tuned=settings, experiment=with_overrides(self.ablation.base, every))
 
 
-def _held_before(
-    ablation: Ablation, before: Mapping[str, Any] | None, plain: Mapping[str, Variant]
-) -> dict[str, Variant] | None:
-    """The variants with the changes of an earlier start, which a measured time would not give again; None if none."""
-    hold = ablation.held
-    stored = (before or {}).get("variants", {})
-    if hold is None or hold.equal != "time" or not all(name in stored for name in plain):
-        return None
-    found = {}
+def _held_equal(
+    ablation: Ablation, before: Mapping[str, Any] | None, plain: dict[str, Variant], measure: MeasureSteps | None
+) -> dict[str, Variant]:
+    """The variants with the changes that hold a quantity equal: those of an earlier start stay as they were.
+
+    A measured time would not give them again, nor would a later version that counts otherwise.
+    """
+    if ablation.held is None:
+        return plain
+    kept, stored = dict[str, Variant](), (before or {}).get("variants", {})
     for name, variant in plain.items():
-        held = tuple(stored[name]["held"])
-        experiment = with_overrides(ablation.base, seeded((*variant.settings, *held), ablation.seeds[0]))
-        found[name] = dataclasses.replace(variant, held=held, note=stored[name]["note"], experiment=experiment)
-    return found
+        if name not in stored or not folders.same_settings(ablation.base, stored[name]["settings"], variant.settings):
+            continue
+        held = tuple(stored[name].get("held", ()))
+        with naming(name):
+            experiment = with_overrides(ablation.base, seeded((*variant.settings, *held), ablation.seeds[0]))
+        kept[name] = dataclasses.replace(variant, held=held, note=stored[name].get("note", ""), experiment=experiment)
+    new = {name: one for name, one in plain.items() if name == ablation.base_name or name not in kept}
+    if kept.keys() == plain.keys():
+        return kept
+    found = hold_equal(ablation, new, measure) | kept
+    return {name: found[name] for name in plain}
 
 
 def _final(run: Run, metric: str) -> float | None:

@@ -73,6 +73,18 @@ def locked(run: pathlib.Path) -> Iterator[None]:
         yield
 
 
+def owner_of(run: pathlib.Path) -> str | None:
+    """The number of the process that trains in a folder; None if none does, as far as its lock says."""
+    with contextlib.suppress(OSError):
+        if (run / ".lock").is_file():
+            try:
+                with lock(run / ".lock", wait=False):
+                    pass
+            except LockedError as error:
+                return error.owner
+    return None
+
+
 def claim(run: pathlib.Path, experiment: Experiment) -> None:
     """Assigns the folder to this experiment; call it under `locked`.
 

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from launch.clusters.job import Job
-from launch.clusters.pool import Place, Pool, gpus_here, places, starter
+from launch.clusters.pool import Place, Pool, gpus_here, places, starter, wait_for_earlier
+from train.files.files import lock
 
 # Ends with the status in --set=status=N; --set=wait waits for SIGTERM and ends with 75.
 PROGRAM = """#!{python} -IS
@@ -66,6 +67,21 @@ def test_statuses_and_output(job, start, tmp_path):
     jobs = [job("a", "status=0"), job("b", "status=2"), job("c", "status=0")]
     assert pool.run(jobs) == {str(tmp_path / name): status for name, status in (("a", 0), ("b", 2), ("c", 0))}
     assert (tmp_path / "logs" / "b.txt").read_text() == "gpu 6 cores 1\n"
+
+
+def test_a_run_in_use_is_waited_for(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    wait_for_earlier([run, tmp_path / "none"])
+    held = lock(run / ".lock", wait=False)
+    held.__enter__()
+    thread = threading.Timer(0.3, lambda: held.__exit__(None, None, None))
+    thread.start()
+    wait_for_earlier([run])
+    assert not thread.is_alive()
+    assert capsys.readouterr().err == f"waiting for process {os.getpid()}, which has run and may be saving it\n"
+    with lock(run / ".lock", wait=False):
+        wait_for_earlier([run], seconds=0.05)  # the run itself says that it is in use
 
 
 class Fake:

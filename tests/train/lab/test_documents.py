@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from model.errors import UserError
 from tests.train.lab.sweeps import OFFSETS, SETTINGS, STEPS, write_sweep
 from train.lab.documents import compare_documents, measure_documents
+from train.lab.report import summary
 from train.lab.report.analysis import analyse
 from train.lab.results import read_results
 from train.lab.statistics.documents import paired_bootstrap
@@ -87,6 +89,19 @@ def test_sums_of_another_step_or_text_do_not_count(sweep, change):
     assert set(compare_documents(read_results(sweep), 0.95)[0]) == {"same"}
     assert analyse(read_results(sweep)).notes == [
         "No difference over documents of wide: not all seeds were measured on the same text."
+    ]
+
+
+def test_few_documents_and_the_differences_are_said(sweep):
+    keep_all(sweep)
+    (line,) = (line for line in summary(analyse(read_results(sweep))).splitlines() if line.startswith("wide over"))
+    number = "\u22120\\.0\\d+"
+    assert re.fullmatch(rf"wide over documents: {number} \[{number}, {number}\] nats per token", line)
+    for name in FEW:
+        for seed in (0, 1):
+            keep(sweep, name, seed, {column: values[:3] for column, values in sums(name, seed).items()})
+    assert analyse(read_results(sweep)).notes == [
+        "No interval over documents: the text of validation has 3 documents, and an interval takes at least 4."
     ]
 
 

@@ -7,10 +7,11 @@ import shutil
 import pytest
 
 from model.errors import UserError
+from model.feedforward.mlp import MLP
 from tests.train.lab.ablation_files import pretend
 from train.data import prepare
 from train.lab import folder as folders
-from train.lab.ablation import Ablation
+from train.lab.ablation import Ablation, RateSearch
 from train.lab.folder import (
     check_branches,
     check_same,
@@ -128,6 +129,35 @@ def test_another_base_is_another_sweep(ablation, tiny_experiment, tmp_path):
     other = ablation(base=tiny_experiment(training__num_steps=30))
     with pytest.raises(UserError, match="training.num_steps: 20 -> 30"):
         check_same(tmp_path, content(ablation()), content(other), other.base)
+
+
+def test_a_sweep_of_an_earlier_version_goes_on(ablation, tmp_path):
+    """Its fields had other names, and fields that have come since mean what they meant without them."""
+    now = ablation(search=RateSearch(), variants={"wide": {"model.ffn": MLP(width=96)}})
+    before = content(now)
+    stored = before["experiment"]
+    stored["optimizer"]["decayed"] = stored["optimizer"].pop("decay_also")
+    del stored["training"]["branch_from"], stored["spikes"], before["search_rule"]["keep"], before["claim"]
+    before["variants"]["wide"]["settings"] = ["model.ffn=MLP(width=96)"]
+    assert before["variants"] != content(now)["variants"]  # the text of a value has all its fields
+    check_same(tmp_path, before, content(now), now.base)
+    other = json.loads(json.dumps(before))
+    other["variants"]["wide"]["settings"] = ["model.ffn=MLP(width=128)"]
+    other["experiment"]["training"]["clip_norm"], other["search_rule"]["seed"] = 2.0, 7
+    with pytest.raises(UserError) as caught:
+        check_same(tmp_path, other, content(now), now.base)
+    for words in ("variant wide: ['model.ffn=MLP(width=128)'] -> ", "training.clip_norm: 2.0 -> 1.0", "search_rule: "):
+        assert words in str(caught.value)
+    stored["model"]["gone"] = 1
+    with pytest.raises(UserError, match="sweep.json does not fit this version of the code: model.gone: "):
+        check_same(tmp_path, before, content(now), now.base)
+
+
+def test_settings_that_can_no_longer_be_read_are_left_to_the_runs(ablation, tmp_path):
+    option = ablation()
+    before = content(option)
+    before["variants"]["wide"]["settings"] = ["model.ffn.breadth=96"]
+    check_same(tmp_path, before, content(option), option.base)
 
 
 def test_no_further_seeds_beside_a_claim(ablation, tmp_path):

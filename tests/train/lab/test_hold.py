@@ -74,7 +74,7 @@ def test_the_closest_is_named_when_nothing_fits(tiny_experiment):
     with pytest.raises(UserError) as caught:
         match_base(tiny_experiment(), tiny_experiment(model__width=48), Hold(equal="params", by="layers"))
     message = str(caught.value)
-    assert "no value of layers brings it within 1.0% of the base, which has" in message
+    assert "no value of layers brings it within 1% of the base, which has" in message
     assert "the closest is model.num_layers=1 with" in message
     assert "another `by`" in message
     with pytest.raises(UserError, match=r"the closest is training.num_steps=\d+, "):

@@ -59,6 +59,21 @@ def test_a_measured_time_is_measured_once(opened):
     again = opened(VARIANTS + "hold='time'", measure)
     assert len(measured) == 3
     assert again.content() == sweep.content()
+    seconds = {"base": 3.0, "deep": 6.0}  # beside other work: what was found for the others stays
+    more = VARIANTS.replace("}", ", 'deep': 'model.num_layers=3'}") + "hold='time'"
+    grown = opened(more, lambda variants: {variant.name: seconds[variant.name] for variant in variants})
+    steps = {name: one.experiment.training.num_steps for name, one in grown.variants.items()}
+    assert list(steps.items()) == [("base", 20), ("wide", 10), ("lion", 40), ("deep", 10)]
+
+
+def test_what_an_earlier_start_held_equal_stays(opened, monkeypatch):
+    """Also where a later version counts parameters otherwise: the runs have the sizes that they began with."""
+    hold = VARIANTS.replace("model.ffn.width=96", "model.num_layers=3") + "hold=Hold(equal='params', by='ffn')"
+    sweep = opened(hold)
+    sweep.folder.mkdir()
+    sweep.save()
+    monkeypatch.setattr("train.lab.sweep.hold_equal", lambda *_: pytest.fail("nothing is new"))
+    assert opened(hold).content() == sweep.content()
 
 
 SEARCH = VARIANTS + "search=RateSearch(factors=(0.5, 1.0, 2.0), lengths=(0.25, 0.5))"

@@ -66,6 +66,12 @@ def summary(analysis: Analysis) -> str:
         rows.append((row.name, words.mean_cell(row, places), change + interval, verdict))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
+    lines += [
+        f"{row.name} over documents: {words.number(row.documents.mean, places, True)} "
+        f"{words.interval_cell(row.documents, places)} {analysis.document_unit}"
+        for row in analysis.rows
+        if row.documents is not None
+    ]
     lines += [f"claim, {name}: {text}" for name, _, text in words.claim_words(analysis)]
     lines += [
         f"order in {row['larger']}: {row['share']} of {row['pairs']} the same; reversed: {row['reversed']}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from model.errors import UserError
 from train.lab.curves import COSTS, Curve
-from train.lab.documents import compare_documents
+from train.lab.documents import compare_documents, too_few_documents
 from train.lab.results import RunResult, SweepResults, VariantResult
 from train.lab.scales import Decisions, compare_scales
 from train.lab.statistics.claims import Claim, Judgement
@@ -129,6 +129,7 @@ def analyse(results: SweepResults, larger: Sequence[SweepResults] = ()) -> Analy
     claim = None if text is None else Claim.parse(text)
     documents, unit = compare_documents(results, LEVEL)
     notes = [*_missing_notes(results), *_seed_notes(results), *results.notes]
+    notes += filter(None, [too_few_documents(results, LEVEL)])
     rows = [
         _row(
             results,

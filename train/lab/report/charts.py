@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COLORS = 8  # of variants, in style.css; the base has the colour of the text
 _MOST = 12  # variants in a chart of curves
-_STYLES = ("-", "--", ":", "-.")  # of lines, after all colours are taken
+STYLES = ("-", "--", ":", "-.")  # of lines, after all colours are taken
 _AXES = {
     "steps": "steps",
     "tokens": "tokens",
@@ -40,18 +40,18 @@ def difference_chart(analysis: Analysis) -> Chart | None:
         for place, row in enumerate(rows):
             found = row.comparison.difference if row.comparison is not None else None
             assert found is not None
-            color = _placeholder(_index(analysis, row))
+            color = placeholder(index_of(analysis, row))
             seeds = [value - base[s] for s, value in row.values.items() if s in base and math.isfinite(value - base[s])]
             axes.plot([found.low, found.high], [place, place], color=color, linewidth=2.2, solid_capstyle="butt")
             axes.plot(seeds, [place] * len(seeds), "o", color=color, alpha=0.45, markersize=4, markeredgewidth=0)
             axes.plot([found.mean], [place], "D", color=color, markersize=6, markeredgewidth=0)
-        axes.set_yticks(range(len(rows)), [_plain(row.name) for row in rows])
+        axes.set_yticks(range(len(rows)), [plain(row.name) for row in rows])
         for label in axes.get_yticklabels():
             label.set_color(colors.ink)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(visible=True, axis="x")
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel(_plain(f"{analysis.results.metric} minus that of {analysis.results.base}, same seed"))
+        axes.set_xlabel(plain(f"{analysis.results.metric} minus that of {analysis.results.base}, same seed"))
 
     svg = draw_svg(
         "differences",
@@ -65,7 +65,7 @@ def difference_chart(analysis: Analysis) -> Chart | None:
         f"Diamonds: means; lines: 95% intervals of one comparison, paired over seeds; dots: seeds. Better lies to the "
         f"{side}."
     )
-    return Chart(title="Difference to the base", caption=caption, svg=_colored(svg))
+    return Chart(title="Difference to the base", caption=caption, svg=colored(svg))
 
 
 def cost_charts(analysis: Analysis) -> list[Chart]:
@@ -88,22 +88,22 @@ def cost_chart(analysis: Analysis, cost: str) -> Chart | None:
             if row.name not in bands:
                 continue
             x, low, mean, high = bands[row.name]
-            index = _index(analysis, row)
-            color = _placeholder(index)
+            index = index_of(analysis, row)
+            color = placeholder(index)
             axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0)
             axes.plot(
                 x,
                 mean,
-                _STYLES[max(index, 0) // COLORS % len(_STYLES)],
+                STYLES[max(index, 0) // COLORS % len(STYLES)],
                 color=color,
                 linewidth=1.5,
-                label=_plain(row.name),
+                label=plain(row.name),
             )
         if cut := _zoom(axes, list(bands.values())):
             caption.append(f"The curves start at up to {format_fixed(cut, 2)}, above the picture.")
         _set_cost_axis(axes)
         axes.set_xlabel(_AXES[cost])
-        axes.set_ylabel(_plain(analysis.results.metric))
+        axes.set_ylabel(plain(analysis.results.metric))
         if wide:  # the others have the same colours
             columns = 1 + len(bands) // 9
             axes.legend(frameon=False, loc="upper right", labelcolor=colors.ink, handlelength=1.6, ncols=columns)
@@ -123,7 +123,7 @@ def cost_chart(analysis: Analysis, cost: str) -> Chart | None:
         caption.append(f"No curve of {', '.join(pointless)}: too few evaluations.")
     words = f"Lines: means over seeds; bands: from the lowest to the highest seed. {source}{' '.join(caption)}"
     title = f"{analysis.results.metric.capitalize()} against {_TITLES[cost]}"
-    return Chart(title=title, caption=words.strip(), svg=_colored(svg))
+    return Chart(title=title, caption=words.strip(), svg=colored(svg))
 
 
 def rate_chart(analysis: Analysis) -> Chart | None:
@@ -136,20 +136,20 @@ def rate_chart(analysis: Analysis) -> Chart | None:
         every: list[float] = []
         for row in analysis.rows:
             if row.name in searches:
-                every += _draw_search(axes, row.name, searches[row.name], _placeholder(_index(analysis, row)))
+                every += _draw_search(axes, row.name, searches[row.name], placeholder(index_of(analysis, row)))
         axes.set_xscale("log")
         if every:
             top, bottom = np.quantile(every, 0.9), min(every)
             margin = 0.08 * max(top - bottom, 1e-9)
             axes.set_ylim(bottom - margin, top + margin)
         axes.set_xlabel("peak learning rate")
-        axes.set_ylabel(_plain(analysis.results.metric))
+        axes.set_ylabel(plain(analysis.results.metric))
         axes.legend(frameon=False, loc="best", labelcolor=colors.ink, handlelength=1.6)
 
     svg = draw_svg("rates", draw, width=8.6, height=3.6, label="loss against the learning rate of every variant")
     caption = "Circles: the rate that was taken. Faint lines: earlier, shorter rounds of the search."
     return Chart(
-        title=f"{analysis.results.metric.capitalize()} against the learning rate", caption=caption, svg=_colored(svg)
+        title=f"{analysis.results.metric.capitalize()} against the learning rate", caption=caption, svg=colored(svg)
     )
 
 
@@ -160,7 +160,7 @@ def _draw_search(axes: Axes, name: str, search: Mapping[str, Any], color: str) -
         last = number == len(search["rounds"])
         rates, losses = _points(one["losses"])
         every += losses
-        label, alpha, width = (_plain(name), 1.0, 1.5) if last else (None, 0.35, 1.0)
+        label, alpha, width = (plain(name), 1.0, 1.5) if last else (None, 0.35, 1.0)
         axes.plot(rates, losses, "o-", color=color, markersize=4, label=label, alpha=alpha, linewidth=width)
         for rate, loss in zip(rates, losses, strict=True):
             if last and search.get("rate") is not None and math.isclose(rate, search["rate"], rel_tol=1e-6):
@@ -170,7 +170,7 @@ def _draw_search(axes: Axes, name: str, search: Mapping[str, Any], color: str) -
 
 def series_color(analysis: Analysis, row: Row) -> str:
     """The colour of a variant, as CSS."""
-    index = _index(analysis, row)
+    index = index_of(analysis, row)
     return "var(--ink)" if index < 0 else f"var(--series-{index % COLORS + 1})"
 
 
@@ -236,23 +236,24 @@ def _format_cost(value: float, largest: float) -> str:
     return f"{value:g}"
 
 
-def _index(analysis: Analysis, row: Row) -> int:
+def index_of(analysis: Analysis, row: Row) -> int:
     """The number of a variant among the variants, in the order of the file; -1 for the base."""
     others = [name for name in analysis.results.variants if name != analysis.results.base]
     return -1 if row.is_base else others.index(row.name)
 
 
-def _placeholder(index: int) -> str:
-    """The colour that stands for a variant's until `_colored`."""
+def placeholder(index: int) -> str:
+    """The colour that stands for a variant's until `colored`."""
     return "#020000" if index < 0 else f"#0200{index % COLORS + 1:02x}"
 
 
-def _colored(svg: str) -> str:
+def colored(svg: str) -> str:
+    """A picture with the colours of variants that its page has."""
     for index in range(-1, COLORS):
-        svg = svg.replace(_placeholder(index), "var(--ink)" if index < 0 else f"var(--series-{index + 1})")
+        svg = svg.replace(placeholder(index), "var(--ink)" if index < 0 else f"var(--series-{index + 1})")
     return svg
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text in which matplotlib finds no mathematics."""
     return text.replace("$", r"\$")

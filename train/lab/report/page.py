@@ -6,7 +6,7 @@ from typing import Any
 
 from model.options.difference import differences
 from train.lab.curves import COSTS
-from train.lab.report import charts, words
+from train.lab.report import charts, mixing, words
 from train.lab.report.analysis import Analysis, Row
 from train.report.run import HeadlineNumber
 from train.report.template import fill, read_source
@@ -21,13 +21,20 @@ def render(analysis: Analysis) -> str:
 
 def _content(analysis: Analysis) -> dict[str, Any]:
     results = analysis.results
-    pictures: dict[str, Any] = {"differences": None, "costs": [], "rates": None}
+    measured = mixing.measurements(analysis)
+    pictures: dict[str, Any] = {
+        "differences": None,
+        "costs": [],
+        "rates": None,
+        "mixing": [(one, None) for one in measured],
+    }
     missing = None
     try:
         pictures = {
             "differences": charts.difference_chart(analysis),
             "costs": charts.cost_charts(analysis),
             "rates": charts.rate_chart(analysis),
+            "mixing": [(one, mixing.chart(analysis, one)) for one in measured],
         }
     except ImportError as error:
         missing = f"No pictures: matplotlib is not installed ({error})."

@@ -7,7 +7,7 @@ import io
 import math
 import re
 
-from train.lab.report import words
+from train.lab.report import mixing, words
 from train.lab.report.analysis import LEVEL, Analysis, Row
 from train.lab.results import RunResult
 
@@ -115,6 +115,10 @@ def markdown(analysis: Analysis) -> str:
         head, rows = words.other_table(analysis)
         align = ["---", *["---:"] * (len(head) - 1)]
         lines += [_line(list(map(_md, head))), _line(align), *[_line(list(map(_md, row))) for row in rows], ""]
+    for one in mixing.measurements(analysis):
+        align = ["---", *["---:"] * (len(one.head) - 1)]
+        lines += [f"{_md(one.title)}. {_md(one.about)}", "", _line(list(map(_md, one.head))), _line(align)]
+        lines += [*[_line(list(map(_md, row))) for row in one.rows], ""]
     if analysis.claim is not None:
         lines.append(f"Claim, fixed before the runs: {_md(str(analysis.claim))}")
         lines += [f"- {_md(name)}: {_md(text)}" for name, _, text in words.claim_words(analysis)] + [""]

@@ -69,6 +69,16 @@ def test_two_models_have_a_column_each(same):
     assert "there is no interval over documents: they are too few" in alone
 
 
+def test_details_of_two_models_are_compared_where_their_tokens_are_the_same():
+    one, two = (dataclasses.replace(result(each), details=details()) for each in (BASE, OTHER))
+    table = pair_table(compare(one, two, same_tokenizer=True, draws=99), "t.txt")
+    assert row(table, "among the 5 likeliest").split()[-2:] == ["62.5%", "62.5%"]
+    assert row(table, "entropy per token").split()[-2:] == ["1.5000", "1.5000"]
+    other = pair_table(compare(one, two, same_tokenizer=False, draws=99), "t.txt")
+    assert "entropy" not in other
+    assert "--details are per token, so these models are not compared by them" in other
+
+
 def test_lengths_are_rows():
     results = [LengthResult(8, 0.5, result(BASE)), LengthResult(128, 8.0, result(OTHER))]
     table = lengths_table(results)
