@@ -1,6 +1,6 @@
 """Number formats of training: float32, bfloat16 with float32 master weights, products in 8 bits.
 
-    python -m launch.sweep --config=configs/ablations/formats.py --run=runs/formats
+python -m launch.sweep --config=configs/ablations/formats.py --run=runs/formats
 """
 
 import dataclasses

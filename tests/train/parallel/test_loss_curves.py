@@ -32,7 +32,11 @@ def test_the_bound_is_ten_times_the_rounding_so_far():
 def test_every_curve_by_the_command():
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.convergence"], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "tests.benchmarks.convergence"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == len(CASES) + 2
