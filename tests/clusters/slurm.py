@@ -116,7 +116,7 @@ def exercise(folder):
         wait_for("it continues", lambda: log.read_text().count("resuming") > resumed, log)
         reached = last_step(run)
         wait_for("it makes steps", lambda: last_step(run) >= reached + 10, log)
-    slurm("scontrol", "update", f"JobId={job}", "TimeLimit=2")
+    slurm("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes_of(job) + 3}")
     wait_for("the time limit comes near, and the script requeues the job", lambda: restarts(job) == 5, log)
     assert_saved(run, "SIGTERM", log)
     assert "status 75: the job is requeued" in log.read_text()
@@ -170,6 +170,12 @@ def field(job, name):
 
 def restarts(job):
     return int(field(job, "Restarts") or 0)
+
+
+def minutes_of(job):
+    """The minutes that a job has run since it last started, the last one not whole."""
+    hours, minutes, _ = field(job, "RunTime").split(":")
+    return 60 * int(hours) + int(minutes)
 
 
 def state(job):
