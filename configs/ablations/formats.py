@@ -2,15 +2,15 @@
 
     python -m launch.sweep --config=configs/ablations/formats.py --run=runs/formats
 
-Hardware: one CPU core, 70 min for twelve runs beside much other work. A CPU emulates the narrow formats, so the times say
-nothing of them: alone on one core a step of 2,048 tokens takes 0.30 s in float32, 0.65 in bfloat16, 1.5 in int8, 1.6 in
-float8. Each variant changes one field: 8 bits are for the products with matrices of layers, beside float32 elsewhere
-(model/parameters/quantized_products.py, with its sources).
+Hardware: one CPU core, 70 min for twelve runs beside much other work. A CPU emulates the narrow formats, so that its
+times say nothing of them: a step of 2,048 tokens takes 0.30 s in float32, 0.65 in bfloat16, 1.5 in int8, 1.6 in float8
+(one core of a busy machine). Each variant changes one field: 8 bits are for the products with matrices of layers,
+beside float32 elsewhere (model/parameters/quantized_products.py, with its sources).
 
 Loss with seeds 0, 1, 2 after 153,600 tokens, the start of a training: float32 5.106 (standard deviation over seeds
 0.016). Differences to it with 95% intervals: bfloat16 -0.009 (-0.035 to 0.017), int8 -0.002 (-0.025 to 0.021), float8
-+0.009 (-0.025 to 0.044), p = 0.82 for each: not shown. Three seeds show a difference of 0.06; a cost of 8 bits, if there
-is one here, is less than 0.021 for int8 and 0.044 for float8. Whether it grows in a long training is not known from this.
++0.009 (-0.025 to 0.044), p = 0.82 for each: not shown. Three seeds show a difference of 0.06. A cost of 8 bits, if there
+is one here, is less than 0.021 for int8 and 0.044 for float8; whether it grows in a long training is not known.
 """
 
 import dataclasses
