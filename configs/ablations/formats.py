@@ -9,8 +9,8 @@ beside float32 elsewhere (model/parameters/quantized_products.py, with its sourc
 
 Loss with seeds 0, 1, 2 after 153,600 tokens, the start of a training: float32 5.106 (standard deviation over seeds
 0.016). Differences to it with 95% intervals: bfloat16 -0.009 (-0.035 to 0.017), int8 -0.002 (-0.025 to 0.021), float8
-+0.009 (-0.025 to 0.044), p = 0.82 for each: not shown. Three seeds show a difference of 0.06. A cost of 8 bits, if there
-is one here, is less than 0.021 for int8 and 0.044 for float8; whether it grows in a long training is not known.
++0.009 (-0.025 to 0.044), p = 0.82 for each: not shown. Three seeds show a difference of 0.06. A cost of 8 bits, if any,
+is less here than 0.021 for int8 and 0.044 for float8; whether it grows in a long training is not known.
 """
 
 import dataclasses
