@@ -4,7 +4,7 @@
 
 Starts SLURM on this machine (tests/clusters/slurm_daemons.py; installs it by apt as root), submits with launch.submit,
 disturbs the job in every way that a cluster has, and compares its metrics, samples and parameters with those of an
-undisturbed run on one process with two devices. Then two seeds as a job array. Takes about ten minutes; prints a line
+undisturbed run on one process with two devices. Then two seeds as a job array. Takes about ten minutes on an idle machine; prints a line
 for every event. Not part of `make test`.
 """
 
@@ -23,7 +23,7 @@ from tests.train.process.test_several_processes import assert_same_run, last_ste
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATIENCE = 600  # seconds until an event must have happened
-NUM_STEPS = 240
+NUM_STEPS = 400
 GONE = "; see its log, and start all processes again"  # what train/process/watch.py says of a process
 CONFIG = """
 from model.attention.grouped_query import GroupedQuery
@@ -116,7 +116,7 @@ def exercise(folder):
         wait_for("it continues", lambda: log.read_text().count("resuming") > resumed, log)
         reached = last_step(run)
         wait_for("it makes steps", lambda: last_step(run) >= reached + 10, log)
-    slurm("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes_of(job) + 3}")
+    slurm("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes_of(job) + 2}")
     wait_for("the time limit comes near, and the script requeues the job", lambda: restarts(job) == 5, log)
     assert_saved(run, "SIGTERM", log)
     assert "status 75: the job is requeued" in log.read_text()
