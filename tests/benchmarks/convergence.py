@@ -1,8 +1,9 @@
-"""Loss curves of every parallelism against plain FSDP, on eight virtual devices: torchtitan's convergence protocol.
+"""Loss curves of every parallelism against plain FSDP, on virtual devices: torchtitan's convergence protocol.
 
     python -m tests.benchmarks.convergence [--steps=50] [--only=NAME ...]
 
-The same seed, the same batches, the same model and optimizer; only the mesh and the sharding table change. Prints for
+The same seed, the same batches, the same model and optimizer; only the mesh and the sharding table change: one axis or
+several on eight devices, four axes at once on sixteen. Prints for
 every axis the largest relative difference of its loss from that of plain FSDP over all steps, the first step at which
 it is above 1e-4, and the last loss. Exit status 1 if a difference is above the bound.
 
@@ -17,6 +18,7 @@ one turns, in this curve or in that one, losses differ by 1e-4 to 1e-3.
 import argparse
 import dataclasses
 import itertools
+import math
 import os
 import sys
 import time
@@ -24,7 +26,7 @@ from typing import Any
 
 from tests.benchmarks.command import run
 
-DEVICES, ROWS, LENGTH, VOCABULARY, LAYERS = 8, 16, 64, 64, 4
+DEVICES, ROWS, LENGTH, VOCABULARY, LAYERS = 16, 16, 64, 64, 4
 FLOOR, FACTOR = 1e-5, 10
 
 
@@ -33,7 +35,7 @@ class Case:
     """A row of the table.
 
     Attributes:
-      mesh: the sizes of the axes that are not 1.
+      mesh: the sizes of the axes that are not 1; their product is the number of devices.
       sharding: changes to the experiment, as --set writes them.
       experts: whether the model has experts; then it is compared with plain FSDP of that model.
       reordered: whether the rows of every batch stand in another order.
@@ -60,10 +62,13 @@ CASES = {
     "stage, two chunks": Case({"data": 4, "stage": 2}, (MICRO_BATCHES, "sharding.chunks=2")),
     "data, fsdp, tensor": Case({"data": 2, "fsdp": 2, "tensor": 2}),
     "stage, fsdp, tensor": Case({"data": 1, "stage": 2, "fsdp": 2, "tensor": 2}, (MICRO_BATCHES,)),
+    "data, fsdp, context, tensor": Case({"data": 2, "fsdp": 2, "context": 2, "tensor": 2}),
+    "stage, fsdp, context, tensor": Case({"stage": 2, "fsdp": 2, "context": 2, "tensor": 2}, (MICRO_BATCHES,)),
     "experts: fsdp": Case({"fsdp": 8}, experts=True),
     "experts: fsdp, rows reordered": Case({"fsdp": 8}, experts=True, reordered=True),
     "experts: expert": Case({"fsdp": 2, "expert": 4}, experts=True),
     "experts: data, expert, tensor": Case({"data": 2, "expert": 2, "tensor": 2}, experts=True),
+    "experts: fsdp, expert, context, tensor": Case({"fsdp": 2, "expert": 2, "context": 2, "tensor": 2}, experts=True),
 }
 
 
@@ -91,6 +96,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="updates of every case")
     parser.add_argument("--only", action="append", choices=CASES, help="a row of the table; all by default")
     options = parser.parse_args()
+    import jax
+
     wanted = set(options.only or CASES)
     for name in tuple(wanted):
         wanted |= set(references(name))
@@ -100,6 +107,7 @@ def main() -> None:
     for name in (name for name in CASES if name in wanted):
         started = time.perf_counter()
         curves[name] = losses_of(CASES[name], options.steps)
+        jax.clear_caches()
         plain, reordered = references(name)
         row = Row(curves[name], curves[plain])
         print(line_of(name, row), flush=True)
@@ -142,7 +150,7 @@ def losses_of(case: Case, steps: int) -> tuple[float, ...]:
     from train.step import compile_train_step
 
     experiment = experiment_of(case, steps)
-    mesh = make_mesh(experiment.mesh)
+    mesh = make_mesh(experiment.mesh, jax.devices()[: math.prod(case.mesh.values())])
     state_config = StateConfig.of(experiment)
     shardings = state_shardings(state_config, mesh, experiment.sharding)
     state = init_sharded(state_config, experiment.training.seed, shardings)
@@ -153,7 +161,6 @@ def losses_of(case: Case, steps: int) -> tuple[float, ...]:
         batch = {name: x[::-1] if case.reordered else x for name, x in batch_of(number).items()}
         state, metrics = step(state, feed.to_devices(batch, rows, ROWS, with_segments=True))
         losses.append(float(metrics["loss"]))
-    jax.clear_caches()
     return tuple(losses)
 
 

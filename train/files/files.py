@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -158,16 +159,20 @@ def move_replacing(path: pathlib.Path, target: pathlib.Path) -> None:
 
 
 class LockedError(Exception):
-    """Another process holds a lock; `owner` is its process number, or "unknown"."""
+    """Another process holds a lock: its number, or "unknown", and its host. The message says what to do about it."""
 
-    def __init__(self, owner: str) -> None:
-        super().__init__(f"held by process {owner}")
+    def __init__(self, owner: str, host: str = "") -> None:
+        if host in ("", socket.gethostname()):
+            message = f"process {owner}; wait for it or stop it (kill {owner})"
+        else:
+            message = f"process {owner} on {host}; wait for it or stop it there"
+        super().__init__(message)
         self.owner = owner
 
 
 @contextlib.contextmanager
 def lock(path: pathlib.Path, *, wait: bool) -> Iterator[None]:
-    """Holds a lock, which the system releases when the process ends; the file contains the process number.
+    """Holds a lock, which the system releases when the process ends; the file has its host and its number.
 
     Raises LockedError when another process holds the lock and `wait` is false, and OSError when the file cannot be made
     or its file system has no locks.
@@ -177,9 +182,10 @@ def lock(path: pathlib.Path, *, wait: bool) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
-            raise LockedError(file.read().strip() or "unknown") from None
+            host, _, owner = file.read().strip().rpartition(" ")
+            raise LockedError(owner or "unknown", host) from None
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{socket.gethostname()} {os.getpid()}")
         file.flush()
         yield
 

@@ -186,10 +186,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock(folder / ".lock", wait=False))
         except LockedError as error:
-            raise UserError(
-                f"a sweep runs in {folder} already, in process {error.owner}; wait for it or stop it "
-                f"(kill {error.owner}), or give another --run"
-            ) from error
+            raise UserError(f"a sweep runs in {folder} already, in {error}, or give another --run") from error
         except OSError as error:
             raise UserError(
                 f"{folder} cannot be the folder of a sweep: {error.strerror}; give another --run"

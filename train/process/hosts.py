@@ -192,7 +192,9 @@ def explain_failures() -> Iterator[None]:
     """Turns an error of jax in the context into a PeerLostError if another process is gone."""
     try:
         yield
-    except RuntimeError as error:
+    except UserError:
+        raise
+    except (RuntimeError, ValueError) as error:  # a status that jax does not know, as of Gloo, is a ValueError
         if _group is None or "RESOURCE_EXHAUSTED" in str(error):
             raise
         if (lost := _group.watch.find_lost()) is None:

@@ -64,10 +64,7 @@ def locked(run: pathlib.Path) -> Iterator[None]:
             run.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock(run / ".lock", wait=False))
         except LockedError as error:
-            raise UserError(
-                f"{run} is in use by process {error.owner}; wait for it or stop it (kill {error.owner}), or give "
-                "another --run"
-            ) from error
+            raise UserError(f"{run} is in use by {error}, or give another --run") from error
         except OSError as error:
             raise UserError(f"{run} cannot be a run folder: {error.strerror}; give another --run") from error
         yield

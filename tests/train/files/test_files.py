@@ -2,6 +2,7 @@ import ast
 import errno
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import threading
@@ -218,7 +219,7 @@ def test_a_lock_is_held_by_one_process_which_it_names(tmp_path):
         waiting.join(30)
         assert got.is_set()
     with lock(path, wait=False):
-        assert path.read_text() == str(os.getpid())
+        assert path.read_text() == f"{socket.gethostname()} {os.getpid()}"
 
 
 def test_an_error_inside_a_lock_is_none_of_the_lock(tmp_path):

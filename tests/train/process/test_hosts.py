@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import threading
+import time
 
 import pytest
 
@@ -97,18 +98,29 @@ def test_what_is_not_the_same_is_named(together):
     assert [str(error) for error in results] == [expected] * 3
 
 
-def test_an_error_of_a_collective_names_the_lost_process(together):
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError])
+def test_an_error_of_a_collective_names_the_lost_process(kind, together):
     def act():
         if hosts.index() == 1:
             hosts.group().watch.tell("failure", "out of disk")
             return None
         hosts.group().watch.wait_for_failure(20)
         with hosts.explain_failures():
-            raise RuntimeError("Gloo all-reduce failed: Connection closed by peer")
+            raise kind("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
 
     (error, _), _ = together(2, act)
     assert isinstance(error, PeerLostError)
     assert str(error) == "process 1 of 2 on host1 has failed: out of disk"
+
+
+def test_a_mistake_of_the_user_asks_nobody(together):
+    def act():
+        began = time.monotonic()
+        with pytest.raises(UserError, match="no such field"), hosts.explain_failures():
+            raise UserError("no such field")
+        return time.monotonic() - began
+
+    assert max(together(2, act)[0]) < 1
 
 
 def test_an_error_without_a_lost_process_stays(together):

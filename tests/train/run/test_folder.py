@@ -3,6 +3,7 @@ import importlib
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 
@@ -81,7 +82,16 @@ def test_the_lock_of_a_killed_process_is_gone(tmp_path):
     assert killed.returncode == -9
     assert (tmp_path / ".lock").read_text() != ""
     with run_folder.locked(tmp_path):
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+        assert (tmp_path / ".lock").read_text() == f"{socket.gethostname()} {os.getpid()}"
+
+
+def test_a_process_of_another_host_is_not_to_be_killed_here(tmp_path):
+    """Locks of a shared file system hold on all of its hosts, and the number would be that of a process here."""
+    with run_folder.locked(tmp_path):
+        (tmp_path / ".lock").write_text("node3 7")
+        words = "in use by process 7 on node3; wait for it or stop it there, or give another --run"
+        with pytest.raises(UserError, match=words):
+            run_folder.locked(tmp_path).__enter__()
 
 
 def test_a_file_is_no_run_folder(tmp_path):
