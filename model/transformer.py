@@ -36,7 +36,7 @@ from model.taps.request import Tap, Taps, refuse_unused, resolve
 from model.token_positions import inputs_of_rows
 from model.vocabulary.embedding import new_embedding
 from model.vocabulary.multi_token import TokenBatch
-from model.vocabulary.multi_token_modules import add_multi_token_loss, new_multi_token_modules
+from model.vocabulary.multi_token_modules import add_multi_token_loss, new_multi_token_modules, run_module
 from model.vocabulary.per_layer import new_per_layer_vectors
 from model.vocabulary.pooling import new_pooler
 from model.vocabulary.prediction_head import new_prediction_head
@@ -173,6 +173,32 @@ def stream(
     output = _model(config, params)(TokenBatch(tokens_BT, targets_BT, segment_ids_BT, token_types_BT), context, cache)
     refuse_unused(context.taps, context.saved_taps, context.offered_taps)
     return output
+
+
+def tokens_ahead(
+    config: ModelConfig,
+    params: Params,
+    number: int,
+    x_BTD: jax.Array,
+    tokens_BT: jax.Array,
+    *,
+    positions_BT: jax.Array,
+    cache: Any,
+    lengths_B: jax.Array,
+    text_lengths_B: jax.Array,
+    layout: Layout = ONE_DEVICE,
+) -> tuple[jax.Array, jax.Array, Any]:
+    """Runs module `number` of multi-token prediction on the stream after the last layer; see `run_module`.
+
+    The other arguments are those of `stream`; the second result is for `logits`, which are of the token `number` + 2
+    places after each.
+    """
+    rows = Rows(tokens_BT, positions_BT, lengths_B=lengths_B, text_lengths_B=text_lengths_B)
+    context = Context(**inputs_of_rows(config, rows, cached=True), layout=layout, kernels=config.kernels)
+    model = _model(config, params)
+    context = context.with_shared_bias(model.position_bias)
+    assert model.multi_token is not None, "a model with modules"
+    return run_module(config, model.multi_token, model.embedding, number, x_BTD, tokens_BT, context, cache)
 
 
 def logits(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout: Layout = ONE_DEVICE) -> jax.Array:
