@@ -36,7 +36,7 @@ from model.taps.request import Tap, Taps, refuse_unused, resolve
 from model.token_positions import inputs_of_rows
 from model.vocabulary.embedding import new_embedding
 from model.vocabulary.multi_token import TokenBatch
-from model.vocabulary.multi_token_modules import add_multi_token_loss, new_multi_token_modules, run_module
+from model.vocabulary.multi_token_modules import add_multi_token_loss, new_multi_token_modules
 from model.vocabulary.per_layer import new_per_layer_vectors
 from model.vocabulary.pooling import new_pooler
 from model.vocabulary.prediction_head import new_prediction_head
@@ -114,7 +114,7 @@ def logical_axes(config: ModelConfig) -> Params:
     return jax.tree.map(lambda spec: spec.axes, specs(config))
 
 
-def _model(config: ModelConfig, params: Params) -> Transformer:
+def model_of(config: ModelConfig, params: Params) -> Transformer:
     """Returns the modules with their parameters; parameters of layers are cast later, layer by layer."""
     outside = outside_of_layers(params, specs(config), config.precision)
     model: Transformer = nnx.merge(_abstract_model(config)[0], outside)
@@ -170,35 +170,9 @@ def stream(
         taps=resolve(taps, config.num_layers),
         saved_taps=saved_taps(config.remat),
     )
-    output = _model(config, params)(TokenBatch(tokens_BT, targets_BT, segment_ids_BT, token_types_BT), context, cache)
+    output = model_of(config, params)(TokenBatch(tokens_BT, targets_BT, segment_ids_BT, token_types_BT), context, cache)
     refuse_unused(context.taps, context.saved_taps, context.offered_taps)
     return output
-
-
-def tokens_ahead(
-    config: ModelConfig,
-    params: Params,
-    number: int,
-    x_BTD: jax.Array,
-    tokens_BT: jax.Array,
-    *,
-    positions_BT: jax.Array,
-    cache: Any,
-    lengths_B: jax.Array,
-    text_lengths_B: jax.Array,
-    layout: Layout = ONE_DEVICE,
-) -> tuple[jax.Array, jax.Array, Any]:
-    """Runs module `number` of multi-token prediction on the stream after the last layer; see `run_module`.
-
-    The other arguments are those of `stream`; the second result is for `logits`, which are of the token `number` + 2
-    places after each.
-    """
-    rows = Rows(tokens_BT, positions_BT, lengths_B=lengths_B, text_lengths_B=text_lengths_B)
-    context = Context(**inputs_of_rows(config, rows, cached=True), layout=layout, kernels=config.kernels)
-    model = _model(config, params)
-    context = context.with_shared_bias(model.position_bias)
-    assert model.multi_token is not None, "a model with modules"
-    return run_module(config, model.multi_token, model.embedding, number, x_BTD, tokens_BT, context, cache)
 
 
 def logits(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout: Layout = ONE_DEVICE) -> jax.Array:
@@ -208,12 +182,12 @@ def logits(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout
 
 def scores(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout: Layout = ONE_DEVICE) -> jax.Array:
     """Returns the numbers of `config.score_head` for every token of a stream, float32 (B, T, outputs)."""
-    return scores_of(_model(config, params).score_head, stream_BTD, layout)
+    return scores_of(model_of(config, params).score_head, stream_BTD, layout)
 
 
 def unembedding(config: ModelConfig, params: Params) -> Unembedding:
     """Returns the map from a stream to logits, for the losses of model/vocabulary/cross_entropy.py."""
-    model = _model(config, params)
+    model = model_of(config, params)
     return model.embedding.unembedding(config.precision.reductions, model.head)
 
 

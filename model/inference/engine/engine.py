@@ -16,8 +16,8 @@ The host works while the device computes: a step hands its programs to the devic
 before, which stay there to be read. A call of a program may also take several steps of every text, while no prompt is
 read and no row could be given to a request that waits (`EngineOptions.steps_per_call`). So a text that ends with a
 certain token is read for some steps more, and the tokens after its end are dropped. A step is alone, and waits for its
-own tokens, where the next one needs them on the host: for guesses, a repetition penalty, a constraint, and positions that
-depend on the length of a text.
+own tokens, where the next one needs them on the host: for guesses, a repetition penalty, a constraint, and positions
+that depend on the length of a text.
 
 One thread calls an engine; it has no threads, reads no clock and writes no text.
 """

@@ -29,12 +29,13 @@ from model.inference.engine.device_state import CachePlan, DeviceState, Rows
 from model.inference.engine.sequence import ON_DEVICE
 from model.inference.prompts import key_of_text
 from model.inference.sampling import Rules, likeliest_token, sample_token
+from model.inference.tokens_ahead import tokens_ahead
 from model.layers import group_layers
 from model.layout import Layout
 from model.recurrent.memory import RecurrentOption
 from model.stack import LayerCaches
 from model.taps.request import Tap
-from model.transformer import Params, logits, stream, tokens_ahead
+from model.transformer import Params, logits, stream
 
 MIN_TOKENS, MAX_TOKENS = 2, 32  # of a program
 
