@@ -4,6 +4,7 @@ r"""Serves a model over HTTP, in the interface of OpenAI, and a page to chat in.
     python -m launch.serve --run=runs/llama-1b --host=0.0.0.0 --port=8000 --api_key=SECRET
     python -m launch.serve --run=runs/llama-1b --set=engine.speculation='NGram(tokens=4)'
     python -m launch.serve --run=runs/llama-8b --draft=runs/llama-1b
+    python -m launch.serve --run=runs/deepseek --set=engine.speculation='Modules()'
 
 /v1/completions, /v1/chat/completions, /v1/models, /tokenize, /detokenize, /health, /metrics (Prometheus), and the page
 at /. A model read from a Hugging Face folder brings its chat template. The server is for this machine alone unless

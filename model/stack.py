@@ -22,7 +22,7 @@ from model.interfaces import CrossLayerShape
 from model.layers import Group, Layer, by_stack, from_stacks, group_layers
 from model.mixers import MixerCache
 from model.parameters.maker import ParameterMaker, specs_of, stack_modules
-from model.parameters.precision import for_compute
+from model.parameters.precision import STACKED, for_compute
 from model.recompute import rematerialized
 from model.taps.collect import TapCollector
 
@@ -43,9 +43,9 @@ class Unstacked:
 
 
 def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
-    """Returns the parameters of a model, with those of its layers `Unstacked`."""
+    """Returns the parameters of a model, with those of its layers, and of modules after them, `Unstacked`."""
     cut = lambda array: Unstacked(tuple(array[i] for i in range(len(array))))  # noqa: E731
-    return params | {"blocks": jax.tree.map(cut, params["blocks"])}
+    return params | {name: jax.tree.map(cut, params[name]) for name in STACKED if name in params}
 
 
 @dataclasses.dataclass(frozen=True)

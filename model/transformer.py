@@ -114,7 +114,7 @@ def logical_axes(config: ModelConfig) -> Params:
     return jax.tree.map(lambda spec: spec.axes, specs(config))
 
 
-def _model(config: ModelConfig, params: Params) -> Transformer:
+def model_of(config: ModelConfig, params: Params) -> Transformer:
     """Returns the modules with their parameters; parameters of layers are cast later, layer by layer."""
     outside = outside_of_layers(params, specs(config), config.precision)
     model: Transformer = nnx.merge(_abstract_model(config)[0], outside)
@@ -170,7 +170,7 @@ def stream(
         taps=resolve(taps, config.num_layers),
         saved_taps=saved_taps(config.remat),
     )
-    output = _model(config, params)(TokenBatch(tokens_BT, targets_BT, segment_ids_BT, token_types_BT), context, cache)
+    output = model_of(config, params)(TokenBatch(tokens_BT, targets_BT, segment_ids_BT, token_types_BT), context, cache)
     refuse_unused(context.taps, context.saved_taps, context.offered_taps)
     return output
 
@@ -182,12 +182,12 @@ def logits(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout
 
 def scores(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout: Layout = ONE_DEVICE) -> jax.Array:
     """Returns the numbers of `config.score_head` for every token of a stream, float32 (B, T, outputs)."""
-    return scores_of(_model(config, params).score_head, stream_BTD, layout)
+    return scores_of(model_of(config, params).score_head, stream_BTD, layout)
 
 
 def unembedding(config: ModelConfig, params: Params) -> Unembedding:
     """Returns the map from a stream to logits, for the losses of model/vocabulary/cross_entropy.py."""
-    model = _model(config, params)
+    model = model_of(config, params)
     return model.embedding.unembedding(config.precision.reductions, model.head)
 
 

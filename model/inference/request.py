@@ -97,11 +97,11 @@ class TokenScore:
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """What one step of the engine brought for one request.
+    """What one call of `Engine.step` brought for one request.
 
     Attributes:
       request_id: the number that `Engine.submit` returned.
-      tokens: the new tokens, in order; several after a step that accepted speculated tokens.
+      tokens: the new tokens, in order; several after guesses that were right, and after a call of several steps.
       prompt: the scores of the prompt's tokens after its first, once, in the first update, if they were asked for.
       ended_by: the reason why the text is complete; None while it goes on.
     """

@@ -11,8 +11,8 @@ last layer, module k of a chain reads the token k places ahead and predicts the 
 
 The modules share the model's embedding and unembedding. If the model has a final norm, each module has its own norm
 before the unembedding. The block is of the kind of the last layer. T counts the tokens of the main loss. A token adds
-to L^k if the token k + 1 places ahead counts in the main loss and is in the same document. The modules run only in
-training.
+to L^k if the token k + 1 places ahead counts in the main loss and is in the same document. The modules run in training,
+and where the engine guesses by them (model/inference/engine/modules.py).
 """
 
 import dataclasses

@@ -17,7 +17,7 @@ from model.parameters.maker import ParameterMaker, specs_of, stack_modules
 from model.parameters.precision import for_compute
 from model.parameters.projections import project
 from model.recompute import rematerialized
-from model.stack import AuxOutputs, is_scanned, scan_or_unroll
+from model.stack import AuxOutputs, Unstacked, is_scanned, scan_or_unroll
 from model.vocabulary.cross_entropy import total_nll
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import TokenBatch, shift_left
@@ -39,12 +39,18 @@ class MultiTokenModule(nnx.Module):
         self.block = Block(config, config.layers[-1], make, sublayers_before)
         self.final_norm = norm() if config.residual.final_norm else None
 
-    def __call__(self, x_BTD: jax.Array, token_BTD: jax.Array, context: Context) -> jax.Array:
-        """Computes equations 21 and 22, (B, T, D)."""
+    def __call__(
+        self, x_BTD: jax.Array, token_BTD: jax.Array, context: Context, cache: Any = None
+    ) -> tuple[jax.Array, Any]:
+        """Computes equations 21 and 22, (B, T, D); also returns the cache of its block."""
         joined_BTE = jnp.concatenate([self.stream_norm(x_BTD), self.token_norm(token_BTD)], axis=-1)
         x_BTD = context.shard(project(joined_BTE, self.projection, context.layout), ("batch", "sequence", "embed"))
-        stream, _ = self.block(self.residual.enter(x_BTD), context, None)
-        return self.residual.leave(stream)
+        stream, cache = self.block(self.residual.enter(x_BTD), context, cache)
+        return self.residual.leave(stream), cache
+
+    def normed(self, x_BTD: jax.Array) -> jax.Array:
+        """Returns the input of the unembedding, from the module's stream."""
+        return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
 
 
 def new_multi_token_modules(
@@ -57,6 +63,38 @@ def new_multi_token_modules(
     layers = config.layers
     sublayers_before = sum(len(layer.sublayers) for layer in layers) + jnp.arange(len(keys)) * len(layers[-1].sublayers)
     return stack_modules(lambda key, before: MultiTokenModule(config, make(key), before), keys, sublayers_before)
+
+
+def run_module(
+    config: ModelConfig,
+    modules: nnx.Module,
+    embedding: Embedding,
+    number: int,
+    x_BTD: jax.Array,
+    tokens_BT: jax.Array,
+    context: Context,
+    cache: Any,
+) -> tuple[jax.Array, jax.Array, Any]:
+    """Runs one module after a pass of the layers, to guess tokens.
+
+    Args:
+      config, modules, embedding: of the model.
+      number: that of the module, from 0.
+      x_BTD: the residual stream after the last layer, or after the module before.
+      tokens_BT: the token `number` + 1 places after each.
+      context: the context of the pass.
+      cache: the cache of the module's block.
+
+    Returns:
+      The stream after the module, the same before the unembedding, and the cache with these tokens.
+    """
+    graph, state = nnx.split(modules)
+    params = jax.tree.map(lambda a: a[number], nnx.to_pure_dict(state), is_leaf=lambda x: isinstance(x, Unstacked))
+    module: Any = nnx.merge(graph, for_compute(params, specs_of(state), config.precision))
+    inner = context.for_layer(config.num_layers + number, config.layers[-1])
+    token_BTD = embedding.embed(tokens_BT, config.precision.compute, context.layout)
+    x_BTD, cache = module(x_BTD, token_BTD, inner, cache)
+    return x_BTD, module.normed(x_BTD), cache
 
 
 def add_multi_token_loss(
@@ -98,10 +136,9 @@ def add_multi_token_loss(
         inner = dataclasses.replace(context, weights_BT=own_weights_BT)
         inner = inner.for_layer(number, config.layers[-1], aux.cross_layer)
         module: Any = nnx.merge(graph, for_compute(params, specs, config.precision))
-        x_BTD = module(x_BTD, embedding.embed(tokens_BT, config.precision.compute, context.layout), inner)
-        y_BTD = x_BTD if module.final_norm is None else module.final_norm(x_BTD)
+        x_BTD, _ = module(x_BTD, embedding.embed(tokens_BT, config.precision.compute, context.layout), inner)
         unembedding = embedding.unembedding(config.precision.reductions)
-        _, total = total_nll(y_BTD, unembedding, targets_BT, own_weights_BT, context.layout)
+        _, total = total_nll(module.normed(x_BTD), unembedding, targets_BT, own_weights_BT, context.layout)
         inner.add_loss("multi_token_loss", option.weight / option.depth * total)
         return (x_BTD, tokens_BT, targets_BT, weights_BT, ids_BT), (inner.losses, inner.measurements)
 

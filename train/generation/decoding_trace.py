@@ -48,7 +48,7 @@ class TraceSpeed:
       per_second: requests that arrive each second; None if all wait at the start.
       engine_seconds, static_seconds: from the first arrival to the last token.
       first_token_seconds: from the arrival of each request to its first token, in the engine.
-      token_seconds: from each token of a request to its next, in the engine.
+      token_seconds: from each token of a request to its next, in the engine; 0 for tokens that come together.
     """
 
     requests: int
@@ -66,9 +66,14 @@ class TraceSpeed:
         """The throughput of the engine over that of static batches."""
         return self.static_seconds / self.engine_seconds
 
+    @property
+    def mean_token_seconds(self) -> float:
+        """The mean time between the tokens of a request, in the engine."""
+        return float(np.mean(self.token_seconds)) if self.token_seconds else 0.0
+
     def as_json(self) -> dict[str, Any]:
         """All values but each single time, for JSON."""
-        values = dataclasses.asdict(self) | {"speedup": self.speedup}
+        values = dataclasses.asdict(self) | {"speedup": self.speedup, "token_seconds_mean": self.mean_token_seconds}
         for name in ("first_token_seconds", "token_seconds"):
             times = values.pop(name)
             values |= {f"{name}_p{share}": _quantile(times, share) for share in (50, 99)}
@@ -81,14 +86,15 @@ class TraceSpeed:
             format_count(self.new_tokens / seconds) for seconds in (self.engine_seconds, self.static_seconds)
         )
         first, between = (
-            " and ".join(f"{1e3 * _quantile(times, share):,.1f}" for share in (50, 99))
+            [f"{1e3 * _quantile(times, share):,.1f}" for share in (50, 99)]
             for times in (self.first_token_seconds, self.token_seconds)
         )
         return [
             f"  {self.requests:,} requests, {self.prompt_tokens:,} + {self.new_tokens:,} tokens, {arrive}, "
             f"{self.rows:,} rows",
             f"  engine {engine} tokens/s, static batches {static}: {self.speedup:.2f} times",
-            f"  engine, p50 and p99: first token {first} ms, between tokens {between} ms",
+            f"  engine: first token {first[0]} ms in the middle, {first[1]} at p99; "
+            f"between tokens {1e3 * self.mean_token_seconds:,.1f} ms in the mean, {between[1]} at p99",
         ]
 
 
@@ -133,6 +139,7 @@ def serve(engine: Engine, trace: Trace) -> tuple[float, tuple[float, ...], tuple
                 between.append(now - last[number])
             else:
                 first.append(now - arrived[number])
+            between += [0.0] * (len(update.tokens) - 1)  # tokens of one call come together
             last[number] = now
     return time.perf_counter() - began, tuple(first), tuple(between)
 

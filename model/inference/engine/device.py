@@ -1,6 +1,7 @@
 """The device's side of an engine: parameters, arrays, compiled programs, and the inputs of these from texts."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,16 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.config import ModelConfig
-from model.inference.constraint import ALL, num_words
 from model.inference.engine import programs
+from model.inference.engine.choices import ChoiceMaker
 from model.inference.engine.device_state import CachePlan, DeviceState, Rows
 from model.inference.engine.page_pool import NO_PAGE
-from model.inference.engine.programs import Choices, Scores
+from model.inference.engine.programs import Drawn, Scores
 from model.inference.engine.scheduler import Span
 from model.inference.engine.sequence import Sequence as Text
-from model.inference.prompts import seen_tokens
 from model.inference.request import Request
-from model.inference.sampling import NEUTRAL, Sampling, rules_of_rows
+from model.inference.sampling import Sampling
 from model.layout import Layout
 from model.transformer import Params
 
@@ -36,32 +36,43 @@ class ScoredPart:
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """A token that a program chose, and the scores of its place: row `row` of `scores`."""
+    """A token that a program chose.
+
+    Attributes:
+      token: its id.
+      scores, at: the scores of its place are those at the index `at` (step, row).
+      guesses: of modules of multi-token prediction, at the tokens after it.
+    """
 
     token: int
     scores: Scores
-    row: int
+    at: tuple[int, int]
+    guesses: tuple[int, ...] = ()
 
 
 class Decoding:
     """Tokens that programs of the device choose, while the host goes on."""
 
     def __init__(self) -> None:
-        self._calls: list[tuple[list[int], Any]] = []
+        self._calls: list[tuple[list[int], list[int], Drawn]] = []
 
-    def add(self, places: list[int], results: Any) -> None:
-        """Adds a program's tokens and scores; row i belongs to the span with the number places[i]."""
-        for x in jax.tree.leaves(results):
+    def add(self, places: list[int], steps: list[int], drawn: Drawn) -> None:
+        """Adds what a program draws; row i belongs to the span with the number places[i], and has steps[i]."""
+        for x in jax.tree.leaves(drawn):
             x.copy_to_host_async()
-        self._calls.append((places, results))
+        self._calls.append((places, steps, drawn))
 
-    def chosen(self) -> list[Chosen]:
-        """Waits for the tokens; returns them in the order of their spans."""
-        found: dict[int, Chosen] = {}
-        for places, results in self._calls:
-            tokens, scores = jax.tree.map(np.asarray, results)
-            for row, (place, token) in enumerate(zip(places, tokens.tolist(), strict=False)):
-                found[place] = Chosen(token, scores, row)
+    def chosen(self) -> list[list[Chosen]]:
+        """Waits for the tokens; returns those of every span, in order."""
+        found: dict[int, list[Chosen]] = {}
+        for places, steps, on_device in self._calls:
+            drawn = jax.tree.map(np.asarray, on_device)
+            tokens = drawn.token.tolist()
+            guesses = [[()] * len(each) for each in tokens] if drawn.guesses is None else drawn.guesses.tolist()
+            for row, (place, count) in enumerate(zip(places, steps, strict=True)):
+                found[place] = [
+                    Chosen(tokens[s][row], drawn.scores, (s, row), tuple(guesses[s][row])) for s in range(count)
+                ]
         return [found[place] for place in range(len(found))]
 
 
@@ -84,6 +95,7 @@ class Device:
         decoded: int,
         tokens_per_step: int,
         num_likeliest: int,
+        most_steps: int = 1,
     ) -> None:
         """Makes the arrays.
 
@@ -95,9 +107,11 @@ class Device:
           rows, tokens_per_step: see `EngineOptions`.
           decoded: the most tokens that a step decodes: one of each row, and guesses at the next ones; 0 for none.
           num_likeliest: how many of the likeliest tokens programs return.
+          most_steps: the most tokens of a span that `decode` reads in one call.
         """
         self._config, self._layout, self._plan, self.params = config, layout, plan, params
         self._rows, self._num_likeliest, self._vocab_size = rows, num_likeliest, config.vocab_size
+        self._most_steps = most_steps
         self._decode_sizes = programs.decode_sizes(decoded) if decoded else []
         self._decode_width = programs.decode_width(config)
         self._read_sizes = programs.read_sizes(config, tokens_per_step)
@@ -105,12 +119,7 @@ class Device:
         self._empty = jax.jit(plan.empty, static_argnums=0)
         self._state = self._empty(layout)
         self._last_R = jax.jit(lambda: layout.constrain(jnp.zeros(rows, jnp.int32), (None,)))()
-        self._last_choices: tuple[Any, Choices] | None = None
-        self._no_bias = {size: jnp.zeros((size, config.vocab_size), jnp.float32) for size in self._decode_sizes}
-        self._all_allowed = {
-            size: jnp.full((size, num_words(config.vocab_size)), ALL, jnp.uint32) for size in self._decode_sizes
-        }
-        self._not_seen = {size: jnp.zeros((size, config.vocab_size), bool) for size in self._decode_sizes}
+        self._choices = ChoiceMaker(config.vocab_size, self._decode_sizes)
         self.is_exact: bool | None = None
 
     # ------------------------------------------------------------------------------------------------------- passes
@@ -118,9 +127,8 @@ class Device:
     def read(self, spans: Sequence[Span]) -> None:
         """Reads parts of texts."""
         for parts in self._in_rows(spans):
-            self._state = self._program("read", *self._read_sizes[0])(
-                self.params, self._state, self._inputs(self._read_sizes[0], parts)
-            )
+            rows = self._with_later(self._inputs(self._read_sizes[0], parts), parts)
+            self._state = self._program("read", *self._read_sizes[0])(self.params, self._state, rows)
 
     def score(self, spans: Sequence[Span]) -> list[ScoredPart]:
         """Reads parts of texts whose next tokens are known; returns the scores of these, in order."""
@@ -130,7 +138,8 @@ class Device:
             for i, part in enumerate(parts):
                 next_BT[i, : part.count] = part.sequence.tokens[part.first + 1 : part.first + 1 + part.count]
             wants_likeliest = np.array(any(part.sequence.request.num_prompt_logprobs for part in parts))
-            inputs = self._inputs(self._read_sizes[0], parts), next_BT, wants_likeliest
+            rows = self._with_later(self._inputs(self._read_sizes[0], parts), parts)
+            inputs = rows, next_BT, wants_likeliest
             result = self._program("score", *self._read_sizes[0])(self.params, self._state, *inputs)
             self._state = result[0]
             pending.append((parts, result[1]))
@@ -141,9 +150,9 @@ class Device:
         return scored
 
     def decode(self, spans: Sequence[Span]) -> Decoding:
-        """Reads a token of each span, and chooses the token after it; does not wait for these.
+        """Reads the first token of each span and chooses the next, as often as the span counts; waits for nothing.
 
-        Several may be of one text, in order: each is a row of a program, and sees the rows before it.
+        Several may be of one text, in order: each is a row of a program, and sees the rows before it. Their count is 1.
         """
         decoding = Decoding()
         for first in range(0, len(spans), self._decode_sizes[-1]) if spans else ():
@@ -151,11 +160,13 @@ class Device:
             order = sorted(range(len(some)), key=lambda i: some[i].first, reverse=True)  # neighbours read as many keys
             some = [some[i] for i in order]
             size = next(size for size in self._decode_sizes if size >= len(some))
-            rows = self._inputs((size, self._decode_width), some)
-            self._state, *results, self._last_R = self._program("decode", size, self._decode_width)(
-                self.params, self._state, rows, self._choices(size, some), self._last_R
+            rows = self._inputs((size, self._decode_width), [Span(span.sequence, span.first, 1) for span in some])
+            counts = [span.count for span in some]
+            steps = np.array(counts + [0] * (size - len(some)), np.int32)
+            self._state, drawn, self._last_R = self._program("decode", size, self._decode_width)(
+                self.params, self._state, rows, self._choices.of_rows(size, some), self._last_R, steps
             )
-            decoding.add([first + i for i in order], results)
+            decoding.add([first + i for i in order], counts, drawn)
         return decoding
 
     def unscored(self, span: Span) -> int:
@@ -203,46 +214,16 @@ class Device:
                 table[i, : len(pages)] = [0 if page == NO_PAGE else page for page in pages]
         return Rows(tokens, first, count, text_length, state, tables)
 
-    def _choices(self, size: int, spans: Sequence[Span]) -> Choices:
-        """Returns how the tokens after spans of one token are chosen; rows without a span are greedy.
-
-        They are those of the step before if the spans are of the same texts, and none of them needs its tokens.
-        """
-        texts = [span.sequence for span in spans]
-        if self._last_choices is not None and self._last_choices[0] == (size, texts):
-            return self._last_choices[1]
-        requests = [text.request for text in texts]
-        samplings = [request.sampling for request in requests]
-        samplings += [Sampling(temperature=0)] * (size - len(spans))
-        seed, prompt, sample = np.zeros((3, size), np.uint32)
-        for i, (span, request) in enumerate(zip(spans, requests, strict=True)):
-            seed[i], prompt[i], sample[i] = request.sampling.seed, span.sequence.prompt_hash, request.sample_index
-        bias: Any = self._no_bias[size]
-        allowed: Any = self._all_allowed[size]
-        seen: Any = self._not_seen[size]
-        if any(request.logit_bias for request in requests):
-            bias = np.zeros((size, self._vocab_size), np.float32)
-            for i, request in enumerate(requests):
-                bias[i, list(request.logit_bias)] = list(request.logit_bias.values())
-        if any(request.constraint is not None for request in requests):
-            allowed = np.full(allowed.shape, ALL, np.uint32)
-            for i, span in enumerate(spans):
-                if (mask := span.sequence.allowed_after(span.first)) is not None:
-                    allowed[i] = mask
-        scale = np.ones(size, np.float32)
-        for i, request in enumerate(requests):
-            scale[i] = request.sampling.temperature if request.scaled_logprobs else 1.0
-        rules = rules_of_rows(samplings)
-        if (rules["repetition_penalty"] != NEUTRAL["repetition_penalty"]).any():
-            marks = [[mark for mark in (request.begin, request.end) if mark is not None] for request in requests]
-            known = [span.sequence.known_or_proposed(0, span.first + 1) for span in spans]
-            seen = seen_tokens(known, marks, self._vocab_size, rows=size)
-        wanted = [request.num_logprobs for request in requests]
-        wants_logprob = np.array(any(each is not None for each in wanted))
-        wants_likeliest = np.array(any(wanted))
-        choices = Choices(rules, seed, prompt, sample, bias, allowed, scale, seen, wants_logprob, wants_likeliest)
-        self._last_choices = None if any(text.needs_tokens for text in texts) else ((size, texts), choices)
-        return choices
+    def _with_later(self, rows: Rows, parts: Sequence[Span]) -> Rows:
+        """Adds the later tokens that modules read; 0 for those that are not known yet."""
+        if not self._plan.modules:
+            return rows
+        later = np.zeros((self._plan.modules, *rows.tokens_BT.shape), np.int32)
+        for (k, tokens), (i, part) in itertools.product(enumerate(later, start=1), enumerate(parts)):
+            text = part.sequence
+            known = text.tokens[part.first + k : min(part.first + k + part.count, text.num_known)]
+            tokens[i, : len(known)] = known
+        return dataclasses.replace(rows, later_KBT=later)
 
     # ------------------------------------------------------------------------------------------------------ programs
 
@@ -298,8 +279,8 @@ class Device:
         scores = []
         for token in tokens:
             text.tokens.append(token)
-            chosen = self.decode([Span(text, len(text.tokens) - 1, 1)]).chosen()[0]
-            scores.append(jax.tree.map(lambda x, row=chosen.row: x[row], chosen.scores))
+            [[chosen]] = self.decode([Span(text, len(text.tokens) - 1, 1)]).chosen()
+            scores.append(jax.tree.map(lambda x, at=chosen.at: x[at], chosen.scores))
         self._decode_sizes = sizes
         return self._results(text, scores)
 
@@ -317,7 +298,8 @@ class Device:
 
     def _results(self, text: Text, scores: list[Scores]) -> dict[str, Any]:
         used = max([1, *(len(pages) for pages in text.pages)])
-        cached = jax.tree.map(lambda x: np.asarray(x[:used]), self._state)
+        layers = {name: self._state[name] for name in self._state if int(name) < self._config.num_layers}  # no modules
+        cached = jax.tree.map(lambda x: np.asarray(x[:used]), layers)
         return {"cached": cached, "scores": [(each.likeliest, each.likeliest_logprob) for each in scores]}
 
     def _emptied(self) -> DeviceState:
@@ -329,13 +311,17 @@ class Device:
         key = (name, rows, tokens)
         if key not in self._programs:
             span = Span(self._probe_text(1), 0, 1)
-            inputs: tuple[Any, ...] = (self.params, self._state, self._inputs((rows, tokens), [span]))
+            here = self._inputs((rows, tokens), [span])
+            here = here if name == "decode" else self._with_later(here, [span])
+            inputs: tuple[Any, ...] = self.params, self._state, here
             options: tuple[Any, ...] = (self._config, self._layout, self._plan)
             if name == "score":
                 inputs += np.zeros((rows, tokens), np.int32), np.array(False)
             elif name == "decode":
-                inputs += self._choices(rows, [span]), self._last_R
-            options += () if name == "read" else (self._num_likeliest,)
+                inputs += self._choices.of_rows(rows, [span]), self._last_R, np.ones(rows, np.int32)
+            options += {"read": (), "score": (self._num_likeliest,), "decode": (self._num_likeliest, self._most_steps)}[
+                name
+            ]
             function = getattr(programs, name)
             self._programs[key] = programs.compiled(function, *options, *inputs, platform=self._layout.platform)
         return self._programs[key]

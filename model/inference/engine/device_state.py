@@ -16,6 +16,7 @@ from model.attention.paged_cache import SCALE, PagedCache
 from model.config import ModelConfig
 from model.inference.engine.options import EngineOptions
 from model.inference.engine.scheduler import pages_of_window
+from model.inference.engine.speculation import Modules
 from model.interfaces import AttentionOption
 from model.layout import Layout
 from model.recurrent.memory import RecurrentState
@@ -36,6 +37,7 @@ class Rows:
       text_length_B: the tokens that the whole text has by now.
       state_B: the number of the row's recurrent state; past the last one in a row without a request.
       tables: of every group of layers, the pages of each row (B, J).
+      later_KBT: for modules of multi-token prediction, the token k + 1 places after each; None if they are yet to come.
     """
 
     tokens_BT: Any
@@ -44,6 +46,7 @@ class Rows:
     text_length_B: Any
     state_B: Any
     tables: tuple[Any, ...]
+    later_KBT: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +80,8 @@ class CachePlan:
       longest_text: the most tokens of one text that the cache can hold.
       reaches: for every group of layers, how many of the last tokens its queries see; None for all.
       num_pages: the pages of every group.
-      layers: every layer with a cache, by its number.
+      layers: every layer with a cache, by its number; those of modules follow the layers of the model.
+      modules: K, the modules of multi-token prediction that guess tokens.
     """
 
     rows: int
@@ -86,6 +90,7 @@ class CachePlan:
     reaches: tuple[int | None, ...]
     num_pages: tuple[int, ...]
     layers: tuple[tuple[str, PagedLayer | RecurrentLayer], ...]
+    modules: int = 0
 
     @property
     def pages_of_text(self) -> int:
@@ -168,10 +173,13 @@ class CachePlan:
 def plan_cache(config: ModelConfig, options: EngineOptions, cache_tokens: int) -> CachePlan:
     """Returns the arrays of an engine whose cache holds so many tokens."""
     caches = jax.eval_shape(lambda: empty_caches(config, 1, 1))
+    modules = options.speculation.tokens if isinstance(options.speculation, Modules) else 0
+    last = caches.get(str(config.num_layers - 1))
+    caches |= {str(config.num_layers + k): last for k in range(modules) if last is not None}
     reaches: list[int | None] = []
     layers: list[tuple[str, PagedLayer | RecurrentLayer]] = []
     for name, cache in caches.items():
-        mixer = config.layers[int(name)].mixer
+        mixer = config.layers[min(int(name), config.num_layers - 1)].mixer
         if not isinstance(cache, AttentionCache):
             layers.append(
                 (name, RecurrentLayer(tuple((n, x.shape[1:], str(x.dtype)) for n, x in cache.arrays.items())))
@@ -196,7 +204,7 @@ def plan_cache(config: ModelConfig, options: EngineOptions, cache_tokens: int) -
         return max(window, min(pages, options.rows * window))
 
     num_pages = tuple(pages_of(reach) for reach in reaches)
-    return CachePlan(options.rows, size, longest, tuple(reaches), num_pages, tuple(layers))
+    return CachePlan(options.rows, size, longest, tuple(reaches), num_pages, tuple(layers), modules)
 
 
 def _zero_at_start(x: jax.Array, rows: Rows) -> jax.Array:

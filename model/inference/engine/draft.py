@@ -98,7 +98,7 @@ class DraftProposer:
         for number in range(max(most, default=0)):
             drawing = [text for text, count in zip(own, most, strict=True) if number < count]
             spans = [Span(text, place, 1) for text in drawing for place in range(text.num_read, len(text.tokens))]
-            for span, chosen in zip(spans, self._device.decode(spans).chosen(), strict=True):
+            for span, [chosen] in zip(spans, self._device.decode(spans).chosen(), strict=True):
                 span.sequence.num_read += 1
                 if span.sequence.num_to_read < 0:  # that was its last token
                     span.sequence.tokens.append(chosen.token)

@@ -13,9 +13,11 @@ tries random schedules). Guesses at the next tokens (speculation.py) change none
 `generate`, up to rounding. On accelerators sums may depend on the number of rows of a program.
 
 The host works while the device computes: a step hands its programs to the device before it has the tokens of the step
-before, which stay there to be read. So a text that ends with a certain token is read for one step more, and the token
-after its end is dropped. A step waits for its own tokens where the next one needs them on the host: for guesses, a
-repetition penalty, and positions that depend on the length of a text.
+before, which stay there to be read. A call of a program may also take several steps of every text, while no prompt is
+read and no row could be given to a request that waits (`EngineOptions.steps_per_call`). So a text that ends with a
+certain token is read for some steps more, and the tokens after its end are dropped. A step is alone, and waits for its
+own tokens, where the next one needs them on the host: for guesses, a repetition penalty, a constraint, and positions
+that depend on the length of a text.
 
 One thread calls an engine; it has no threads, reads no clock and writes no text.
 """
@@ -32,6 +34,7 @@ from model.inference.engine import programs
 from model.inference.engine.capacity import capacity_of, plan_of, shares_pages
 from model.inference.engine.device import Chosen, Decoding, Device
 from model.inference.engine.draft import DraftModel, DraftProposer
+from model.inference.engine.modules import ModulesProposer
 from model.inference.engine.ngram import NGramProposer
 from model.inference.engine.options import EngineOptions, EngineStatistics
 from model.inference.engine.page_pool import PagePool
@@ -39,7 +42,7 @@ from model.inference.engine.programs import Scores
 from model.inference.engine.scheduler import Scheduler, Span
 from model.inference.engine.sequence import ON_DEVICE
 from model.inference.engine.sequence import Sequence as Text
-from model.inference.engine.speculation import Draft, NGram, Proposer, accepted, check_rolls_back
+from model.inference.engine.speculation import Draft, Modules, NGram, Proposer, accepted, check_rolls_back
 from model.inference.generate import PreparedParams, prepare_params
 from model.inference.prompts import check_ids, check_length
 from model.inference.request import EndedBy, Request, TokenScore, Update
@@ -107,6 +110,7 @@ class Engine:
             decoded=0 if options.only_scores else options.rows * (1 + guesses),
             tokens_per_step=options.tokens_per_step,
             num_likeliest=self._num_likeliest,
+            most_steps=options.steps_per_call if self._proposer is None else 1,
         )
         self._in_flight: tuple[list[Text], Decoding] | None = None
         self._texts: dict[int, Text] = {}
@@ -128,6 +132,8 @@ class Engine:
         check_rolls_back(self._config, "the model")
         if isinstance(speculation, NGram):
             return NGramProposer(speculation)
+        if isinstance(speculation, Modules):
+            return ModulesProposer(speculation, self._config)
         assert draft is not None
         proposer = DraftProposer(draft, self._config, self.options, self.capacity.longest_text, self._layout)
         total = self.capacity.cache_bytes + proposer.cache_bytes
@@ -243,9 +249,9 @@ class Engine:
         return self._device.is_exact
 
     def step(self) -> list[Update]:
-        """Reads the tokens of one step. Returns the new tokens that are known, and the requests that ended.
+        """Calls the programs once. Returns the new tokens that are known, and the requests that ended.
 
-        The tokens of a step may be known with the next (see the module docstring). Returns [] if there is no request.
+        The tokens of a call may be known with the next (see the module docstring). Returns [] if there is no request.
         """
         self.compile()
         updates = [Update(text.request_id, (), ended_by="cancelled") for text in self._cancelled]
@@ -254,10 +260,10 @@ class Engine:
         if not plan.decoding and not plan.reading:
             assert not self._texts or self._in_flight is not None, "requests wait and none can run"
             return updates + self._land()
-        self._statistics.steps += 1
+        self._statistics.steps += not plan.decoding
         updates += self._read(plan.reading)
         self._propose(plan.decoding, self.options.tokens_per_step - sum(span.count for span in plan.reading))
-        return updates + self._decode(plan.decoding)
+        return updates + self._decode(plan.decoding, alone=not plan.reading)
 
     def _read(self, spans: list[Span]) -> list[Update]:
         """Reads parts of prompts, and keeps the scores that are asked for; returns updates of texts that end so."""
@@ -304,26 +310,34 @@ class Engine:
         changes = (i for i, n in enumerate(lengths) if any(position.changes_at(n) for position in self._positions))
         return next(changes, most)
 
-    def _decode(self, texts: list[Text]) -> list[Update]:
+    def _decode(self, texts: list[Text], *, alone: bool) -> list[Update]:
         """Reads the last token of every text, and the guesses after it; returns the updates that are known.
 
-        These are those of the step before, and its own if the next step needs them.
+        These are those of the step before, and its own if the next step needs them. `alone` tells that the step reads
+        no prompt; then it may go on for some tokens of every text.
         """
         if not texts:
             return self._land()
         waits = self._proposer is not None or bool(self._positions) or any(text.needs_tokens for text in texts)
-        spans = [Span(text, len(text.tokens) - 1 + i, 1) for text in texts for i in range(1 + len(text.proposed))]
+        if waits:
+            spans = [Span(text, len(text.tokens) - 1 + i, 1) for text in texts for i in range(1 + len(text.proposed))]
+        else:
+            steps = self._scheduler.steps(texts, self.options.steps_per_call if alone else 1)
+            spans = [Span(text, len(text.tokens) - 1, count) for text, count in zip(texts, steps, strict=True)]
+        self._statistics.steps += max(span.count for span in spans)
         decoding = self._device.decode(spans)
         updates = self._land()
         if waits:
             chosen = iter(decoding.chosen())
-            of_texts = [[next(chosen) for _ in range(1 + len(text.proposed))] for text in texts]
+            of_texts = [[each for _ in range(1 + len(text.proposed)) for each in next(chosen)] for text in texts]
             both = zip(texts, of_texts, strict=True)
             return updates + [self._took(text, some) for text, some in both if text.ended_by is None]
-        for text in texts:
-            if text.ended_by is None:
-                self._scheduler.was_read(text, 1)
-                text.tokens.append(ON_DEVICE)
+        for span in spans:
+            if (text := span.sequence).ended_by is None:
+                self._scheduler.was_read(text, span.count)
+                text.tokens += [ON_DEVICE] * span.count
+                if self._scheduler.waiting and text.num_new == text.budget:
+                    self._scheduler.remove(text)  # its last tokens are on their way, and others need its row
         self._in_flight = (texts, decoding) if self._texts else None
         return updates
 
@@ -335,27 +349,29 @@ class Engine:
         updates = []
         for text, chosen in zip(texts, decoding.chosen(), strict=True):
             if text.ended_by is None:
-                text.tokens.pop()
-                updates.append(self._took(text, [chosen], was_read=True))
+                del text.tokens[-len(chosen) :]
+                updates.append(self._took(text, chosen, was_read=True))
         return updates
 
     def _took(self, text: Text, chosen: list[Chosen], *, was_read: bool = False) -> Update:
-        """Adds the tokens that were chosen after the last one and after each right guess; returns the update.
+        """Adds the tokens that were chosen after the last one; returns the update.
 
-        `was_read` tells that the tokens before them are counted as read.
+        `was_read` tells that the tokens before them are counted as read, and that each was chosen in a step of its own.
+        Otherwise the first follows the last token, and the others the guesses: they count up to the first wrong guess.
         """
-        right = accepted(text.proposed, [each.token for each in chosen])
-        self._statistics.text_steps += 1
+        if not was_read:
+            chosen = chosen[: accepted(text.proposed, [each.token for each in chosen]) + 1]
         self._statistics.proposed_tokens += len(text.proposed)
         text.proposed, new = [], []
-        for each in chosen[: right + 1]:
-            new.append(_token_score(each.token, each.scores, (each.row,), text.request.num_logprobs))
+        for each in chosen:
+            text.by_modules = each.guesses
+            new.append(_token_score(each.token, each.scores, each.at, text.request.num_logprobs))
             text.add(new[-1])
             if text.ended_by is not None:
                 break
-        self._statistics.accepted_tokens += min(right, len(new))
-        if not was_read:
-            self._scheduler.was_read(text, len(new))
+        self._statistics.text_steps += len(new) if was_read else 1
+        self._statistics.accepted_tokens += 0 if was_read else min(len(chosen) - 1, len(new))
+        self._scheduler.was_read(text, 0 if was_read else len(new))
         self._statistics.new_tokens += len(new)
         prompt = None
         if text.request.num_prompt_logprobs is not None and not text.scores_sent:

@@ -14,6 +14,8 @@ class EngineOptions:
     Attributes:
       rows: the most requests that decode at once.
       tokens_per_step: the most tokens that a step reads: one for each decoding request, the rest for prompts.
+      steps_per_call: the most tokens that a text decodes in one call of a program, while no prompt is read. Tokens are
+        then known together. A request that comes meanwhile waits for the call, and so does one that is cancelled.
       page_size: the tokens of a page of the cache.
       cache_tokens: the tokens that the cache holds, of all texts together; None for `rows` texts of the context length,
         or as many as half of the device's memory holds.
@@ -27,6 +29,7 @@ class EngineOptions:
 
     rows: int = 16
     tokens_per_step: int = 128
+    steps_per_call: int = 4
     page_size: int = 16
     cache_tokens: int | None = None
     cache_dtype: Literal["int8", "float8_e4m3fn"] | None = None
@@ -37,7 +40,7 @@ class EngineOptions:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        for name in ("rows", "tokens_per_step", "page_size"):
+        for name in ("rows", "tokens_per_step", "steps_per_call", "page_size"):
             if getattr(self, name) < 1:
                 yield name, f"must be at least 1, got {getattr(self, name)}"
         if self.tokens_per_step <= self.rows:

@@ -29,9 +29,12 @@ from model.inference.engine.device_state import CachePlan, DeviceState, Rows
 from model.inference.engine.sequence import ON_DEVICE
 from model.inference.prompts import key_of_text
 from model.inference.sampling import Rules, likeliest_token, sample_token
+from model.inference.tokens_ahead import tokens_ahead
 from model.layers import group_layers
 from model.layout import Layout
 from model.recurrent.memory import RecurrentOption
+from model.stack import LayerCaches
+from model.taps.request import Tap
 from model.transformer import Params, logits, stream
 
 MIN_TOKENS, MAX_TOKENS = 2, 32  # of a program
@@ -76,12 +79,21 @@ class Scores:
     likeliest_logprob: jax.Array
 
 
+@struct.dataclass
+class Drawn:
+    """The next token of each row (B,), its scores, and guesses at those after it by modules (B, K), or None."""
+
+    token: jax.Array
+    scores: Scores
+    guesses: jax.Array | None
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
 def read(
     config: ModelConfig, layout: Layout, plan: CachePlan, params: Params, state: DeviceState, rows: Rows
 ) -> DeviceState:
     """Reads tokens of prompts."""
-    return _stream(config, layout, plan, params, state, rows)[0]
+    return plan.with_caches(state, _stream(config, layout, plan, params, state, rows)[0], rows, layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
@@ -97,64 +109,168 @@ def score(
     wants_likeliest: jax.Array,
 ) -> tuple[DeviceState, Scores]:
     """Reads tokens of prompts; returns the scores of the token after each."""
-    state, stream_BTD = _stream(config, layout, plan, params, state, rows)
+    caches, stream_BTD, _ = _stream(config, layout, plan, params, state, rows)
     logits_BTV = logits(config, params, stream_BTD, layout=layout)
-    return state, _scores(logits_BTV, next_BT, num_likeliest, jnp.ones((), bool), wants_likeliest)
+    scores = _scores(logits_BTV, next_BT, num_likeliest, jnp.ones((), bool), wants_likeliest)
+    return plan.with_caches(state, caches, rows, layout), scores
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=6)
 def decode(
     config: ModelConfig,
     layout: Layout,
     plan: CachePlan,
     num_likeliest: int,
+    most_steps: int,
     params: Params,
     state: DeviceState,
     rows: Rows,
     choices: Choices,
     last_R: jax.Array,
-) -> tuple[DeviceState, jax.Array, Scores, jax.Array]:
-    """Reads the last token of every row; returns the next of each, and its scores.
+    steps_B: jax.Array,
+) -> tuple[DeviceState, Drawn, jax.Array]:
+    """Reads the last token of every row and chooses the next, and so on with that one, for some steps.
 
-    `last_R` has the last token that each row of the engine was given, by the number of its state. A row whose token is
-    ON_DEVICE reads that one, so that a step need not wait for the host to have the tokens of the step before.
+    Args:
+      config, layout, plan, num_likeliest, params, state, choices: of the engine.
+      most_steps: S, the most steps of a row.
+      rows: the last token of each row. If it is ON_DEVICE the row reads that of `last_R`, so that a step need not wait
+        for the host to have the tokens of the step before.
+      last_R: the last token that each row of the engine was given, by the number of its state.
+      steps_B: the steps that each row takes; the program takes as many as the longest, which may change in each call.
+
+    Returns:
+      The arrays, what was drawn with a leading axis S, and `last_R`; what is past the steps of a row means nothing.
     """
-    last_B1 = last_R.at[rows.state_B].get(mode="clip")[:, None]
-    rows = dataclasses.replace(rows, tokens_BT=jnp.where(rows.tokens_BT == ON_DEVICE, last_B1, rows.tokens_BT))
-    state, stream_BTD = _stream(config, layout, plan, params, state, rows)
+    first_B = jnp.where(
+        rows.tokens_BT[:, 0] == ON_DEVICE, last_R.at[rows.state_B].get(mode="clip"), rows.tokens_BT[:, 0]
+    )
+    model = functools.partial(_next_token, config, layout, plan, num_likeliest, params, choices)
+    if most_steps == 1:
+        state, drawn = model(state, rows, first_B)
+        last_B, drawn_S = drawn.token, jax.tree.map(lambda x: x[None], drawn)
+    else:
+
+        def step(s: jax.Array, carry: tuple[DeviceState, jax.Array, Drawn]) -> tuple[DeviceState, jax.Array, Drawn]:
+            state, before_B, drawn_S = carry
+            goes_on_B, ahead_B = s < steps_B, jnp.minimum(s, jnp.maximum(steps_B, 1) - 1)
+            here = dataclasses.replace(
+                rows,
+                first_B=rows.first_B + ahead_B,
+                text_length_B=rows.text_length_B + ahead_B,
+                count_B=jnp.where(goes_on_B, rows.count_B, 0),
+                state_B=jnp.where(goes_on_B, rows.state_B, plan.rows),
+            )
+            state, drawn = model(state, here, before_B)
+            drawn_S = jax.tree.map(lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, s, 0), drawn_S, drawn)
+            return state, jnp.where(goes_on_B, drawn.token, before_B), drawn_S
+
+        shapes = jax.eval_shape(lambda: model(state, rows, first_B)[1])
+        empty = jax.tree.map(lambda x: jnp.zeros((most_steps, *x.shape), x.dtype), shapes)
+        state, last_B, drawn_S = jax.lax.fori_loop(0, jnp.max(steps_B), step, (state, first_B, empty))
+    last_R = last_R.at[rows.state_B].set(last_B, mode="drop")
+    constrain = lambda x: layout.constrain(x, (None,) * x.ndim)  # noqa: E731
+    return state, jax.tree.map(constrain, drawn_S), constrain(last_R)
+
+
+def _next_token(
+    config: ModelConfig,
+    layout: Layout,
+    plan: CachePlan,
+    num_likeliest: int,
+    params: Params,
+    choices: Choices,
+    state: DeviceState,
+    rows: Rows,
+    last_B: jax.Array,
+) -> tuple[DeviceState, Drawn]:
+    """Reads one token of every row, and draws the next of each."""
+    rows = dataclasses.replace(rows, tokens_BT=rows.tokens_BT.at[:, 0].set(last_B))
+    caches, stream_BTD, last_BTD = _stream(config, layout, plan, params, state, rows)
     logits_BV = logits(config, params, stream_BTD[:, :1], layout=layout)[:, 0].astype(jnp.float32)
-    key_B = jax.vmap(_key)(choices.seed_B, choices.prompt_B, choices.sample_B, rows.first_B)
-    biased_BV = jax.lax.cond(
-        jnp.any(choices.bias_BV != 0), lambda: logits_BV + choices.bias_BV, lambda: logits_BV
-    )  # fmt: skip
-    allowed_BV = jax.lax.cond(
-        jnp.any(choices.allowed_BW != ALL), lambda: keep_allowed(biased_BV, choices.allowed_BW), lambda: biased_BV
-    )  # fmt: skip
-    token_B = sample_token(choices.rules, allowed_BV, key_B, choices.seen_BV)
+    token_B = _choose(choices, logits_BV, rows.first_B, choices.allowed_BW)
     scaled_BV = jax.lax.cond(
         jnp.any(choices.scale_B != 1), lambda: logits_BV / choices.scale_B[:, None], lambda: logits_BV
     )  # fmt: skip
     scores = _scores(scaled_BV, token_B, num_likeliest, choices.wants_logprob, choices.wants_likeliest)
-    last_R = last_R.at[rows.state_B].set(token_B, mode="drop")
-    return state, layout.constrain(token_B, (None,)), scores, layout.constrain(last_R, (None,))
+    guesses, guess_B = [], token_B
+    for number in range(plan.modules):
+        tokens_BT = jnp.zeros_like(rows.tokens_BT).at[:, 0].set(guess_B)
+        last_BTD, normed_BTD = _ahead(config, layout, params, rows, number, last_BTD, tokens_BT, caches)
+        logits_BV = logits(config, params, normed_BTD[:, :1], layout=layout)[:, 0].astype(jnp.float32)
+        guess_B = _choose(choices, logits_BV, rows.first_B + 1 + number, None)
+        guesses.append(guess_B)
+    drawn = Drawn(token_B, scores, jnp.stack(guesses, axis=1) if guesses else None)
+    return plan.with_caches(state, caches, rows, layout), drawn
+
+
+def _choose(choices: Choices, logits_BV: jax.Array, position_B: jax.Array, allowed_BW: jax.Array | None) -> jax.Array:
+    """Returns the token of each row after a position; without `allowed_BW` constraints do not count."""
+    key_B = jax.vmap(_key)(choices.seed_B, choices.prompt_B, choices.sample_B, position_B)
+    logits_BV = jax.lax.cond(
+        jnp.any(choices.bias_BV != 0), lambda x: x + choices.bias_BV, lambda x: x, logits_BV
+    )  # fmt: skip
+    if allowed_BW is not None:
+        logits_BV = jax.lax.cond(
+            jnp.any(allowed_BW != ALL), lambda x: keep_allowed(x, allowed_BW), lambda x: x, logits_BV
+        )
+    return sample_token(choices.rules, logits_BV, key_B, choices.seen_BV)
 
 
 def _stream(
     config: ModelConfig, layout: Layout, plan: CachePlan, params: Params, state: DeviceState, rows: Rows
-) -> tuple[DeviceState, jax.Array]:
-    positions_BT = rows.first_B[:, None] + jnp.arange(rows.tokens_BT.shape[1], dtype=jnp.int32)
+) -> tuple[LayerCaches, jax.Array, jax.Array]:
+    """Reads tokens; returns the caches, the stream, and that of the last layer, or module, before the norm.
+
+    Modules read with them if the tokens that they need are known.
+    """
+    caches = plan.caches(state, rows)
     output = stream(
         config,
         params,
         rows.tokens_BT,
-        positions_BT=positions_BT,
-        cache=plan.caches(state, rows),
-        lengths_B=jnp.where(rows.count_B == 0, 0, rows.first_B + rows.count_B),
-        text_lengths_B=rows.text_length_B,
+        cache=caches,
         layout=layout,
+        taps=(Tap("block_output", layers=(config.num_layers - 1,)),) if plan.modules else (),
+        **_places(rows),
     )
     assert output.cache is not None
-    return plan.with_caches(state, output.cache, rows, layout), output.stream_BTD
+    caches |= output.cache
+    if not plan.modules:
+        return caches, output.stream_BTD, output.stream_BTD
+    last_BTD = config.residual.leave(output.taps["block_output"][0])
+    for number in range(0 if rows.later_KBT is None else plan.modules):
+        last_BTD, _ = _ahead(config, layout, params, rows, number, last_BTD, rows.later_KBT[number], caches)
+    return caches, output.stream_BTD, last_BTD
+
+
+def _ahead(
+    config: ModelConfig,
+    layout: Layout,
+    params: Params,
+    rows: Rows,
+    number: int,
+    last_BTD: jax.Array,
+    tokens_BT: jax.Array,
+    caches: LayerCaches,
+) -> tuple[jax.Array, jax.Array]:
+    """Runs a module and adds to its cache, in `caches`; returns its stream, before and after its norm."""
+    name = str(config.num_layers + number)
+    last_BTD, normed_BTD, after = tokens_ahead(
+        config, params, number, last_BTD, tokens_BT, cache=caches.get(name), layout=layout, **_places(rows)
+    )
+    if after is not None:
+        caches[name] = after
+    return last_BTD, normed_BTD
+
+
+def _places(rows: Rows) -> dict[str, Any]:
+    """Returns the arguments of `stream` that tell where the tokens are."""
+    return {
+        "positions_BT": rows.first_B[:, None] + jnp.arange(rows.tokens_BT.shape[1], dtype=jnp.int32),
+        "lengths_B": jnp.where(rows.count_B == 0, 0, rows.first_B + rows.count_B),
+        "text_lengths_B": rows.text_length_B,
+    }
 
 
 def _key(seed: jax.Array, prompt: jax.Array, sample: jax.Array, position: jax.Array) -> jax.Array:

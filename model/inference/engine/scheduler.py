@@ -73,11 +73,11 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Lets go of a request that ended; its full pages stay known."""
-        if sequence.row is None:
-            self.waiting.remove(sequence)
-        else:
+        """Lets go of a request that ended, if it is still here; its full pages stay known."""
+        if sequence.row is not None:
             self._stop(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
 
     def give_way(self, sequence: Sequence) -> None:
         """Stops a running request, whose tokens are then read again."""
@@ -131,10 +131,26 @@ class Scheduler:
             count = min(count, len(pages) * self.page_size - len(sequence.tokens))
         return count
 
+    def steps(self, decoding: list[Sequence], most: int) -> list[int]:
+        """Returns how many tokens each text decodes before the next plan, at most `most`, and gives them pages.
+
+        If requests wait, that is until the first text has all of its tokens, so that no row is idle.
+        """
+        left = [each.budget - each.num_new for each in decoding]
+        most = min(most, *left) if self.waiting else min(most, max(left))
+        for each, own in zip(decoding, left, strict=True):
+            if (wanted := min(most, own) - 1) > (held := self.lengthen(each, wanted)):
+                most = held + 1
+        return [min(most, own) for own in left]
+
     def was_read(self, sequence: Sequence, count: int) -> None:
-        """Counts tokens that the cache now holds, lets others find full pages, and drops those before windows."""
+        """Counts tokens that the cache now holds, lets others find full pages, and drops those before windows.
+
+        Tokens that the host does not know yet may be among them; their pages are found after a later call.
+        """
         sequence.num_read += count
-        for index in range(sequence.num_published, sequence.num_read // self.page_size if self.shares else 0):
+        known = min(sequence.num_read, sequence.num_known)
+        for index in range(sequence.num_published, known // self.page_size if self.shares else 0):
             digest = sequence.digest(index, self.page_size)
             for pool, pages in zip(self.pools, sequence.pages, strict=True):
                 if pages[index] != NO_PAGE:

@@ -21,13 +21,14 @@ class Sequence:
       request: the request.
       budget: the most new tokens.
       budget_ends_by: the reason if it has that many.
-      tokens: the prompt and all new tokens; the last may be ON_DEVICE.
+      tokens: the prompt and all new tokens; the last ones may be ON_DEVICE.
       num_read: how many of these the cache holds.
       row: the number of its row while it runs; None while it waits.
       pages: of every group of layers, the pages of the tokens read; NO_PAGE before a window.
       digests: of the full pages of `tokens`, as far as they were needed.
       num_published: the pages that others can find.
       proposed: guesses at the tokens after `tokens`, which the next step reads with them.
+      by_modules: guesses of the model's own modules at the tokens after `tokens`, if it guesses by these.
       follower: the text under its constraint; None without one.
       allowed_after_guesses: the tokens that may come after each guess, under a constraint.
       scores: of the prompt's tokens, as far as they are asked for and known.
@@ -45,6 +46,7 @@ class Sequence:
     digests: list[bytes] = dataclasses.field(default_factory=list)
     num_published: int = 0
     proposed: list[int] = dataclasses.field(default_factory=list)
+    by_modules: tuple[int, ...] = ()
     follower: Follower | None = None
     allowed_after_guesses: list[np.ndarray] = dataclasses.field(default_factory=list)
     scores: list[TokenScore] = dataclasses.field(default_factory=list)
@@ -66,6 +68,14 @@ class Sequence:
         return len(self.tokens) - len(self.request.prompt)
 
     @property
+    def num_known(self) -> int:
+        """The number of tokens before the first that is ON_DEVICE."""
+        count = len(self.tokens)
+        while count and self.tokens[count - 1] == ON_DEVICE:
+            count -= 1
+        return count
+
+    @property
     def needs_tokens(self) -> bool:
         """Whether the choice of its next token needs the earlier ones on the host."""
         request = self.request
@@ -73,7 +83,7 @@ class Sequence:
 
     @property
     def may_decode(self) -> bool:
-        """Whether all tokens but the last were read, and the last, if it is on the device, leaves room for another."""
+        """Whether all tokens but the last were read, and those on the device leave room for another."""
         has_room = self.tokens[-1] != ON_DEVICE or self.num_new < self.budget
         return self.num_to_read == 0 and has_room
 

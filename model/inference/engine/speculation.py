@@ -64,7 +64,22 @@ class Draft:
         yield from _problems_of_tokens(self.tokens)
 
 
-Speculation = NGram | Draft
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Modules:
+    """Guesses with the model's own modules of multi-token prediction (modules.py), in a model that has them.
+
+    Attributes:
+      tokens: the tokens that are guessed in a step, one by each of the first modules.
+    """
+
+    tokens: int = 1
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        yield from _problems_of_tokens(self.tokens)
+
+
+Speculation = NGram | Draft | Modules
 
 
 def _problems_of_tokens(tokens: int) -> Iterator[tuple[str, str]]:

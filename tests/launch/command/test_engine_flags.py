@@ -7,7 +7,7 @@ import pytest
 from launch.command.engine_flags import EngineFlags, draft_of, engine_options, is_given
 from model.errors import UserError
 from model.inference.engine.options import EngineOptions
-from model.inference.engine.speculation import Draft, NGram
+from model.inference.engine.speculation import Draft, Modules, NGram
 from train.run.loading import load_run
 
 BASE = EngineOptions(rows=2, tokens_per_step=16)
@@ -29,6 +29,7 @@ def test_fields_are_set_by_name():
     assert options("engine.page_size=8", "engine.speculation=NGram(tokens=8)") == EngineOptions(
         rows=2, tokens_per_step=16, page_size=8, speculation=NGram(tokens=8)
     )
+    assert options("engine.speculation=Modules(tokens=2)").speculation == Modules(tokens=2)
     assert options(draft="runs/small").speculation == Draft()
     assert options("engine.speculation=Draft(tokens=2)", draft="runs/small").speculation == Draft(tokens=2)
 

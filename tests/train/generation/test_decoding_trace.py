@@ -66,7 +66,9 @@ def test_the_numbers():
     speed = TraceSpeed(2, 30, 100, 16, None, 2.0, 6.0, (0.1, 0.3), (0.01,) * 98)
     assert speed.speedup == 3
     assert speed.lines()[1] == "  engine 50 tokens/s, static batches 16.7: 3.00 times"
-    assert "first token 200.0 and 298.0 ms, between tokens 10.0 and 10.0 ms" in speed.lines()[2]
+    assert speed.lines()[2] == (
+        "  engine: first token 200.0 ms in the middle, 298.0 at p99; between tokens 10.0 ms in the mean, 10.0 at p99"
+    )
     found = json.loads(json.dumps(speed.as_json()))
     assert found["first_token_seconds_p50"] == pytest.approx(0.2)
     assert "token_seconds" not in found

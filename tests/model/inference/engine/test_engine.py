@@ -39,6 +39,34 @@ def test_updates_say_why_a_text_ends():
     assert [len(answer.tokens) for answer in answers] == [4, tokens.index(tokens[1]) + 1, 1, 2]
 
 
+@pytest.mark.parametrize(("steps_per_call", "calls"), [(1, [1] * 9), (4, [4, 4, 1]), (16, [9])])
+def test_a_call_takes_several_steps(steps_per_call, calls):
+    made, _ = engine_of("dense", rows=2, tokens_per_step=5, steps_per_call=steps_per_call)
+    number = made.submit(Request(prompt=(3,), sampling=Sampling(temperature=0, max_tokens=9)))
+    found = []
+    while made.num_unfinished:
+        found += [len(update.tokens) for update in made.step() if update.request_id == number]
+    assert found == calls
+    assert (made.statistics.steps, made.statistics.text_steps, made.statistics.tokens_per_text_step) == (9, 9, 1)
+
+
+def test_a_row_is_free_as_soon_as_the_last_token_of_its_text_is_on_its_way():
+    made, before = engine(), engine().statistics.steps
+    first, second, third = (
+        made.submit(Request(prompt=(prompt,), sampling=Sampling(temperature=0, max_tokens=tokens)))
+        for prompt, tokens in ((3, 2), (4, 9), (5, 1))
+    )
+    assert made.step() == []
+    assert made.statistics.steps - before == 2  # until the first text has its tokens, since another waits
+    assert made.statistics.running == 1
+    assert [(update.request_id, len(update.tokens)) for update in made.step()] == [(first, 2), (second, 2)]
+    rest = list(iter(lambda: made.step() if made.num_unfinished else None, None))
+    assert [(update.request_id, len(update.tokens)) for updates in rest for update in updates] == [
+        (second, 4), (third, 1), (second, 3),
+    ]  # fmt: skip
+    assert made.statistics.steps - before == 9
+
+
 def test_scores_are_given_as_asked():
     request = Request(prompt=(3, 4, 5), sampling=GREEDY, num_logprobs=2, num_prompt_logprobs=0)
     answer = serve(engine(), [request])[0]
@@ -224,7 +252,7 @@ def test_a_step_is_under_way_before_the_tokens_of_the_last_are_read(monkeypatch)
     decode, chosen = made._device.decode, Decoding.chosen
     monkeypatch.setattr(made._device, "decode", lambda spans: events.append("begun") or decode(spans))
     monkeypatch.setattr(Decoding, "chosen", lambda self: events.append("known") or chosen(self))
-    greedy = Request(prompt=(3, 4), sampling=dataclasses.replace(GREEDY, max_tokens=3))
+    greedy = Request(prompt=(3, 4), sampling=dataclasses.replace(GREEDY, max_tokens=9))
     plain = serve(made, [greedy])[0]
     assert events == ["begun", "begun", "known", "begun", "known", "known"]
     events.clear()
@@ -237,4 +265,4 @@ def test_a_step_is_under_way_before_the_tokens_of_the_last_are_read(monkeypatch)
     events.clear()
     penalty = dataclasses.replace(GREEDY, max_tokens=2, repetition_penalty=1.5)
     serve(made, [Request(prompt=(3, 4), sampling=penalty), greedy])  # it needs its tokens on the host
-    assert events == ["begun", "known", "begun", "known", "begun", "known"]
+    assert events == ["begun", "known", "begun", "known", "begun", "begun", "known", "known"]  # then 4 steps, and 3

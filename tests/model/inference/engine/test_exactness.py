@@ -118,6 +118,20 @@ def test_many_schedules(name, schedule):
     check(name, schedule)
 
 
+@SWEEP
+@pytest.mark.parametrize("name", MODELS)
+@few(30)
+@given(schedule=schedules())
+def test_answers_are_those_of_single_steps(name, schedule):
+    rows = 4 if name == "dense" else 2
+    check_as_alone(single_steps(name, rows), served(name), schedule)
+
+
+@functools.cache
+def single_steps(name, rows):
+    return engine_of(name, rows=rows, tokens_per_step=2 * rows + 1, steps_per_call=1)[0]
+
+
 @few(4)
 @given(schedule=schedules())
 def test_a_cache_in_a_smaller_format_is_as_exact(schedule):

@@ -2,7 +2,7 @@
 
 from model.inference.engine.page_pool import NO_PAGE, PagePool
 from model.inference.engine.scheduler import Scheduler, pages_of_window
-from model.inference.engine.sequence import Sequence
+from model.inference.engine.sequence import ON_DEVICE, Sequence
 from model.inference.request import Request, TokenScore
 from model.inference.sampling import Sampling
 
@@ -115,6 +115,41 @@ def test_guesses_take_the_pages_that_are_free_and_no_others():
     assert scheduler.pools[0].available == 0
     assert scheduler.lengthen(texts[1], 3) == 0
     assert scheduler.preemptions == 0
+
+
+def test_steps_end_with_the_first_text_if_others_wait():
+    scheduler = scheduler_of(pages=20)
+    texts = [add(scheduler, 0, 3), add(scheduler, 1, 3, head=50)]
+    step(scheduler)
+    texts[0].budget = 3
+    scheduler.plan()
+    assert scheduler.steps(texts, 8) == [3, 8]
+    assert [len(each.pages[0]) for each in texts] == [3, 5]
+    add(scheduler, 2, 3, head=60)
+    assert scheduler.steps(texts, 8) == [3, 3]
+    assert scheduler.steps(texts, 1) == [1, 1]
+
+
+def test_steps_end_with_the_pages():
+    scheduler = scheduler_of(pages=4, shares=False)
+    texts = [add(scheduler, 0, 3), add(scheduler, 1, 2, head=50)]
+    step(scheduler)
+    assert scheduler.steps(texts, 8) == [1, 1]  # the second has no page for a third token
+    assert scheduler.preemptions == 0
+
+
+def test_pages_of_tokens_that_are_on_the_device_are_found_later():
+    scheduler = scheduler_of(pages=20)
+    text = add(scheduler, 0, 4)
+    step(scheduler)
+    scheduler.plan()
+    scheduler.steps([text], 4)
+    scheduler.was_read(text, 4)  # those at 3 to 6, of which 4 to 6 are not known
+    text.tokens += [ON_DEVICE] * 4
+    assert (text.num_read, text.num_known, text.num_published) == (7, 4, 2)
+    text.tokens[4:] = [0] * 4
+    scheduler.was_read(text, 0)
+    assert text.num_published == 3
 
 
 def test_pages_before_a_window_are_dropped_and_found_again():
