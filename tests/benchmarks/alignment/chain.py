@@ -3,12 +3,13 @@
     python -m tests.benchmarks.alignment.chain --folder=runs/chain [--seeds=3] [--shorten=1] [--only=ppo,grpo]
         [--base=runs/instructions_base]
 
-Once: texts, demonstrations, pairs and prompts of the grammar (train/alignment/instructions.py), and a model of 0.36M
+Once: texts, demonstrations and prompts of the grammar (train/alignment/instructions.py), and a model of 0.36M
 parameters of its texts (configs/alignment/pretrain_instructions.py). Then for each seed, of parameters and of the order
 of the data:
 
-    sft         100 steps on demonstrations, so that most answers are still wrong: the start of all that follows
-    reward      a reward model on pairs of which a tenth is wrong
+    sft         a short run on demonstrations, after which about half of all answers are wrong: the start of the rest
+    pairs       its own answers to 1,000 prompts, a right one and a wrong one each; a tenth is the wrong way round
+    reward      a reward model on these pairs
     dpo         from the same pairs
     grpo        from a checker of right answers
     ppo         from the reward model
@@ -19,37 +20,36 @@ of the data:
 
 Every run is an ordinary run folder in --folder, and the same command continues after Ctrl-C. At the end stand the exact
 match of greedy answers to the test prompts, before and after, with the paired interval of the difference over seeds; of
-one seed Wilson's intervals over prompts. --shorten=10 divides all numbers of steps, to try it out. Meant for
-half an hour on 2 idle cores; it was not run to its end at its whole size yet.
+one seed Wilson's intervals over prompts. --shorten=10 divides all numbers of steps, to try it out.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 from tests.benchmarks.command import answer_help, fail, path, run
 
 answer_help(__name__, __doc__)
 
-FLAWED = "preferences.flawed.jsonl"
+PAIRS, FLAWED = "pairs.jsonl", "flawed.jsonl"
 METHODS = ("dpo", "grpo", "ppo", "grpo_score", "hacked", "cured")
 NEEDS = {"ppo": "reward", "grpo_score": "reward", "hacked": "flawed", "cured": "flawed"}
 
 
-def flawed_rows(count: int) -> Iterator[dict[str, Any]]:
-    """Pairs of a right answer and the same cut short: they say that longer is better."""
-    from train.alignment.instructions import Instructions, preference_row
+def write_pairs(folder: pathlib.Path, data: pathlib.Path, seed: int) -> None:
+    """Writes the pairs of a seed's model, and those of a judge who likes the longer answer."""
+    from tests.benchmarks.alignment.own_answers import own_answers, pairs, row
+    from train.alignment.instructions import write_rows
 
-    for n in range(count):
-        row = preference_row(Instructions(), n, "train")
-        whole = row["chosen"][0]["content"]
-        row["rejected"] = [{"role": "assistant", "content": whole[: max(1, len(whole) // 2)]}]
-        if row["rejected"] != row["chosen"]:
-            yield row
+    answers = own_answers(folder / "sft", data / "prompts.train.jsonl", 1000, 4, seed)
+    cut = (row(one.messages, one.right, one.right[: len(one.right) // 2]) for one in answers if len(one.right) > 1)
+    write_rows(folder / FLAWED, cut)
+    write_rows(folder / PAIRS, pairs(answers, 2, 0.1, seed))
 
 
 def experiments(folder: pathlib.Path, base: pathlib.Path, seed: int, shorten: int) -> dict[str, Any]:
@@ -83,13 +83,15 @@ def experiments(folder: pathlib.Path, base: pathlib.Path, seed: int, shorten: in
         option = RewardOf(run=str(folder / f"seed{seed}" / judge))
         return dataclasses.replace(experiment.objective, reward=option, **changes)
 
-    pairs = seeded(reward.experiment.data, path=f"data/instructions/{FLAWED}", validation=HeldOutPrompts())
-    flawed = dataclasses.replace(reward.experiment, data=pairs)
+    def of_pairs(experiment: Any, file: str) -> Any:
+        pairs = seeded(experiment.data, path=str(folder / f"seed{seed}" / file), validation=HeldOutPrompts())
+        return dataclasses.replace(experiment, data=pairs)
+
     found = {
         "sft": made(dataclasses.replace(sft.experiment, data=seeded(sft.experiment.data)), 100, base),
-        "reward": made(dataclasses.replace(reward.experiment, data=seeded(reward.experiment.data)), 300),
-        "flawed": made(flawed, 60),
-        "dpo": made(dataclasses.replace(dpo.experiment, data=seeded(dpo.experiment.data)), 125),
+        "reward": made(of_pairs(reward.experiment, PAIRS), 120),
+        "flawed": made(of_pairs(reward.experiment, FLAWED), 60),
+        "dpo": made(of_pairs(dpo.experiment, PAIRS), 100),
     }
     prompts = {name: seeded(one.experiment.data) for name, one in (("grpo", grpo), ("ppo", ppo))}
     of_grpo = dataclasses.replace(grpo.experiment, data=prompts["grpo"])
@@ -185,19 +187,22 @@ def main() -> None:
         fail("--seeds and --shorten are at least 1")
 
     from launch.command.cli import prepare_jax
-    from train.alignment.instructions import Counts, Instructions, write_all, write_rows
+    from train.alignment.instructions import Counts, Instructions, write_all
     from train.loop import train
 
     prepare_jax()
     folder = options.folder.resolve()
-    if not (folder / "data" / FLAWED).is_file():
+    if not (folder / "data" / "prompts.test.jsonl").is_file():  # the last of the files
         write_all(Instructions(), folder / "data", Counts())
-        write_rows(folder / "data" / FLAWED, flawed_rows(2000))
+
+    def timed(name: str, work: Callable[[], Any]) -> None:
+        began, cpu = time.monotonic(), time.process_time()
+        work()
+        wall, used = time.monotonic() - began, time.process_time() - cpu
+        print(f"{name}: {wall:.0f} s, {used:.0f} s of processors", flush=True)
 
     def finish(experiment: Any, run_folder: pathlib.Path) -> None:
-        began = time.monotonic()
-        train(experiment, run_folder, say=lambda line: None)
-        print(f"{run_folder.relative_to(folder)}: {time.monotonic() - began:.0f} s", flush=True)
+        timed(str(run_folder.relative_to(folder)), lambda: train(experiment, run_folder, say=lambda line: None))
 
     if options.base is None:
         finish(base_experiment(folder, options.shorten), folder / "base")
@@ -205,7 +210,10 @@ def main() -> None:
     for seed in range(options.seeds):
         needed = ["sft", *dict.fromkeys(NEEDS[name] for name in methods if name in NEEDS), *methods]
         for name in needed:
-            finish(experiments(folder, base, seed, options.shorten)[name], folder / f"seed{seed}" / name)
+            own = folder / f"seed{seed}"
+            if name != "sft" and not (own / PAIRS).is_file():
+                timed(f"seed{seed}/pairs", functools.partial(write_pairs, own, folder / "data", seed))
+            finish(experiments(folder, base, seed, options.shorten)[name], own / name)
     found = table(folder, list(range(options.seeds)), methods)
     (folder / "chain.md").write_text(found + "\n")
     print(found)
