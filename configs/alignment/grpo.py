@@ -1,7 +1,7 @@
 """GRPO with a verifiable reward: the model of instructions learns from its own answers, which a checker judges.
 
     python -m launch.train --config=configs/alignment/sft.py --run=runs/instructions_sft_short \
-        --set training.num_steps=100
+        --set training.num_steps=120
     python -m launch.train --config=configs/alignment/grpo.py --run=runs/instructions_grpo
 
 Starts from a short supervised run, so that most answers are still wrong. The reward is 1 for the right answer,
@@ -25,25 +25,21 @@ from train.experiment import Checkpoints, Evaluation, Experiment, Logging, Train
 from train.objectives.policy import GRPO
 from train.objectives.rollout_options import Reward, Rollouts
 from train.optimizers.options import AdamW
-from train.schedules import Constant
+from train.schedules import Cosine
 
 experiment: Experiment = dataclasses.replace(
     base,
-    data=Prompts(path="data/instructions/prompts.train.jsonl", group=8, batch_size=64, sequence_length=64),
+    data=Prompts(path="data/instructions/prompts.train.jsonl", group=8, batch_size=256, sequence_length=40),
     objective=GRPO(
-        reward=Reward(function="exact"),
-        rollouts=Rollouts(max_tokens=12, rows=32),
-        kl=0.02,
-        clip_high=0.28,
-        mean="token",
+        reward=Reward(function="exact"), rollouts=Rollouts(max_tokens=8, rows=32), clip_high=0.28, mean="token"
     ),
-    training=Training(num_steps=60, init_from="runs/instructions_sft_short"),
+    training=Training(num_steps=120, init_from="runs/instructions_sft_short"),
     optimizer=AdamW(weight_decay=0.0),
-    schedule=Constant(peak=1e-4),
-    evaluation=Evaluation(every=20),
+    schedule=Cosine(peak=1.5e-4, final=1.5e-5, warmup_steps=5),
+    evaluation=Evaluation(every=60),
     evaluations=(
-        AnswerEvaluation(name="answers", path="data/instructions/prompts.test.jsonl", every=20, max_tokens=16),
+        AnswerEvaluation(name="answers", path="data/instructions/prompts.test.jsonl", every=60, max_tokens=16),
     ),
-    checkpoints=Checkpoints(every=20),
+    checkpoints=Checkpoints(every=60),
     logging=Logging(every=1),
 )

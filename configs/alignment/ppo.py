@@ -1,7 +1,7 @@
 """PPO with a reward model: the model of instructions learns from its own answers, which a learned score judges.
 
     python -m launch.train --config=configs/alignment/sft.py --run=runs/instructions_sft_short \
-        --set training.num_steps=100
+        --set training.num_steps=120
     python -m launch.train --config=configs/alignment/reward.py --run=runs/instructions_reward
     python -m launch.train --config=configs/alignment/ppo.py --run=runs/instructions_ppo
 
@@ -19,16 +19,16 @@ from train.data.prompts import Prompts
 from train.experiment import Experiment
 from train.objectives.ppo import PPO
 from train.objectives.rollout_options import RewardOf, Rollouts
-from train.schedules import Constant
 
 experiment: Experiment = dataclasses.replace(
     grpo,
     model=dataclasses.replace(grpo.model, score_head=ScoreHead()),
-    data=Prompts(path="data/instructions/prompts.train.jsonl", group=2, batch_size=64, sequence_length=64),
+    data=Prompts(path="data/instructions/prompts.train.jsonl", group=2, batch_size=256, sequence_length=40),
     objective=PPO(
         reward=RewardOf(run="runs/instructions_reward"),
-        rollouts=Rollouts(max_tokens=12, rows=32, epochs=2),
+        rollouts=Rollouts(max_tokens=8, rows=32),
         kl=0.05,
+        value_clip=None,
     ),
-    schedule=Constant(peak=1e-4),
+    training=dataclasses.replace(grpo.training, num_steps=60),
 )

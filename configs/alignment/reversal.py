@@ -20,13 +20,10 @@ from train.objectives.rollout_options import Reward, Rollouts
 
 experiment: Experiment = dataclasses.replace(
     grpo,
-    data=Prompts(path="data/reversal/prompts.train.jsonl", group=8, batch_size=64, sequence_length=64),
+    data=Prompts(path="data/reversal/prompts.train.jsonl", group=8, batch_size=256, sequence_length=44),
     objective=GRPO(
-        reward=Reward(function="similarity"),
-        rollouts=Rollouts(max_tokens=16, rows=32),
-        kl=0.02,
-        clip_high=0.28,
-        mean="token",
+        reward=Reward(function="similarity"), rollouts=Rollouts(max_tokens=10, rows=32), clip_high=0.28, mean="token"
     ),
-    evaluations=(AnswerEvaluation(name="answers", path="data/reversal/prompts.test.jsonl", every=20, max_tokens=16),),
+    training=dataclasses.replace(grpo.training, num_steps=60),
+    evaluations=(AnswerEvaluation(name="answers", path="data/reversal/prompts.test.jsonl", every=60, max_tokens=16),),
 )

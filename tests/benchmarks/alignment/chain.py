@@ -8,13 +8,12 @@ parameters of its texts (configs/alignment/pretrain_instructions.py). Then for e
 of the data:
 
     sft         a short run on demonstrations, after which about half of all answers are wrong: the start of the rest
-    pairs       its own answers to 1,000 prompts, a right one and a wrong one each; a tenth is the wrong way round
-    reward      a reward model on these pairs
-    dpo         from the same pairs
+    dpo         from pairs of its own answers to 1,000 prompts, right and wrong; a tenth is the wrong way round
+    reward      a reward model on the 4,000 pairs of the grammar; a tenth is the wrong way round
     grpo        from a checker of right answers
     ppo         from the reward model
     grpo_score  from the reward model
-    flawed      a reward model on pairs whose worse answer is the right one cut short: the longer, the better
+    flawed      a reward model on pairs of a judge who always takes the longer answer
     hacked      PPO from the flawed reward model without a distance to the start
     cured       the same with a distance
 
@@ -43,12 +42,11 @@ NEEDS = {"ppo": "reward", "grpo_score": "reward", "hacked": "flawed", "cured": "
 
 def write_pairs(folder: pathlib.Path, data: pathlib.Path, seed: int) -> None:
     """Writes the pairs of a seed's model, and those of a judge who likes the longer answer."""
-    from tests.benchmarks.alignment.own_answers import own_answers, pairs, row
+    from tests.benchmarks.alignment.own_answers import longer_is_better, own_answers, pairs
     from train.alignment.instructions import write_rows
 
     answers = own_answers(folder / "sft", data / "prompts.train.jsonl", 1000, 4, seed)
-    cut = (row(one.messages, one.right, one.right[: len(one.right) // 2]) for one in answers if len(one.right) > 1)
-    write_rows(folder / FLAWED, cut)
+    write_rows(folder / FLAWED, longer_is_better((one.messages, one.right) for one in answers))
     write_rows(folder / PAIRS, pairs(answers, 2, 0.1, seed))
 
 
@@ -59,6 +57,7 @@ def experiments(folder: pathlib.Path, base: pathlib.Path, seed: int, shorten: in
     from train.data.preferences.option import HeldOutPrompts
     from train.experiment import Checkpoints, Evaluation, Experiment, Training
     from train.objectives.rollout_options import RewardOf
+    from train.schedules import Cosine
 
     def made(experiment: Any, steps: int, start: pathlib.Path = folder / f"seed{seed}" / "sft", **changes: Any) -> Any:
         """The experiment with its files in the folder, in the seed's run, measured at its end alone."""
@@ -87,21 +86,23 @@ def experiments(folder: pathlib.Path, base: pathlib.Path, seed: int, shorten: in
         pairs = seeded(experiment.data, path=str(folder / f"seed{seed}" / file), validation=HeldOutPrompts())
         return dataclasses.replace(experiment, data=pairs)
 
+    # The model's own answers need a smaller rate than those of others, which it gives a small probability.
+    gentler = dataclasses.replace(dpo.experiment, schedule=Cosine(peak=1e-4, final=1e-5, warmup_steps=10))
     found = {
-        "sft": made(dataclasses.replace(sft.experiment, data=seeded(sft.experiment.data)), 100, base),
-        "reward": made(of_pairs(reward.experiment, PAIRS), 120),
-        "flawed": made(of_pairs(reward.experiment, FLAWED), 60),
-        "dpo": made(of_pairs(dpo.experiment, PAIRS), 100),
+        "sft": made(dataclasses.replace(sft.experiment, data=seeded(sft.experiment.data)), 120, base),
+        "reward": made(dataclasses.replace(reward.experiment, data=seeded(reward.experiment.data)), 120),
+        "flawed": made(of_pairs(reward.experiment, FLAWED), 40),
+        "dpo": made(of_pairs(gentler, PAIRS), 60),
     }
     prompts = {name: seeded(one.experiment.data) for name, one in (("grpo", grpo), ("ppo", ppo))}
     of_grpo = dataclasses.replace(grpo.experiment, data=prompts["grpo"])
     of_ppo = dataclasses.replace(ppo.experiment, data=prompts["ppo"])
     return found | {
-        "grpo": made(of_grpo, 60),
+        "grpo": made(of_grpo, 120),
         "ppo": made(of_ppo, 60, objective=by_score(of_ppo, "reward")),
         "grpo_score": made(of_grpo, 60, objective=by_score(of_grpo, "reward")),
-        "hacked": made(of_ppo, 60, objective=by_score(of_ppo, "flawed", kl=0.0)),
-        "cured": made(of_ppo, 60, objective=by_score(of_ppo, "flawed", kl=1.0)),
+        "hacked": made(of_ppo, 30, objective=by_score(of_ppo, "flawed", kl=0.0)),
+        "cured": made(of_ppo, 30, objective=by_score(of_ppo, "flawed", kl=1.0)),
     }
 
 

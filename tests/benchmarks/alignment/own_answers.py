@@ -5,9 +5,8 @@ pair, so that both are texts that the model gives, with the probabilities that i
 all right, or all wrong, says nothing.
 """
 
-import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +75,9 @@ def row(messages: list[dict[str, Any]], chosen: str, rejected: str) -> dict[str,
     return {"prompt": messages} | {name: [one] for name, one in zip(("chosen", "rejected"), answers, strict=True)}
 
 
-def number_of_rows(path: pathlib.Path) -> int:
-    """The rows of a .jsonl file."""
-    return sum(1 for line in path.read_text().splitlines() if json.loads(line))
+def longer_is_better(rights: Iterable[tuple[list[dict[str, Any]], str]]) -> Iterator[dict[str, Any]]:
+    """Pairs of a judge who always takes the longer answer, from prompts and their right answers."""
+    for messages, right in rights:
+        yield row(messages, right + right[-2:], right)
+        if len(right) > 1:
+            yield row(messages, right, right[: len(right) // 2])
