@@ -22,7 +22,7 @@ from train.objectives.rollout_options import RewardOf, Rollouts
 
 experiment: Experiment = dataclasses.replace(
     grpo,
-    model=dataclasses.replace(grpo.model, score_head=ScoreHead()),
+    model=dataclasses.replace(grpo.model, score_head=ScoreHead(zero=True)),
     data=Prompts(path="data/instructions/prompts.train.jsonl", group=2, batch_size=256, sequence_length=40),
     objective=PPO(
         reward=RewardOf(run="runs/instructions_reward"),
