@@ -19,7 +19,8 @@ of the data:
 
 Every run is an ordinary run folder in --folder, and the same command continues after Ctrl-C. At the end stand the exact
 match of greedy answers to the test prompts, before and after, with the paired interval of the difference over seeds; of
-one seed Wilson's intervals over prompts. --shorten=10 divides all numbers of steps, to try it out.
+one seed Wilson's intervals over prompts. --shorten=10 divides all numbers of steps, to try it out. The processors work
+for about three minutes for the model and nine for each seed, by the parts that were run alone; the whole was not.
 """
 
 import argparse
@@ -97,12 +98,13 @@ def experiments(folder: pathlib.Path, base: pathlib.Path, seed: int, shorten: in
     prompts = {name: seeded(one.experiment.data) for name, one in (("grpo", grpo), ("ppo", ppo))}
     of_grpo = dataclasses.replace(grpo.experiment, data=prompts["grpo"])
     of_ppo = dataclasses.replace(ppo.experiment, data=prompts["ppo"])
+    faster = dataclasses.replace(of_ppo, schedule=Cosine(peak=3e-4, final=3e-5, warmup_steps=3))
     return found | {
         "grpo": made(of_grpo, 120),
         "ppo": made(of_ppo, 60, objective=by_score(of_ppo, "reward")),
         "grpo_score": made(of_grpo, 60, objective=by_score(of_grpo, "reward")),
-        "hacked": made(of_ppo, 30, objective=by_score(of_ppo, "flawed", kl=0.0)),
-        "cured": made(of_ppo, 30, objective=by_score(of_ppo, "flawed", kl=1.0)),
+        "hacked": made(faster, 25, objective=by_score(of_ppo, "flawed", kl=0.0)),
+        "cured": made(faster, 25, objective=by_score(of_ppo, "flawed", kl=1.0)),
     }
 
 
