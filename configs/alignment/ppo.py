@@ -5,10 +5,23 @@
     python -m launch.train --config=configs/alignment/reward.py --run=runs/instructions_reward
     python -m launch.train --config=configs/alignment/ppo.py --run=runs/instructions_ppo
 
-Starts from a short supervised run, so that most answers are still wrong. Policy and value are one model with a score
-head. With a checker in place of the reward model: --set 'objective.reward=Reward(function="exact")'. metrics.jsonl has
-`reward`, `kl`, `value_loss`, `value_explained` and the numbers of configs/alignment/grpo.py. Minutes on 2 cores; it was
-not run to its end yet, so that its rate and its coefficients are those of GRPO and of the papers, not tuned ones.
+Starts from a short supervised run, after which nearly half of all greedy answers are wrong. Policy and value are one
+model with a score head, which starts at zero: a drawn one has four to five times the variance of the returns in its
+first values, and so in the advantages. With a checker in place of the reward model: --set
+'objective.reward=Reward(function="exact")'. metrics.jsonl has `reward`, `kl`, `value_loss`, `value_explained` and the
+numbers of configs/alignment/grpo.py.
+
+No setting was found yet at which PPO with a learned score gains. Measured, one seed, from a start with 55.5% exact
+match, 256 answers a step; drawn answers, means of five steps each:
+
+    reward model                                            kl     peak    steps   reward           right answers
+    reward.py, 120 steps: 78% of its validation pairs       0.05   1.5e-4     26   +0.42 -> +0.83   49.5% -> 15%
+    a judge who always takes the longer answer              0      3e-4       25   -0.07 -> +1.74   42.7% ->  0.2%
+    the same judge                                          1.0    3e-4       CURED
+
+So the policy finds what a reward model does not know: the worse answers of reward.py's pairs are never longer than
+the right one by more than a carried digit, and answers grew from 4.0 to 4.7 tokens. A large kl holds the policy, and
+this file has it. Seconds of one CPU core a step: about one.
 """
 
 import dataclasses
@@ -27,7 +40,7 @@ experiment: Experiment = dataclasses.replace(
     objective=PPO(
         reward=RewardOf(run="runs/instructions_reward"),
         rollouts=Rollouts(max_tokens=8, rows=32),
-        kl=0.05,
+        kl=1.0,
         value_clip=None,
     ),
     training=dataclasses.replace(grpo.training, num_steps=60),
