@@ -17,7 +17,7 @@ step: means over drawn answers of the first five and of the last five steps.
     reward model                                      kl     peak     steps        reward            right answers
     reward.py, 120 steps: 78% of held-out pairs       0.05   1.5e-4   26 of 40     +0.42 -> +0.77    49.5% -> 17.7%
     a judge who always takes the longer answer        0      3e-4     25           -0.07 -> +1.74    42.7% -> 0.2%
-    the same judge                                    1.0    3e-4     CUREDSTEPS   CUREDREWARD    CUREDRIGHT
+    the same judge                                    1.0    3e-4     25           -0.14 -> -0.05    47.7% -> 45.1%
 
 So the policy finds what a reward model does not know. In the first row answers grew from 4.1 tokens to 4.7, and the
 worse answers of reward.py's pairs have hardly ever more than the right one: that this is the cause was not tested. A

@@ -8,9 +8,9 @@ five symbols, and one task in four is reversing; here words have two to eight. T
 characters that it has in common with the right one over those of both, 1 for the right one itself. It tells little: a
 drawn answer of the start has 0.76 of it in the mean, so that the share of right answers is the number to read.
 
-Hardware: less than 90 s of one CPU core with all compilation, for 40 steps (one seed). The mean reward
-of drawn answers is 0.76 in the first five steps and 0.87 in the last; right, character for character, are 37% and
-49%. After them 53.9% of the greedy answers to 256 test prompts are right (of the start this was not measured).
+Hardware: 84 s of one CPU core with all compilation, for 40 steps (one seed). The mean reward of drawn answers is 0.76
+in the first five steps and 0.87 in the last; right, character for character, are 37% and 49%. Of greedy answers to
+256 test prompts 46.1% are right before and 53.9% after (standard errors 3.1%).
 """
 
 import dataclasses
