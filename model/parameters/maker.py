@@ -229,6 +229,7 @@ class ParameterMaker:
         inputs: int = 1,
         blocks: int = 0,
         eight_bits: bool = True,
+        zero: bool = False,
     ) -> Any:
         """Makes a matrix, drawn at random: a parameter, or a `QuantizedMatrix` as `Precision.weights` says.
 
@@ -239,13 +240,15 @@ class ParameterMaker:
           inputs: the number of axes that a product contracts.
           blocks: the number of first axes that count independent matrices.
           eight_bits: False for a matrix that `project` does not always multiply.
+          zero: True for one that starts at 0.
         """
         input_axes = tuple(range(blocks, blocks + inputs))
         output_axes = tuple(range(blocks + inputs, len(shape)))
         sizes, result_sizes = (_named(axes, shape, some) for some in (input_axes, output_axes))
         growth = self.growth.of_parameter(role, sizes, result_sizes)
         fan_in = math.prod(shape[i] for i in input_axes)
-        initializer = self._matrix_initializer(role, fan_in, self.growth.of_axes(sizes), growth)
+        drawn = self._matrix_initializer(role, fan_in, self.growth.of_axes(sizes), growth)
+        initializer = ConstantValue(0.0) if zero else drawn
         spec = Spec(
             role=role,
             axes=axes,

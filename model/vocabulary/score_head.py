@@ -28,9 +28,12 @@ class ScoreHead:
 
     Attributes:
       outputs: n, the numbers of a token.
+      zero: whether W starts at 0 and is not drawn. The first values of PPO are then 0, and the first advantages are
+        those of the rewards alone (Huang et al. 2024, "The N+ Implementation Details of RLHF with PPO", section 3).
     """
 
     outputs: int = 1
+    zero: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -47,7 +50,7 @@ class Scores(nnx.Module):
 
     def __init__(self, option: ScoreHead, width: int, make: ParameterMaker) -> None:
         """Args: the option, the model width D, the maker."""
-        self.weight = make.matrix("score", (width, option.outputs), ("embed", None))
+        self.weight = make.matrix("score", (width, option.outputs), ("embed", None), zero=option.zero)
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         """Returns the scores of a stream, float32 (B, T, n)."""

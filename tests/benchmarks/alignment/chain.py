@@ -3,53 +3,52 @@
     python -m tests.benchmarks.alignment.chain --folder=runs/chain [--seeds=3] [--shorten=1] [--only=ppo,grpo]
         [--base=runs/instructions_base]
 
-Once: texts, demonstrations, pairs and prompts of the grammar (train/alignment/instructions.py), and a model of 0.36M
+Once: texts, demonstrations and prompts of the grammar (train/alignment/instructions.py), and a model of 0.36M
 parameters of its texts (configs/alignment/pretrain_instructions.py). Then for each seed, of parameters and of the order
 of the data:
 
-    sft         100 steps on demonstrations, so that most answers are still wrong: the start of all that follows
-    reward      a reward model on pairs of which a tenth is wrong
-    dpo         from the same pairs
+    sft         a short run on demonstrations, after which about half of all answers are wrong: the start of the rest
+    dpo         from pairs of its own answers to 1,000 prompts, right and wrong; a tenth is the wrong way round
+    reward      a reward model on the 4,000 pairs of the grammar; a tenth is the wrong way round
     grpo        from a checker of right answers
     ppo         from the reward model
     grpo_score  from the reward model
-    flawed      a reward model on pairs whose worse answer is the right one cut short: the longer, the better
+    flawed      a reward model on pairs of a judge who always takes the longer answer
     hacked      PPO from the flawed reward model without a distance to the start
     cured       the same with a distance
 
 Every run is an ordinary run folder in --folder, and the same command continues after Ctrl-C. At the end stand the exact
 match of greedy answers to the test prompts, before and after, with the paired interval of the difference over seeds; of
-one seed Wilson's intervals over prompts. --shorten=10 divides all numbers of steps, to try it out. Meant for
-half an hour on 2 idle cores; it was not run to its end at its whole size yet.
+one seed Wilson's intervals over prompts. --shorten=10 divides all numbers of steps, to try it out. The processors work
+for about three minutes for the model and nine for each seed, by the parts that were run alone; the whole was not.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 from tests.benchmarks.command import answer_help, fail, path, run
 
 answer_help(__name__, __doc__)
 
-FLAWED = "preferences.flawed.jsonl"
+PAIRS, FLAWED = "pairs.jsonl", "flawed.jsonl"
 METHODS = ("dpo", "grpo", "ppo", "grpo_score", "hacked", "cured")
 NEEDS = {"ppo": "reward", "grpo_score": "reward", "hacked": "flawed", "cured": "flawed"}
 
 
-def flawed_rows(count: int) -> Iterator[dict[str, Any]]:
-    """Pairs of a right answer and the same cut short: they say that longer is better."""
-    from train.alignment.instructions import Instructions, preference_row
+def write_pairs(folder: pathlib.Path, data: pathlib.Path, seed: int) -> None:
+    """Writes the pairs of a seed's model, and those of a judge who likes the longer answer."""
+    from tests.benchmarks.alignment.own_answers import longer_is_better, own_answers, pairs
+    from train.alignment.instructions import write_rows
 
-    for n in range(count):
-        row = preference_row(Instructions(), n, "train")
-        whole = row["chosen"][0]["content"]
-        row["rejected"] = [{"role": "assistant", "content": whole[: max(1, len(whole) // 2)]}]
-        if row["rejected"] != row["chosen"]:
-            yield row
+    answers = own_answers(folder / "sft", data / "prompts.train.jsonl", 1000, 4, seed)
+    write_rows(folder / FLAWED, longer_is_better((one.messages, one.right) for one in answers))
+    write_rows(folder / PAIRS, pairs(answers, 2, 0.1, seed))
 
 
 def experiments(folder: pathlib.Path, base: pathlib.Path, seed: int, shorten: int) -> dict[str, Any]:
@@ -59,6 +58,7 @@ def experiments(folder: pathlib.Path, base: pathlib.Path, seed: int, shorten: in
     from train.data.preferences.option import HeldOutPrompts
     from train.experiment import Checkpoints, Evaluation, Experiment, Training
     from train.objectives.rollout_options import RewardOf
+    from train.schedules import Cosine
 
     def made(experiment: Any, steps: int, start: pathlib.Path = folder / f"seed{seed}" / "sft", **changes: Any) -> Any:
         """The experiment with its files in the folder, in the seed's run, measured at its end alone."""
@@ -83,23 +83,28 @@ def experiments(folder: pathlib.Path, base: pathlib.Path, seed: int, shorten: in
         option = RewardOf(run=str(folder / f"seed{seed}" / judge))
         return dataclasses.replace(experiment.objective, reward=option, **changes)
 
-    pairs = seeded(reward.experiment.data, path=f"data/instructions/{FLAWED}", validation=HeldOutPrompts())
-    flawed = dataclasses.replace(reward.experiment, data=pairs)
+    def of_pairs(experiment: Any, file: str) -> Any:
+        pairs = seeded(experiment.data, path=str(folder / f"seed{seed}" / file), validation=HeldOutPrompts())
+        return dataclasses.replace(experiment, data=pairs)
+
+    # The model's own answers need a smaller rate than those of others, which it gives a small probability.
+    gentler = dataclasses.replace(dpo.experiment, schedule=Cosine(peak=1e-4, final=1e-5, warmup_steps=10))
     found = {
-        "sft": made(dataclasses.replace(sft.experiment, data=seeded(sft.experiment.data)), 100, base),
-        "reward": made(dataclasses.replace(reward.experiment, data=seeded(reward.experiment.data)), 300),
-        "flawed": made(flawed, 60),
-        "dpo": made(dataclasses.replace(dpo.experiment, data=seeded(dpo.experiment.data)), 125),
+        "sft": made(dataclasses.replace(sft.experiment, data=seeded(sft.experiment.data)), 120, base),
+        "reward": made(dataclasses.replace(reward.experiment, data=seeded(reward.experiment.data)), 120),
+        "flawed": made(of_pairs(reward.experiment, FLAWED), 40),
+        "dpo": made(of_pairs(gentler, PAIRS), 60),
     }
     prompts = {name: seeded(one.experiment.data) for name, one in (("grpo", grpo), ("ppo", ppo))}
     of_grpo = dataclasses.replace(grpo.experiment, data=prompts["grpo"])
     of_ppo = dataclasses.replace(ppo.experiment, data=prompts["ppo"])
+    faster = dataclasses.replace(of_ppo, schedule=Cosine(peak=3e-4, final=3e-5, warmup_steps=3))
     return found | {
-        "grpo": made(of_grpo, 60),
+        "grpo": made(of_grpo, 120),
         "ppo": made(of_ppo, 60, objective=by_score(of_ppo, "reward")),
         "grpo_score": made(of_grpo, 60, objective=by_score(of_grpo, "reward")),
-        "hacked": made(of_ppo, 60, objective=by_score(of_ppo, "flawed", kl=0.0)),
-        "cured": made(of_ppo, 60, objective=by_score(of_ppo, "flawed", kl=1.0)),
+        "hacked": made(faster, 25, objective=by_score(of_ppo, "flawed", kl=0.0)),
+        "cured": made(faster, 25, objective=by_score(of_ppo, "flawed", kl=1.0)),
     }
 
 
@@ -185,19 +190,22 @@ def main() -> None:
         fail("--seeds and --shorten are at least 1")
 
     from launch.command.cli import prepare_jax
-    from train.alignment.instructions import Counts, Instructions, write_all, write_rows
+    from train.alignment.instructions import Counts, Instructions, write_all
     from train.loop import train
 
     prepare_jax()
     folder = options.folder.resolve()
-    if not (folder / "data" / FLAWED).is_file():
+    if not (folder / "data" / "prompts.test.jsonl").is_file():  # the last of the files
         write_all(Instructions(), folder / "data", Counts())
-        write_rows(folder / "data" / FLAWED, flawed_rows(2000))
+
+    def timed(name: str, work: Callable[[], Any]) -> None:
+        began, cpu = time.monotonic(), time.process_time()
+        work()
+        wall, used = time.monotonic() - began, time.process_time() - cpu
+        print(f"{name}: {wall:.0f} s, {used:.0f} s of processors", flush=True)
 
     def finish(experiment: Any, run_folder: pathlib.Path) -> None:
-        began = time.monotonic()
-        train(experiment, run_folder, say=lambda line: None)
-        print(f"{run_folder.relative_to(folder)}: {time.monotonic() - began:.0f} s", flush=True)
+        timed(str(run_folder.relative_to(folder)), lambda: train(experiment, run_folder, say=lambda line: None))
 
     if options.base is None:
         finish(base_experiment(folder, options.shorten), folder / "base")
@@ -205,7 +213,10 @@ def main() -> None:
     for seed in range(options.seeds):
         needed = ["sft", *dict.fromkeys(NEEDS[name] for name in methods if name in NEEDS), *methods]
         for name in needed:
-            finish(experiments(folder, base, seed, options.shorten)[name], folder / f"seed{seed}" / name)
+            own = folder / f"seed{seed}"
+            if name != "sft" and not (own / PAIRS).is_file():
+                timed(f"seed{seed}/pairs", functools.partial(write_pairs, own, folder / "data", seed))
+            finish(experiments(folder, base, seed, options.shorten)[name], own / name)
     found = table(folder, list(range(options.seeds)), methods)
     (folder / "chain.md").write_text(found + "\n")
     print(found)

@@ -59,6 +59,7 @@ CASES = {
     "ModelConfig.multi_token": ([], "multi_token=MultiToken", "parameters"),
     "ModelConfig.score_head": ([], "score_head=ScoreHead", "parameters"),
     "ScoreHead.outputs": (["score_head=ScoreHead"], "score_head.outputs=3", "parameters"),
+    "ScoreHead.zero": (["score_head=ScoreHead"], "score_head.zero=True", "initial"),
     "ModelConfig.adapters": ([], "adapters=LoRA", "parameters"),
     "LoRA.rank": (["adapters=LoRA"], "adapters.rank=3", "parameters"),
     "LoRA.alpha": (["adapters=LoRA"], "adapters.alpha=2.0", "output"),

@@ -39,6 +39,15 @@ def test_a_head_changes_nothing_else_of_the_model(small, drawn, tokens):
     np.testing.assert_array_equal(with_head, forward(small(), whole, tokens).logits_BTV)
 
 
+def test_a_head_of_zeros_gives_zeros_and_learns(small, tokens):
+    config = small(score_head=ScoreHead(zero=True))
+    params = init(config, jax.random.key(0))
+    of = lambda params: scores(config, params, stream(config, params, tokens).stream_BTD)  # noqa: E731
+    np.testing.assert_array_equal(of(params), 0)
+    slope = jax.grad(lambda params: of(params)[0, -1, 0])(params)["score_head"]["weight"]
+    assert np.abs(slope).max() > 1e-3
+
+
 def test_scores_are_float32_in_a_model_of_bfloat16(small, drawn):
     """1 + 2^-10 is no number of bfloat16."""
     config = small(score_head=ScoreHead(), precision=Precision(parameters="bfloat16", compute="bfloat16"))
