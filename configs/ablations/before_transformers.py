@@ -6,9 +6,9 @@
 From the Transformer of 2017 (configs/transformer_2017.py) to the model of Bahdanau, Cho, Bengio 2015, "Neural Machine
 Translation by Jointly Learning to Align and Translate": gated recurrent units in place of self-attention on both sides
 (`recurrent`), the scores of a small network in place of products (`additive`), and both (`bahdanau`); `one_way` is the
-last one with an encoder that reads its source forwards alone. Layers, width, feed-forwards, norms and residual stream
-are those of the Transformer, so that the recurrences are all that differs; the two directions of the encoder have as many
-units together as the single one. Recurrences need no positions.
+last one with an encoder that reads its source forwards alone. Layers, width, feed-forwards, norms and residual
+stream are those of the Transformer, so that the recurrences are all that differs; the two directions of the encoder
+have as many units together as the single one. Recurrences need no positions.
 """
 
 import dataclasses
