@@ -19,7 +19,8 @@ occurrence, stays at 0.01; the weight on the token 6 after it is 0.83 (`copying`
 The first layer's heads attend 5 and 6 tokens back. What is 6 back is the key by which the second layer finds a token,
 and what is 5 back comes next: without the first layer's weights at distance 6 the second layer's weight falls from 0.82
 to 0.02, and without those at distance 5 it is 0.95, while both raise the loss of the repetition from 0.06 to above 6.
-Without distance 1, 4 or 7 nothing changes (0.06 to 0.07), and with 5 and 6 alone neither. Periods of 8 and more allow it.
+Without distance 1, 4 or 7 nothing changes (0.06 to 0.07), and with 5 and 6 alone neither. Periods of 8 and more allow
+this.
 """
 
 from model.attention.grouped_query import GroupedQuery
