@@ -9,6 +9,20 @@ Translation by Jointly Learning to Align and Translate": gated recurrent units i
 last one with an encoder that reads its source forwards alone. Layers, width, feed-forwards, norms and residual
 stream are those of the Transformer, so that the recurrences are all that differs; the two directions of the encoder
 have as many units together as the single one. Recurrences need no positions.
+
+Hardware: one CPU core beside much other work, 2 to 3 minutes a run. Loss of the words that are held out, nats a
+character, seed 0 alone, after 100, 200 and 300 steps:
+
+    transformer   1.31   0.63   0.33
+    additive      1.47   0.75   0.31
+    recurrent     0.30   0.16   0.087
+    bahdanau      0.44   0.13   0.091
+    one_way       1.05   0.18   0.096
+
+On texts of at most 11 characters recurrences with attention learn in a third of the steps, at the rate that was chosen
+for the Transformer; how the scores are made matters little; reading the source both ways helps early. What recurrences
+pay is elsewhere: they step through a text token by token, and what lies 32 tokens back moves them a thousandth as much
+as the last token ("Other mixers" in tests/benchmarks/README.md has both measured).
 """
 
 import dataclasses
