@@ -14,10 +14,13 @@ Hardware: 2 CPU cores beside much other work, 17 minutes. One run each, seed 0. 
     2 layers   a plateau at 3.0 until step 700, then the phase change: 2.4 at step 1,000, 0.4 at 1,200, 0.06 at the end
     1 layer    2.84: no phase change
 
-The heads are not the paper's induction heads: their score, the weight on the token right after the earlier occurrence,
-stays at 0.01. In the one sequence whose attention was looked at, the heads of the first layer attend most to 5 and 6
-tokens back, where the paper's attend to 1, and those of the second to the token 6 after the earlier occurrence. This
-suggests the same two steps at another distance, which periods of 8 and more allow; no ablation has tested it.
+The heads copy at another distance than those of the paper. Their score, the weight on the token right after the earlier
+occurrence, stays at 0.01; the weight on the token 6 after it is 0.83 (`copying` of the instrument, half of 31 tokens).
+The first layer's heads attend 5 and 6 tokens back. What is 6 back is the key by which the second layer finds a token,
+and what is 5 back comes next: without the first layer's weights at distance 6 the second layer's weight falls from 0.82
+to 0.02, and without those at distance 5 it is 0.95, while both raise the loss of the repetition from 0.06 to above 6.
+Without distance 1, 4 or 7 nothing changes (0.06 to 0.07), and with 5 and 6 alone neither. Periods of 8 and more allow
+this.
 """
 
 from model.attention.grouped_query import GroupedQuery

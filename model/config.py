@@ -333,7 +333,7 @@ class ModelConfig:
                 f"{type(option).__name__} acts only in attention, and layers with {', '.join(mixers)} have none, "
                 f"and no other layer uses it; {fix}",
             )
-        if self.dropout.attention and len(recurrent) == len(layers):
+        if self.dropout.attention and len(recurrent) == len(layers) and self.encoder is None:
             mixers = dict.fromkeys(_mixer_name(layer["mixer"][1]) for layer in recurrent)
             yield (
                 "dropout.attention",

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from model.encoder.additive import AdditiveAttention
 from model.encoder.cross import CrossAttention
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP, Gated
@@ -72,7 +73,7 @@ class Layer:
     mixer: Mixer | None
     ffn: MLP | Gated | Experts | None
     position: LayerPosition
-    cross: CrossAttention | None = None
+    cross: CrossAttention | AdditiveAttention | None = None
     unnormed: bool = False
 
     @property

@@ -49,11 +49,16 @@ STANDALONE = {
     "train.data.conversations.option": "an option of Experiment; the rest of its folder reads runs",
     "train.data.pairs.option": "an option of Experiment; the rest of its folder reads rows",
     "train.data.preferences.option": "an option of Experiment; the rest of its folder reads rows of conversations",
+    "train.data.span_corruption.corruption": "arithmetic that imports nothing; its option reads it too",
+    "train.data.span_corruption.option": "an option of Experiment; the rest of its folder reads datasets",
     "train.evaluation.named_evaluations": "an option of Experiment, and the datasets that it names",
     "train.optimizers.rounding": "reads an Experiment, of which optimizers are parts",
 }
 # The folders of train/data: each may import itself and those before it.
-DATA_FOLDERS = ("text", "tokenizers", "shards", "batches", "prepare", "conversations", "preferences", "pairs")
+DATA_FOLDERS = (
+    *("text", "tokenizers", "shards", "batches", "prepare", "conversations", "preferences", "pairs"),
+    "span_corruption",
+)
 CONFIGS = [path for path in tracked_modules("configs") if path.name != "__init__.py"]
 TOP_FOLDERS = {"model", "train", "configs", "launch", "tests"}
 

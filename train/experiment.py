@@ -20,6 +20,7 @@ from train.data.generated import Generated
 from train.data.pairs.option import Pairs
 from train.data.preferences.option import Preferences
 from train.data.prompts import Prompts
+from train.data.span_corruption.option import SpanCorruption
 from train.earlier import current_config
 from train.evaluation.named_evaluations import AnyEvaluation, changed_texts, problems_of_evaluations
 from train.files.files import read_json, write_json
@@ -203,7 +204,7 @@ class Experiment:
     """Everything that decides what a run computes."""
 
     model: ModelConfig
-    data: Data | Generated | Conversations | Preferences | Pairs | Prompts
+    data: Data | Generated | Conversations | Preferences | Pairs | SpanCorruption | Prompts
     training: Training
     objective: AnyObjective = NextToken()
     optimizer: AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW
@@ -227,22 +228,18 @@ class Experiment:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the values that clash from one part to another."""
-        if self.data.sequence_length > self.model.context_length:
-            yield (
-                "data.sequence_length",
-                f"{self.data.sequence_length} is longer than model.context_length={self.model.context_length}; give "
-                f"data.sequence_length={self.model.context_length} or less",
-            )
+        if (length := self.data.sequence_length) > (context := self.model.context_length):
+            mend = f"give data.sequence_length={context} or less"
+            if isinstance(self.data, SpanCorruption):
+                mend = f"give model.context_length={length} or more, or a smaller data.source_length"
+            yield "data.sequence_length", f"{length} is longer than model.context_length={context}; {mend}"
         draws = self.model.visibility.decodes and bool(self.samples.prompts)
-        if draws and self.samples.length >= self.model.context_length:
-            yield (
-                "samples.length",
-                f"{self.samples.length} leaves a prompt no room in model.context_length={self.model.context_length}",
-            )
+        if draws and self.samples.length >= context:
+            yield "samples.length", f"{self.samples.length} leaves a prompt no room in model.context_length={context}"
         parts = self.training.gradient_accumulation
         if parts >= 1 and self.data.batch_size % parts:
             yield "data.batch_size", f"{self.data.batch_size} does not split into gradient_accumulation={parts} parts"
-        yield from self.data.problems_with_vocabulary(tokenizer_size(self.objective, self.model))
+        yield from self.data.problems_with_vocabulary(tokenizer_size(self.objective, self.model, self.data))
         found = problems_of_evaluations(self.evaluations, self.data, self.model.context_length)
         yield from ((f"evaluations.{path}", message) for path, message in found)
         yield from problems_of_objective(self.objective, self.model, self.data, parts)

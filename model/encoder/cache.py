@@ -58,7 +58,9 @@ class DecoderLayerCache:
         return dataclasses.replace(self, mixer=mixer, source=self.source.sharded(layout))
 
 
-def empty_source_cache(batch: int, slots: int, heads: int, head_dim: int, dtype: str) -> SourceCache:
-    """Returns the cache of a source before it is read: nothing is seen."""
-    zeros = jnp.zeros((batch, heads, slots, head_dim), dtype)
-    return SourceCache(zeros, zeros, jnp.full((batch, slots), PADDING, jnp.int32))
+def empty_source_cache(
+    batch: int, slots: int, heads: int, head_dim: int, dtype: str, value_dim: int | None = None
+) -> SourceCache:
+    """Returns the cache of a source before it is read: nothing is seen. Values are as wide as keys if None is given."""
+    k_BKSH, v_BKSH = (jnp.zeros((batch, heads, slots, width), dtype) for width in (head_dim, value_dim or head_dim))
+    return SourceCache(k_BKSH, v_BKSH, jnp.full((batch, slots), PADDING, jnp.int32))

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from model.encoder.additive import AdditiveAttention
+from model.encoder.both_ways import BothWays
 from model.encoder.cross import CrossAttention
 from model.encoder.source import Source
 from model.errors import UserError
@@ -34,16 +36,16 @@ class Encoder:
       num_layers: the number of its layers.
       context_length: the largest number of tokens in one source.
       mixer, ffn, position: the mechanisms of its layers; ffn=None for layers without a feed-forward. A recurrence reads
-        a source from its first token to its last.
+        a source from its first token to its last, and `BothWays` also from its last to its first.
       start_token: the id of the token before the first of every target, in training and in generation.
       cross: the attention of every decoder layer to the source, between its mixer and its feed-forward.
     """
 
     num_layers: int
     context_length: int
-    mixer: Mixer
+    mixer: Mixer | BothWays
     ffn: MLP | Gated | None
-    cross: CrossAttention
+    cross: CrossAttention | AdditiveAttention
     position: Position = Rotary()
     start_token: int = 0
 
@@ -54,7 +56,7 @@ class Encoder:
             encoder=None,
             num_layers=self.num_layers,
             context_length=self.context_length,
-            mixer=self.mixer,
+            mixer=cast("Mixer", self.mixer),
             ffn=self.ffn,
             position=self.position,
             exceptions=(),

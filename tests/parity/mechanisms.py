@@ -66,6 +66,8 @@ REFERENCES = {
     "RelativeBias": ("equation in float64", "model/positions/test_relative.py::test_the_bias_of_every_pair"),
     "Encoder": ("who sees whom, by gradient", "model/encoder/test_cross.py::test_who_sees_whom"),
     "CrossAttention": ("loop over queries and heads", "model/encoder/test_cross.py::test_layer"),
+    "AdditiveAttention": ("loop over queries and source", "model/encoder/test_additive.py::test_layer"),
+    "BothWays": ("one recurrence, and one of reversed documents", "model/encoder/test_both_ways.py::test_layer"),
     "Everything": ("literal matrix", "model/kernels/test_visibility.py::test_causal"),
     "SlidingWindow": ("literal matrix", "model/attention/test_patterns.py::test_patterns"),
     "Chunked": ("literal matrix", "model/attention/test_patterns.py::test_patterns"),

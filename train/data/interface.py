@@ -97,6 +97,11 @@ class DataOption(Batched, abc.ABC):
         return ()
 
     @property
+    def own_ids(self) -> int:
+        """The ids of the model's vocabulary that the tokenizer does not have and the batches do."""
+        return 0
+
+    @property
     def no_text(self) -> str | None:
         """The reason why the data are no running text that can be cut into windows; None where they are."""
         return None

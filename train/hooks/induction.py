@@ -44,14 +44,17 @@ class InductionHook(Hook):
         heads = self._heads(params)
         layer, head = heads.best("repeated")[1:]
         values = {role: heads.best(role)[0] for role in heads.by_role}
-        values |= {"induction_layer": layer, "induction_head": head} | self._losses(params)
+        copying, *copier = heads.best("copying")
+        offset = int(heads.offsets[copier[0]][copier[1]])
+        values |= {"induction_layer": layer, "induction_head": head, "copying_offset": offset} | self._losses(params)
         name, session = self._option.name, self._session
         session.metrics.evaluation(info.step, values, name=name)
         gain = values.get("in_context")
         words = "" if gain is None else f", loss late less early in the context {format_fixed(gain)}"
+        elsewhere = f", {format_fixed(copying)} at {offset} after the copy" if offset != 1 else ""
         session.say(
             f"step {info.step}: {name}: best induction score {format_fixed(values['repeated'])} (layer {layer}, head "
-            f"{head}){words}"
+            f"{head}){elsewhere}{words}"
         )
 
     def _losses(self, params: object) -> dict[str, float]:

@@ -19,9 +19,9 @@ AnyObjective = (
 )
 
 
-def tokenizer_size(objective: Any, model: ModelConfig) -> int:
-    """The number of tokens that the tokenizer of a model must have; the other ids are the objective's own."""
-    return model.vocab_size - int(getattr(objective, "own_ids", 0))
+def tokenizer_size(objective: Any, model: ModelConfig, data: DataOption) -> int:
+    """The number of tokens that the tokenizer of a model must have; the objective and the data own the other ids."""
+    return model.vocab_size - int(getattr(objective, "own_ids", 0)) - data.own_ids
 
 
 def problems_of_direction(
@@ -60,7 +60,8 @@ def problems_of_objective(
     if model.encoder is None and data.source_fields:
         yield "model.encoder", f"None, and {type(data).__name__} has sources that nothing would read; give an Encoder"
     if model.encoder is not None and not data.source_fields:
-        yield "data", f"{type(data).__name__} has no sources for the model's encoder; use Pairs, or model.encoder=None"
+        use = "use Pairs or SpanCorruption, or model.encoder=None"
+        yield "data", f"{type(data).__name__} has no sources for the model's encoder; {use}"
     longest = getattr(data, "source_length", 0)
     if model.encoder is not None and longest > model.encoder.context_length:
         yield (

@@ -58,6 +58,7 @@ def accuracies(run: RunData) -> Iterator[tuple[str, Series]]:
 
 _OF_HEADS = {
     "repeated": "Induction score of the best head",
+    "copying": "Copying score of the best head, at any distance from the copy",
     "previous_token": "Previous-token score of the best head",
     "in_context": "Loss late less early in the context, nats",
 }

@@ -88,14 +88,15 @@ def _check_host_memory(experiment: Experiment, device: jax.Device) -> None:
 
 def check_vocabulary(experiment: Experiment, tokenizer: Tokenizer, folder: AnyPath) -> None:
     """Raises UserError when the tokenizer's vocabulary is not the model's."""
-    size, model = tokenizer.vocab_size, tokenizer_size(experiment.objective, experiment.model)
+    size, model = tokenizer.vocab_size, tokenizer_size(experiment.objective, experiment.model, experiment.data)
     if size != model:
         own, option = experiment.model.vocab_size - model, tokenizer.option
         ways = [] if experiment.training.init_from else [f"--set model.vocab_size={size + own}"]
         if size < model and isinstance(option, HuggingFace | SentencePieceFile):
             ways.append(f"--set data.tokenizer.vocab_size={model}, where the model has rows that no token uses")
         ways.append("a dataset that was made for this model")
-        also = f" of which {own} is for the mask" if own else ""
+        use = f"{own} are for sentinels" if experiment.data.own_ids else f"{own} is for the mask"
+        also = f" of which {use}" if own else ""
         raise UserError(
             f"model.vocab_size={model + own}{also}, but the tokenizer of {folder} has {size} tokens; use "
             f"{', or '.join(ways)}"

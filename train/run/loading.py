@@ -110,7 +110,7 @@ def _load_run(run: AnyPath, checkpoint: str, mesh: Mesh | None) -> LoadedRun:
     for note in accepted_notes(read_record(run / ORIGIN)):
         print_to_stderr(f"{run}: {note}")
     dataset = dataset_of_run(run)
-    if dataset.tokenizer.vocab_size != tokenizer_size(experiment.objective, experiment.model):
+    if dataset.tokenizer.vocab_size != tokenizer_size(experiment.objective, experiment.model, experiment.data):
         raise UserError(
             f"the tokenizer of {dataset.folder} has {dataset.tokenizer.vocab_size} tokens, but the model of {run} was "
             f"trained with {experiment.model.vocab_size}: another tokenizer made this dataset; prepare the run's own "

@@ -1,11 +1,12 @@
-"""Tokens per second of a training of autoencoders, beside those of the model's own forward pass.
+"""Tokens per second of processor time of a training of autoencoders, beside those of the model's own forward pass.
 
     python -m tests.benchmarks.features.speed                     a model of 124 million parameters, random weights
     python -m tests.benchmarks.features.speed --width=3072 --layers=4
 
 The forward pass is that of an evaluation: the stream and the loss of every token. The training takes in the forward
 pass, up to the stream, the buffer and the updates of one autoencoder. Both run the same batches on all devices here.
-Compilation is not counted. The middle of `--repeats` measurements is printed, with the smallest and the largest.
+Compilation is not counted. Seconds are those of the processor, all threads together, so that other work beside it counts
+little; on accelerators give --wall for those of the clock. The middle of `--repeats` measurements is printed, with the smallest and the largest.
 """
 
 import argparse
@@ -55,7 +56,7 @@ def made_run(folder, layers, length, rows):
     return folder / "run"
 
 
-def forward_seconds(run, batches):
+def forward_seconds(run, batches, clock):
     """Seconds a batch of the model's own forward pass with its loss."""
     from train.objectives.next_token import token_nll
     from train.parallel import feed
@@ -64,20 +65,20 @@ def forward_seconds(run, batches):
     place, size = run.layout.placement(("batch", "sequence")), run.experiment.data.batch_size
     ready = [feed.to_devices(batch, place, size, with_segments=True) for batch in batches]
     jax.block_until_ready(score(run.params, ready[0]))
-    began = time.perf_counter()
+    began = clock()
     for batch in ready:
         jax.block_until_ready(score(run.params, batch))
-    return (time.perf_counter() - began) / len(ready)
+    return (clock() - began) / len(ready)
 
 
 class Training:
     """The blocks and updates of a training, without its files."""
 
-    def __init__(self, run, features):
+    def __init__(self, run, features, clock):
         from train.inspection.features.training.step import Programs
         from train.inspection.features.training.stream import ActivationStream
 
-        self.stream, self.features = ActivationStream(run, features), features
+        self.stream, self.features, self.clock = ActivationStream(run, features), features, clock
         layers = run.experiment.model.num_layers
         self.programs = Programs(features, layers, self.stream.widths, run.layout)
         self.states = self.programs.init(self.stream.block(0))
@@ -85,13 +86,13 @@ class Training:
 
     def block(self, number):
         """One block and its updates; returns seconds a token."""
-        began = time.perf_counter()
+        began = self.clock()
         block = self.stream.block(number)
         for at in range(self.stream.steps_per_block):
             first = np.int32(at * self.features.batch_tokens)
             self.states, metrics = self.programs.step(self.states, block, first, np.int32(at))
         jax.block_until_ready(metrics)
-        return (time.perf_counter() - began) / (self.stream.steps_per_block * self.features.batch_tokens)
+        return (self.clock() - began) / (self.stream.steps_per_block * self.features.batch_tokens)
 
 
 def main():
@@ -102,7 +103,9 @@ def main():
     parser.add_argument("--rows", type=int, default=4, help="sequences of a batch")
     parser.add_argument("--width", type=int, default=6144, help="features of the autoencoder")
     parser.add_argument("--repeats", type=int, default=5, help="measurements")
+    parser.add_argument("--wall", action="store_true", help="seconds of the clock")
     given = parser.parse_args()
+    clock = time.perf_counter if given.wall else time.process_time
     from train.data.batches.rows import FIELDS
     from train.inspection.features.autoencoders import ReLU, TopK
     from train.inspection.features.training.settings import Autoencoder, Features
@@ -122,10 +125,10 @@ def main():
         trainings = {}
         for name, architecture in (("ReLU", ReLU()), ("TopK", TopK(k=32))):
             option = dataclasses.replace(base.autoencoders[0], architecture=architecture)
-            trainings[name] = Training(run, dataclasses.replace(base, autoencoders=(option,)))
+            trainings[name] = Training(run, dataclasses.replace(base, autoencoders=(option,)), clock)
         rates = {"forward": [], **{name: [] for name in trainings}}
         for number in range(given.repeats):  # in turn, so that the load of the machine meets all of them
-            rates["forward"].append(tokens / forward_seconds(run, batches))
+            rates["forward"].append(tokens / forward_seconds(run, batches, clock))
             for name, training in trainings.items():
                 rates[name].append(1 / training.block(number + 1))
     forward = statistics.median(rates["forward"])

@@ -1,9 +1,10 @@
-"""Seconds and peak memory of each instrument of launch.inspect on a random model of GPT-2's 124M shape, in float32.
+"""Processor time and peak memory of each instrument of launch.inspect on a random model of GPT-2's shape, in float32.
 
     python -m tests.benchmarks.inspection.instruments [--rounds=3] [--tokens=64] [--only=lens,patch]
 
-Each instrument runs in a process of its own: once with compilation, then --rounds times more. Memory is the peak of
-resident memory of the process in those rounds beyond the parameters (0.50 GB). The texts are bytes.
+Each instrument runs in a process of its own: once with compilation, then --rounds times more. Seconds are those of the
+processor, all threads together, so that other work beside it counts little. Memory is the peak of resident memory of
+the process in those rounds beyond the parameters (0.50 GB). The texts are bytes.
 """
 
 import argparse
@@ -82,9 +83,9 @@ def measure(name: str, rounds: int, tokens: int) -> dict[str, Any]:
     for round_number in range(rounds + 1):
         if round_number == 1:
             before = _reset_peak()
-        begin = time.perf_counter()
+        begin = time.process_time()
         call(subject, **given)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.process_time() - begin)
     return {"first": seconds[0], "seconds": seconds[1:], "peak": _memory("VmHWM"), "before": before}
 
 
@@ -111,7 +112,7 @@ def main() -> None:
         print(json.dumps(measure(given.child, given.rounds, given.tokens)))
         return
     only = [name for name in given.only.split(",") if name]
-    print("| instrument | with compilation, s | then, s: median [least, most] | peak beyond parameters, GB |")
+    print("| instrument | with compilation, processor s | then: median [least, most] | peak beyond parameters, GB |")
     print("| --- | --- | --- | --- |")
     for name in CALLS:
         if only and name.split()[0] not in only:

@@ -1,18 +1,24 @@
 """The option of an encoder: what clashes, what it costs."""
 
+import dataclasses
+
 import pytest
 
 from model.attention.grouped_query import GroupedQuery
 from model.cost import count_parameters, forward_flops
+from model.dropout import Dropout
+from model.encoder.additive import AdditiveAttention
+from model.encoder.both_ways import BothWays
 from model.encoder.cross import CrossAttention
 from model.feedforward.mlp import MLP
 from model.options.assignments import override
 from model.options.json import from_json, to_json
 from model.options.tree import find_problems
 from model.parameters.parametrization import MuP
-from model.positions.absolute import Sinusoidal
+from model.positions.absolute import NoPositions, Sinusoidal
 from model.positions.alibi import ALiBi
 from model.positions.relative import RelativeBias
+from model.recurrent.gru import GRU
 from model.vocabulary.multi_token import MultiToken
 
 
@@ -32,6 +38,18 @@ def test_json_and_assignments(pair):
         ({"cross": CrossAttention(num_heads=3)}, {}, "encoder.cross.num_heads: 3 heads do not divide width=16"),
         ({"cross": CrossAttention(num_heads=4, num_kv_heads=3)}, {}, "encoder.cross.num_kv_heads: 3 does not divide"),
         ({"cross": CrossAttention(num_heads=4, scale=-1.0)}, {}, "encoder.cross.scale: must be above 0"),
+        ({"cross": AdditiveAttention(units=0)}, {}, "encoder.cross.units: must be at least 1, or None for the model"),
+        (
+            {"mixer": BothWays(mixer=GRU(num_heads=3)), "position": NoPositions()},
+            {},
+            "encoder.mixer.mixer.num_heads: 3 heads do not divide width=16",
+        ),
+        ({"mixer": BothWays(mixer=GRU())}, {}, "encoder.position: Rotary acts only in attention"),
+        (
+            {},
+            {"mixer": BothWays(mixer=GRU()), "position": NoPositions()},
+            "mixer: expected GroupedQuery(...) or Latent",
+        ),
         ({"position": ALiBi()}, {}, "encoder.position: ALiBi has no numbers for keys after their query"),
         ({"position": RelativeBias()}, {}, "encoder.position: RelativeBias has no numbers"),
         ({}, {"multi_token": MultiToken()}, "multi_token: its modules read no source"),
@@ -44,6 +62,14 @@ def test_what_clashes(encoder, changes, message, pair):
 
 def test_a_whole_model_has_no_problems(pair):
     assert find_problems(pair(), "") == []
+
+
+def test_the_weights_of_a_source_may_be_dropped_where_no_mixer_has_any(pair):
+    """Recurrences on both sides; without an encoder the rate would drop nothing."""
+    recurrent = {"mixer": GRU(), "position": NoPositions(), "dropout": Dropout(attention=0.1)}
+    assert find_problems(pair(encoder={"mixer": GRU(), "position": NoPositions()}, **recurrent), "") == []
+    alone = dataclasses.replace(pair(**recurrent), encoder=None)
+    assert any(problem.startswith("dropout.attention: drops attention") for problem in find_problems(alone, ""))
 
 
 def test_parameters_and_operations(pair, small):

@@ -11,6 +11,7 @@ ENCODER = (
     "encoder=Encoder(num_layers=1, context_length=16, mixer=GroupedQuery(num_heads=2), ffn=Gated(width=20), "
     "cross=CrossAttention(num_heads=4, head_dim=6))"
 )
+WAYS = ENCODER.replace("GroupedQuery(num_heads=2)", "BothWays(mixer=GRU), position=NoPositions")
 
 CASES = {
     "ModelConfig.encoder": ([], ENCODER, "parameters"),
@@ -20,6 +21,8 @@ CASES = {
     "Encoder.ffn": ([ENCODER], "encoder.ffn=MLP(width=24)", "parameters"),
     "Encoder.start_token": ([ENCODER], "encoder.start_token=5", "batches"),
     "Encoder.cross": ([ENCODER], "encoder.cross=CrossAttention(num_heads=2)", "parameters"),
+    "BothWays.mixer": ([WAYS], "encoder.mixer.mixer=LSTM", "parameters"),
+    "AdditiveAttention.units": ([ENCODER, "encoder.cross=AdditiveAttention"], "encoder.cross.units=5", "parameters"),
     "Encoder.position": ([ENCODER], "encoder.position=NoPositions", "output"),
     "CrossAttention.num_heads": ([ENCODER], "encoder.cross.num_heads=2", "parameters"),
     "CrossAttention.num_kv_heads": ([ENCODER], "encoder.cross.num_kv_heads=2", "parameters"),

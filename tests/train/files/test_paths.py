@@ -9,6 +9,7 @@ from model.errors import UserError
 from train.config_file import all_option_classes
 from train.data.config import Bytes, Data, HuggingFace, SentencePieceFile, SeparateText, Source, TokenizerOf
 from train.data.shards.dataset import is_dataset
+from train.data.span_corruption.option import SpanCorruption
 from train.data.tokenizers.interface import BytesTokenizer, make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Training
 from train.files.paths import expand_home, expand_paths, require_utf8, user_path
@@ -74,7 +75,7 @@ def test_without_a_home_it_is_said(monkeypatch):
 def test_every_field_that_is_a_path_is_written_out(home):
     training = expand_paths(Training(num_steps=1, init_from="~/run"))
     assert training.init_from == f"{home}/run"
-    for option in (SentencePieceFile, HuggingFace, SeparateText, Source, TokenizerOf, Data):
+    for option in (SentencePieceFile, HuggingFace, SeparateText, Source, TokenizerOf, Data, SpanCorruption):
         assert expand_paths(option(path="~/x")) == option(path=f"{home}/x")
     mixture = Data(path=(Source(path="a"), Source(path="~/b")), tokenizer=TokenizerOf(path="~/c"))
     assert [source.path for source in expand_paths(mixture).path] == ["a", f"{home}/b"]

@@ -27,7 +27,9 @@ def test_lines_have_the_scores_of_the_best_heads_and_the_losses_of_two_tokens(ru
     folder, said = run
     lines = [line for line in read_metrics(folder) if line.get("name") == "heads"]
     assert [line["step"] for line in lines] == [2, 4]
-    assert {"repeated", "previous_token", "induction", "induction_layer", "in_context"} <= set(lines[0])
+    assert {"repeated", "previous_token", "induction", "induction_layer", "copying_offset", "in_context"} <= set(
+        lines[0]
+    )
     assert any("step 4: heads: best induction score 0." in line for line in said)
     loaded = load_run(folder)
     experiment = loaded.experiment
@@ -48,7 +50,7 @@ def test_lines_have_the_scores_of_the_best_heads_and_the_losses_of_two_tokens(ru
 
 def test_the_report_has_their_curves(run):
     curves = {name: series for name, _, series in head_curves(load(run[0]))}
-    assert list(curves) == ["repeated-heads", "previous_token-heads", "in_context-heads"]
+    assert list(curves) == ["repeated-heads", "copying-heads", "previous_token-heads", "in_context-heads"]
     assert all(series.steps.tolist() == [2, 4] for series in curves.values())
 
 

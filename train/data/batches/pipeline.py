@@ -69,6 +69,10 @@ class PackedBatches(EndlessBatches[Option]):
         located = (self._spans(n, row) for row in range(self.data.batch_size_at(n)))
         return sum(self._sources[source].num_targets(spans) for source, spans in located)
 
+    def lengths(self, n: int) -> list[int]:
+        """The places in use of each row of global batch n; reads no token."""
+        return [num_places(self._spans(n, row)[1]) for row in range(self.data.batch_size_at(n))]
+
     def documents(self, n: int, rows: Sequence[int] | None = None, characters: int = 60) -> list[DocumentSpan]:
         """The spans of documents in batch n, each with the beginning of its text."""
         found = []
@@ -116,7 +120,8 @@ class Batches(PackedBatches[Data]):
 class EvaluationBatches(OnePass):
     """One pass over a split, in the order of its files: every target exactly once; the last batch is padded.
 
-    `limit` keeps only the first `limit` batches. Iteration reads ahead; `batch(n)` returns any batch.
+    `limit` keeps only the first `limit` batches. Iteration reads ahead; `batch(n)` returns any batch. `num_rows`
+    are the rows of the split.
     """
 
     def __init__(
@@ -133,7 +138,8 @@ class EvaluationBatches(OnePass):
         self._data = dataclasses.replace(data, packing=Concatenate(order="files", random_offset=False))
         self._sources = _open_sources(self.dataset, self._data, split)
         self._firsts = np.cumsum([0] + [source.index.num_rows for source in self._sources])
-        super().__init__(int(self._firsts[-1]), self.batch_size, limit, rows, data.sequence_length, self._data.prefetch)
+        self.num_rows = int(self._firsts[-1])
+        super().__init__(self.num_rows, self.batch_size, limit, rows, data.sequence_length, self._data.prefetch)
 
     @functools.cached_property
     def coverage(self) -> Coverage:
@@ -147,15 +153,24 @@ class EvaluationBatches(OnePass):
 
     def batch(self, n: int) -> Batch:
         """Batch n of `num_batches`: [rows, T] arrays as `Batches` gives them; rows past the end are padding."""
-        rows: list[tuple[int, list[Span]]] = []
-        for row in self._rows:
-            number = n * self.batch_size + row
-            if number < self._firsts[-1]:
-                source = int(np.searchsorted(self._firsts, number, side="right")) - 1
-                rows.append((source, self._sources[source].index.spans(number - int(self._firsts[source]), 0)))
-            else:
-                rows.append((0, []))
+        rows = [self._located(n * self.batch_size + row) for row in self._rows]
         return fill_batch(self._sources, rows, self._data.sequence_length, tuple(FIELDS))
+
+    def length(self, number: int) -> int:
+        """The places in use of row `number` of the split; reads no token."""
+        return num_places(self._located(number)[1])
+
+    def _located(self, number: int) -> tuple[int, list[Span]]:
+        """The source of row `number` of the split, and its spans; none past the end."""
+        if number >= self.num_rows:
+            return 0, []
+        source = int(np.searchsorted(self._firsts, number, side="right")) - 1
+        return source, self._sources[source].index.spans(number - int(self._firsts[source]), 0)
+
+
+def num_places(spans: list[Span]) -> int:
+    """The places of a row that its spans fill."""
+    return sum(span.stop - span.start for span in spans)
 
 
 def fill_batch(

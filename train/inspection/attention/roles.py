@@ -3,19 +3,20 @@
 import numpy as np
 
 from train.evaluation.probing.measure import reader_of
-from train.inspection.attention.scores import ROLES, HeadScores, measure, repeated_tokens
+from train.inspection.attention.scores import OFFSET, ROLES, HeadScores, measure, repeated_tokens
 from train.inspection.page.page import packed
 from train.inspection.result import Result, Table, Widget
 from train.inspection.subject import Subject
 from train.run.loading import LoadedRun
 
 # A head is named after a role from this score on. Half of the queries have no earlier copy.
-THRESHOLDS = {"previous_token": 0.4, "duplicate_token": 0.2, "repeated": 0.4, "first_token": 0.5}
+THRESHOLDS = {"previous_token": 0.4, "duplicate_token": 0.2, "repeated": 0.4, "copying": 0.4, "first_token": 0.5}
 WORDS = {
     "previous_token": "previous token",
     "duplicate_token": "duplicate token",
     "induction": "induction (share of all weights)",
     "repeated": "induction (mean over the repetition)",
+    "copying": "copying (the same, at the best distance from the earlier copy)",
     "first_token": "first token",
 }
 
@@ -42,7 +43,8 @@ def inspect(run: LoadedRun, *, half: int | None = None, sequences: int = 8, seed
             "sequences": sequences,
             "seed": seed,
             "heads": [
-                {"layer": layer, "head": head} | {role: scores.by_role[role][layer][head] for role in ROLES}
+                {"layer": layer, "head": head, OFFSET: scores.offsets[layer][head]}
+                | {role: scores.by_role[role][layer][head] for role in ROLES}
                 for layer, heads in scores.by_role["repeated"].items()
                 for head in range(len(heads))
             ],
@@ -50,7 +52,7 @@ def inspect(run: LoadedRun, *, half: int | None = None, sequences: int = 8, seed
         arrays={f"{role}_{layer}": x for role in ROLES for layer, x in scores.by_role[role].items()},
         parts=[_best(scores), _map(scores)],
         lines=[
-            *(f"{WORDS[role]}: best {best[0]:.3f}, layer {best[1]}, head {best[2]}" for role, best in _bests(scores)),
+            *(f"{WORDS[role]}: best {best[0]:.3f}, {_place(scores, role)}" for role, best in _bests(scores)),
             *(f"layer {layer}, head {head}: {', '.join(names)}" for (layer, head), names in roles.items()),
         ],
     )
@@ -70,9 +72,16 @@ def _bests(scores: HeadScores) -> list[tuple[str, tuple[float, int, int]]]:
     return [(role, scores.best(role)) for role in ROLES]
 
 
+def _place(scores: HeadScores, role: str) -> str:
+    """The best head of a role, in words."""
+    _, layer, head = scores.best(role)
+    where = f"layer {layer}, head {head}"
+    return f"{where}, {scores.offsets[layer][head]} after the copy" if role == "copying" else where
+
+
 def _best(scores: HeadScores) -> Table:
     rows = [
-        [WORDS[role], f"{value:.3f}", str(layer), str(head), str(_count(scores, role))]
+        [WORDS[role], f"{value:.3f}", str(layer), _place(scores, role).split("head ")[1], str(_count(scores, role))]
         for role, (value, layer, head) in _bests(scores)
     ]
     return Table(

@@ -11,6 +11,11 @@ and the measure "mul" of `head_detector` in TransformerLens. Half of the queries
 scores are at most about a half. `repeated` is the mean weight that a query of the repetition gives to the token after
 its earlier copy (the induction score of TransformerLens' demonstrations; "prefix matching" in Olsson et al. 2022,
 "In-context Learning and Induction Heads"), at most 1; `first_token` is the mean weight of the first key (a sink).
+
+Two heads can copy at another distance than one: if the first layer moves to each token the one n before it, by which it
+is found, and the one n - 1 before it, which is what comes next, then the second layer attends to the token n after the
+earlier copy. `copying` is the mean weight at the best n, and `offsets` has that n. It is at most a quarter of the
+sequence, so that a head that always looks some tokens back does not seem to copy.
 """
 
 from typing import Any, NamedTuple
@@ -26,7 +31,8 @@ from train.evaluation.probes.interface import Reader
 from train.inspection.subject import Subject, layers_with
 
 TAP = "attention_weights"
-ROLES = ("previous_token", "duplicate_token", "induction", "repeated", "first_token")
+ROLES = ("previous_token", "duplicate_token", "induction", "repeated", "copying", "first_token")
+OFFSET = "offset"
 MAX_HALF = 128  # tokens
 MIN_HALF = 4
 
@@ -87,23 +93,28 @@ def patterns(tokens_BT: jax.Array) -> dict[str, jax.Array]:
 
 
 def score(weights_BNTS: jax.Array, tokens_BT: jax.Array, half: int, begins: int) -> dict[str, jax.Array]:
-    """The scores of heads, float32 (N,) for each of `ROLES`."""
+    """The scores of heads, float32 (N,) for each of `ROLES`, and the `OFFSET` of `copying`, int32."""
     weights = weights_BNTS.astype(jnp.float32)
     total_N = jnp.sum(weights, axis=(0, 2, 3))
     found = {
         name: jnp.einsum("BNTS,BTS->N", weights, pattern) / total_N for name, pattern in patterns(tokens_BT).items()
     }
     copies = jnp.arange(begins + half, begins + 2 * half)
+    after_TO = copies[:, None] - half + jnp.arange(1, half // 2 + 1)
+    at_offsets_NO = jnp.mean(weights[:, :, copies[:, None], after_TO], axis=(0, 2))
     return found | {
+        "copying": jnp.max(at_offsets_NO, axis=-1),
+        OFFSET: 1 + jnp.argmax(at_offsets_NO, axis=-1),
         "repeated": jnp.mean(weights[:, :, copies, copies - half + 1], axis=(0, 2)),
         "first_token": jnp.mean(weights[..., 0], axis=(0, 2)),
     }
 
 
 class HeadScores(NamedTuple):
-    """Scores of heads: by role and layer, (N,)."""
+    """Scores of heads: by role and layer, (N,); and by layer the n of `copying`, (N,)."""
 
     by_role: dict[str, dict[int, np.ndarray]]
+    offsets: dict[int, np.ndarray]
 
     def best(self, role: str) -> tuple[float, int, int]:
         """The largest score of a role, its layer and its head."""
@@ -138,6 +149,9 @@ def scorer(subject: Subject, repeated: RepeatedTokens) -> Any:
             for layers, group in zip(groups, found, strict=True)
             for layer, row in zip(layers, group, strict=True)
         }
-        return HeadScores({role: {layer: rows[layer][role] for layer in known} for role in ROLES})
+        by_role, offsets = (
+            {name: {layer: rows[layer][name] for layer in known} for name in names} for names in (ROLES, (OFFSET,))
+        )
+        return HeadScores(by_role, offsets[OFFSET])
 
     return measured
