@@ -65,5 +65,4 @@ ablation = Ablation(
         "bahdanau": recurrent(both_ways, AdditiveAttention()),
         "one_way": recurrent(forwards, AdditiveAttention()),
     },
-    seeds=(0, 1),
 )
