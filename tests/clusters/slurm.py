@@ -183,9 +183,10 @@ def state(job):
 
 
 def continue_now(job):
-    """SLURM lets a requeued job wait for two minutes."""
+    """SLURM lets a requeued job wait for two minutes; a start in the second in which it ended is refused by its nodes."""
     wait_for("the job is pending", lambda: state(job) in ("PENDING", "RUNNING"))
     if state(job) == "PENDING":
+        time.sleep(3)
         subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True)
     wait_for("the job runs again", lambda: state(job) == "RUNNING")
 
