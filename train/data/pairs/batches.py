@@ -23,6 +23,27 @@ FORMATS = {"tokens": np.int32, "targets": np.int32, "weights": np.float32}
 FORMATS |= {"source": np.int32, "source_segment_ids": np.int32}
 
 
+def rows_of_pairs(
+    sides: Sequence[tuple[np.ndarray, np.ndarray] | None], sources: int, targets: int, fields: Sequence[str]
+) -> Batch:
+    """Returns these fields of rows, each of the ids of a source and of a target; None stands for a row of padding.
+
+    Sources have room for `sources` tokens, targets for `targets`.
+    """
+    lengths = {name: sources if name in SOURCE_FIELDS else targets for name in FORMATS}
+    arrays = {name: np.zeros((len(sides), lengths[name]), FORMATS[name]) for name in FORMATS}
+    for row, pair in enumerate(sides):
+        if pair is None:
+            continue
+        source, target = pair
+        arrays["source"][row, : len(source)] = source
+        arrays["source_segment_ids"][row, len(source) :] = PADDING
+        arrays["tokens"][row, 1 : len(target)] = target[:-1]
+        arrays["targets"][row, : len(target)] = target
+        arrays["weights"][row, : len(target)] = 1
+    return {name: arrays[name] for name in fields}
+
+
 class _Filler:
     """Makes the fields of pairs of a split."""
 
@@ -32,20 +53,8 @@ class _Filler:
 
     def batch(self, numbers: Sequence[int], wanted: Sequence[int]) -> Batch:
         """The wanted rows of a batch whose rows have these numbers in the split; -1 stands for a row of padding."""
-        lengths = {
-            name: self.data.source_length if name in SOURCE_FIELDS else self.data.sequence_length for name in FORMATS
-        }
-        arrays = {name: np.zeros((len(wanted), lengths[name]), FORMATS[name]) for name in FORMATS}
-        for place, row in enumerate(wanted):
-            if numbers[row] < 0:
-                continue
-            source, target = self.stored.sides(numbers[row])
-            arrays["source"][place, : len(source)] = source
-            arrays["source_segment_ids"][place, len(source) :] = PADDING
-            arrays["tokens"][place, 1 : len(target)] = target[:-1]
-            arrays["targets"][place, : len(target)] = target
-            arrays["weights"][place, : len(target)] = 1
-        return {name: arrays[name] for name in self.fields}
+        sides = [self.stored.sides(numbers[row]) if numbers[row] >= 0 else None for row in wanted]
+        return rows_of_pairs(sides, self.data.source_length, self.data.sequence_length, self.fields)
 
 
 class PairBatches(UnpackedBatches[Pairs]):

@@ -19,8 +19,7 @@ from train.data.batches.pipeline import Batches, EvaluationBatches
 from train.data.batches.prefetch import EndlessBatches, OnePass
 from train.data.batches.rows import Batch, DocumentSpan
 from train.data.batches.unpacked import check_row_fields
-from train.data.pairs.batches import FORMATS
-from train.data.pairs.option import SOURCE_FIELDS
+from train.data.pairs.batches import FORMATS, rows_of_pairs
 from train.data.prepare.summary import documents_of_step
 from train.data.shards.dataset import Dataset
 from train.data.span_corruption.corruption import draw_hidden, hidden_and_spans, take_out
@@ -63,21 +62,10 @@ class _Filler:
 
     def batch(self, text: Batch, numbers: Sequence[int]) -> Batch:
         """The fields of the rows of `text`, which have these numbers."""
-        lengths = {
-            name: self.data.source_length if name in SOURCE_FIELDS else self.data.sequence_length for name in FORMATS
-        }
-        arrays = {name: np.zeros((len(numbers), lengths[name]), FORMATS[name]) for name in FORMATS}
-        for place, number in enumerate(numbers):
-            ids = text[self.ids_field][place][text["segment_ids"][place] > 0]
-            if not len(ids):
-                continue
-            source, target = self.pair(ids, number)
-            arrays["source"][place, : len(source)] = source
-            arrays["source_segment_ids"][place, len(source) :] = PADDING
-            arrays["tokens"][place, 1 : len(target)] = target[:-1]
-            arrays["targets"][place, : len(target)] = target
-            arrays["weights"][place, : len(target)] = 1
-        return {name: arrays[name] for name in self.fields}
+        rows = zip(text[self.ids_field], text["segment_ids"], numbers, strict=True)
+        texts = ((ids[segment_ids > 0], number) for ids, segment_ids, number in rows)
+        sides = [self.pair(ids, number) if len(ids) else None for ids, number in texts]
+        return rows_of_pairs(sides, self.data.source_length, self.data.sequence_length, self.fields)
 
 
 class SpanBatches(EndlessBatches[SpanCorruption]):
