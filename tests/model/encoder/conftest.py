@@ -1,5 +1,6 @@
 """A small encoder-decoder model, and a source with padding."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,6 +9,7 @@ from model.encoder.cross import CrossAttention
 from model.encoder.option import Encoder
 from model.encoder.source import Source
 from model.feedforward.mlp import MLP
+from model.stack import empty_caches
 
 
 def encoder_of(**changes):
@@ -36,3 +38,41 @@ def source():
     """Rows of 9 and of 6 tokens."""
     tokens = np.random.default_rng(2).integers(0, 17, (2, 9)).astype(np.int32)
     return Source.of_lengths(tokens, np.array([9, 6]))
+
+
+@pytest.fixture(scope="session")
+def in_parts(run):
+    """The logits of two rows of 12 tokens that are read in parts; the first reads the source, the cache has more room."""
+
+    def of(config, params, tokens, source):
+        cache, parts, begin = empty_caches(config, 2, 12, 11), [], 0
+        for size in (5, 1, 6):
+            positions = jnp.broadcast_to(begin + jnp.arange(size), (2, size))
+            first = {"source": source} if begin == 0 else {}
+            part, cache, _ = run(
+                config, params, tokens[:, begin : begin + size], positions_BT=positions, cache=cache, **first
+            )
+            parts.append(part)
+            begin += size
+        return np.concatenate(parts, axis=1)
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def packed_pairs(run):
+    """The logits of two targets of 5 tokens in one row, and all of the first source and 3 tokens of the second."""
+
+    def of(config, params, targets, source):
+        real = np.concatenate([source.tokens_BS[0], source.tokens_BS[1][:3]])[None]
+        logits, _, _ = run(
+            config,
+            params,
+            targets.reshape(1, 10),
+            positions_BT=np.tile(np.arange(5), 2)[None],
+            segment_ids_BT=np.repeat([0, 1], 5)[None],
+            source=Source(real, np.r_[np.arange(9), np.arange(3)][None], np.repeat([0, 1], [9, 3])[None]),
+        )
+        return logits.reshape(2, 5, -1)
+
+    return of

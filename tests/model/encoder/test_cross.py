@@ -16,7 +16,6 @@ from model.kernels.visibility import Coordinates, causal
 from model.parameters.maker import Normal, ParameterMaker
 from model.positions.relative import RelativeBias
 from model.residual import HyperConnections, Parallel, PostNorm
-from model.stack import empty_caches
 from model.transformer import forward
 
 OPTIONS = [
@@ -119,39 +118,22 @@ def test_who_sees_whom(pair, drawn, tokens, source):
     ],
     ids=["pre-norm", "post-norm", "parallel", "hyper-connections"],
 )
-def test_decoding_equals_one_pass(changes, pair, drawn, run, tokens, source):
+def test_decoding_equals_one_pass(changes, pair, drawn, run, tokens, source, in_parts):
     """The first pass reads the source; the cache has more room than it needs."""
     config = pair(**changes)
     params = drawn(config)
     whole, _, _ = run(config, params, tokens, source=source)
-    cache, parts, begin = empty_caches(config, 2, 12, 11), [], 0
-    for size in (5, 1, 6):
-        positions = jnp.broadcast_to(begin + jnp.arange(size), (2, size))
-        first = {"source": source} if begin == 0 else {}
-        part, cache, _ = run(
-            config, params, tokens[:, begin : begin + size], positions_BT=positions, cache=cache, **first
-        )
-        parts.append(part)
-        begin += size
-    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(in_parts(config, params, tokens, source), whole, rtol=1e-4, atol=1e-5)
 
 
-def test_packed_pairs_are_those_in_rows_of_their_own(pair, drawn, run, tokens, source):
+def test_packed_pairs_are_those_in_rows_of_their_own(pair, drawn, run, tokens, source, packed_pairs):
     config = pair()
     params, targets = drawn(config), tokens[:, :5]
     apart, _, _ = run(config, params, targets, source=source)
-    real = np.concatenate([source.tokens_BS[0], source.tokens_BS[1][:3]])[None]
     three, _, _ = run(config, params, targets, source=Source.of_lengths(source.tokens_BS, np.array([9, 3])))
-    packed, _, _ = run(
-        config,
-        params,
-        targets.reshape(1, 10),
-        positions_BT=np.tile(np.arange(5), 2)[None],
-        segment_ids_BT=np.repeat([0, 1], 5)[None],
-        source=Source(real, np.r_[np.arange(9), np.arange(3)][None], np.repeat([0, 1], [9, 3])[None]),
-    )
-    np.testing.assert_allclose(packed.reshape(2, 5, -1)[0], apart[0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(packed.reshape(2, 5, -1)[1], three[1], rtol=1e-4, atol=1e-5)
+    packed = packed_pairs(config, params, targets, source)
+    np.testing.assert_allclose(packed[0], apart[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(packed[1], three[1], rtol=1e-4, atol=1e-5)
 
 
 def test_a_query_that_sees_no_source_has_finite_gradients(pair, drawn, tokens, source):
