@@ -1,5 +1,6 @@
 """Cases of `tests/model/test_liveness.py`: attention with its patterns, and recurrent mixers."""
 
+TWO_LAYERS = "num_layers=2"  # others have one
 LATENT = "mixer=Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6)"
 NONE = "position=NoPositions"
 TEMPERATURE = "mixer.temperature=LogTemperature(step_length=3, scale=0.5)"
@@ -18,27 +19,31 @@ CASES = {
     "GroupedQuery.value_norm": ([], "mixer.value_norm=RMSNorm(scale=none)", "output"),
     "GroupedQuery.values_from_keys": ([], "mixer.values_from_keys=True", "parameters"),
     "GroupedQuery.kv_from_layer": (
-        ["exceptions=(Except(layers='1', mixer=GroupedQuery(num_heads=4, num_kv_heads=2)),)"],
+        [TWO_LAYERS, "exceptions=(Except(layers='1', mixer=GroupedQuery(num_heads=4, num_kv_heads=2)),)"],
         "exceptions.0.mixer.kv_from_layer=0",
         "parameters",
     ),
     "GroupedQuery.qkv_clip": ([], "mixer.qkv_clip=0.1", "output"),
     "GroupedQuery.sinks": ([], "mixer.sinks=True", "parameters"),
     "GroupedQuery.scale": ([], "mixer.scale=0.2", "output"),
-    "GroupedQuery.scale_by_layer": ([], "mixer.scale_by_layer=True", "output"),
+    "GroupedQuery.scale_by_layer": ([TWO_LAYERS], "mixer.scale_by_layer=True", "output"),
     "GroupedQuery.output_gate": ([], "mixer.output_gate=head", "parameters"),
     "GroupedQuery.gate_bias": (["mixer.output_gate=head"], "mixer.gate_bias=True", "parameters"),
     "GroupedQuery.logit_softcap": ([], "mixer.logit_softcap=0.3", "output"),
     "GroupedQuery.pattern": ([], "mixer.pattern=SlidingWindow(size=3)", "output"),
     "GroupedQuery.temperature": ([], TEMPERATURE, "output"),
-    "GroupedQuery.value_residual": ([], "mixer.value_residual=ValueResidual", "output"),
+    "GroupedQuery.value_residual": ([TWO_LAYERS], "mixer.value_residual=ValueResidual", "output"),
     "QKNorm.norm": (["mixer.qk_norm=QKNorm"], "mixer.qk_norm.norm=LayerNorm(bias=False)", "output"),
     "QKNorm.over": (["mixer.qk_norm=QKNorm"], "mixer.qk_norm.over=projection", "parameters"),
     "QKNorm.after_positions": (["mixer.qk_norm=QKNorm"], "mixer.qk_norm.after_positions=True", "output"),
-    "ValueResidual.first": (["mixer.value_residual=ValueResidual"], "mixer.value_residual.first=1.0", "output"),
-    "ValueResidual.own": (["mixer.value_residual=ValueResidual"], "mixer.value_residual.own=1.0", "output"),
+    "ValueResidual.first": (
+        [TWO_LAYERS, "mixer.value_residual=ValueResidual"],
+        "mixer.value_residual.first=1.0",
+        "output",
+    ),
+    "ValueResidual.own": ([TWO_LAYERS, "mixer.value_residual=ValueResidual"], "mixer.value_residual.own=1.0", "output"),
     "ValueResidual.trained": (
-        ["mixer.value_residual=ValueResidual"],
+        [TWO_LAYERS, "mixer.value_residual=ValueResidual"],
         "mixer.value_residual.trained=True",
         "parameters",
     ),

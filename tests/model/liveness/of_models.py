@@ -1,5 +1,6 @@
 """Cases of `tests/model/test_liveness.py`: fields of the model as a whole, norms and residual schemes."""
 
+TWO_LAYERS = "num_layers=2"  # others have one
 NONE = "position=NoPositions"
 
 PER_LAYER = "per_layer_embedding=PerLayerEmbedding(width=4)"
@@ -40,7 +41,7 @@ CASES = {
     "ModelConfig.mixer": ([NONE], "mixer=GroupedQuery(num_heads=2)", "parameters"),
     "ModelConfig.ffn": ([], "ffn=MLP(width=24)", "parameters"),
     "ModelConfig.position": ([], "position=NoPositions", "output"),
-    "ModelConfig.exceptions": ([], "exceptions=(Except(layers='1', ffn=Gated(width=20)),)", "parameters"),
+    "ModelConfig.exceptions": ([TWO_LAYERS], "exceptions=(Except(layers='1', ffn=Gated(width=20)),)", "parameters"),
     "ModelConfig.norm": ([], "norm=LayerNorm(bias=False)", "output"),
     "ModelConfig.embedding_norm": ([], "embedding_norm=RMSNorm", "parameters"),
     "ModelConfig.visibility": ([], "visibility=Bidirectional", "output"),
@@ -80,9 +81,9 @@ CASES = {
     "CompleteP.base_width": ([COMPLETE], "parametrization.base_width=32", "output"),
     "CompleteP.wider": ([COMPLETE], "parametrization.wider=head_dim", "output"),
     "CompleteP.base_layers": ([COMPLETE], "parametrization.base_layers=4", "output"),
-    "CompleteP.alpha": ([COMPLETE], "parametrization.alpha=0.5", "output"),
+    "CompleteP.alpha": ([TWO_LAYERS, COMPLETE], "parametrization.alpha=0.5", "output"),
     "ModelConfig.precision": ([], "precision=Precision(compute='bfloat16')", "output"),
-    "ModelConfig.scan_layers": ([], "scan_layers=True", "gradient"),
+    "ModelConfig.scan_layers": ([TWO_LAYERS], "scan_layers=True", "gradient"),
     "ModelConfig.remat": ([], "remat=full", "gradient"),
     "ModelConfig.kernels": ([], "kernels=Kernels(attention=('plain',))", "gradient"),
     "Kernels.attention": ([], "kernels.attention=('plain',)", "gradient"),
@@ -94,22 +95,22 @@ CASES = {
     "SaveOnly.taps": (["remat=SaveOnly(taps=('query',))"], "remat.taps=('key',)", "gradient"),
     "SaveOnly.offload": (["remat=SaveOnly(taps=('query',))"], "remat.offload=('key',)", "gradient"),
     "Except.layers": (
-        ["exceptions=(Except(layers='1', position=NoPositions()),)"],
+        [TWO_LAYERS, "exceptions=(Except(layers='1', position=NoPositions()),)"],
         "exceptions.0.layers='0'",
         "output",
     ),
     "Except.mixer": (
-        ["exceptions=(Except(layers='1', position=NoPositions()),)"],
+        [TWO_LAYERS, "exceptions=(Except(layers='1', position=NoPositions()),)"],
         "exceptions.0.mixer=GroupedQuery(num_heads=2)",
         "parameters",
     ),
     "Except.ffn": (
-        ["exceptions=(Except(layers='1', position=NoPositions()),)"],
+        [TWO_LAYERS, "exceptions=(Except(layers='1', position=NoPositions()),)"],
         "exceptions.0.ffn=Gated(width=20)",
         "parameters",
     ),
     "Except.position": (
-        ["exceptions=(Except(layers='1', ffn=Gated(width=20)),)"],
+        [TWO_LAYERS, "exceptions=(Except(layers='1', ffn=Gated(width=20)),)"],
         "exceptions.0.position=NoPositions()",
         "output",
     ),

@@ -1,5 +1,6 @@
 """Cases of `tests/model/test_liveness.py`: positions and their scaling."""
 
+TWO_LAYERS = "num_layers=2"  # others have one
 DYNAMIC = "position=Rotary(theta=10.0, scaling=DynamicNTK(factor=4.0, original_length=4))"
 YARN = "position=Rotary(theta=10.0, scaling=YaRN(factor=4.0, original_length=100))"
 DEEPSEEK = "position=Rotary(scaling=YaRN(factor=4.0, original_length=100, mscale=1.0, mscale_all_dim=0.5))"
@@ -22,7 +23,7 @@ CASES = {
         "output",
     ),
     "RelativeBias.bidirectional": (["position=RelativeBias(buckets=4)"], "position.bidirectional=True", "output"),
-    "RelativeBias.shared": (["position=RelativeBias"], "position.shared=True", "parameters"),
+    "RelativeBias.shared": ([TWO_LAYERS, "position=RelativeBias"], "position.shared=True", "parameters"),
     "RelativeBias.buckets": (["position=RelativeBias"], "position.buckets=8", "parameters"),
     "RelativeBias.max_distance": (["position=RelativeBias(buckets=4)"], "position.max_distance=6", "output"),
     "Rotary.theta": ([], "position.theta=10.0", "output"),
