@@ -18,6 +18,7 @@ from model.feedforward.balance import LoadBias
 from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import MLP, Gated
 from model.feedforward.routing import SigmoidRouter
+from model.kernels.selection import Kernels
 from model.layers import Except
 from model.norms import LayerNorm, RMSNorm
 from model.parameters.specs import is_trained, merge, partition
@@ -247,6 +248,7 @@ HAND = ModelConfig(
     position=Learned(),
     norm=LayerNorm(),
     unembedding=Untied(bias=True),
+    kernels=Kernels(experts=("ragged_dot",)),  # one operation, where loops over tiles would be counted once
 )
 
 

@@ -8,11 +8,12 @@ import jax
 from model.kernels import selection
 from model.kernels.experts.grouped_products import RAGGED_DOT, GroupedKernel, GroupedRequest
 from model.kernels.experts.megablox import Megablox
+from model.kernels.experts.tiles import Tiles
 from model.kernels.experts.tokamax import TokamaxRaggedDot
 from model.kernels.request import compute_capability
 
 # In the order in which they are asked.
-KERNELS: tuple[GroupedKernel, ...] = (TokamaxRaggedDot(), Megablox(), RAGGED_DOT)
+KERNELS: tuple[GroupedKernel, ...] = (TokamaxRaggedDot(), Megablox(), Tiles(), RAGGED_DOT)
 
 
 def kernel_for(x_MD: jax.Array, w_EDF: jax.Array, platform: str, kernels: tuple[GroupedKernel, ...]) -> GroupedKernel:
@@ -31,4 +32,4 @@ def kernel_for(x_MD: jax.Array, w_EDF: jax.Array, platform: str, kernels: tuple[
 
 def only_xla(kernels: tuple[GroupedKernel, ...], platform: str) -> bool:
     """Whether all of these kernels that run on a platform are operations of XLA, whose copies JAX can follow."""
-    return all(kernel == RAGGED_DOT for kernel in kernels if selection.runs_on(kernel, platform))
+    return all(kernel.only_xla for kernel in kernels if selection.runs_on(kernel, platform))

@@ -39,6 +39,10 @@ class GroupedKernel(Protocol):
     def platforms(self) -> tuple[str, ...]:
         """The platforms that it runs on; () for all of them."""
 
+    @property
+    def only_xla(self) -> bool:
+        """Whether it consists of operations of XLA, so that JAX can follow which devices hold copies of what."""
+
     def supports(self, request: GroupedRequest) -> str | None:
         """Returns None if the kernel takes a request, else the reason why it does not."""
 
@@ -68,6 +72,7 @@ class RaggedDot:
 
     name: str = "ragged_dot"
     platforms: tuple[str, ...] = ()
+    only_xla: bool = True
 
     def supports(self, request: GroupedRequest) -> str | None:
         """Returns None: it takes every request."""

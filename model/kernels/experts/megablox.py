@@ -24,11 +24,13 @@ class Megablox:
       interpret: runs the kernel as plain operations, on any platform: slow, for tests.
       rows: the largest number of rows of a tile.
       name: the name of the kernel.
+      only_xla: as of `GroupedKernel`.
     """
 
     interpret: bool = False
     rows: int = _ROWS
     name: str = "megablox"
+    only_xla: bool = False
 
     @property
     def platforms(self) -> tuple[str, ...]:

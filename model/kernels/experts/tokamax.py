@@ -17,6 +17,7 @@ class TokamaxRaggedDot:
 
     name: str = "tokamax"
     platforms: tuple[str, ...] = ("gpu",)
+    only_xla: bool = False
 
     def supports(self, request: GroupedRequest) -> str | None:
         """Returns None if the kernel takes a request, else the reason why it does not."""

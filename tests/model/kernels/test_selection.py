@@ -50,8 +50,8 @@ def lines(option):
 
 
 def test_a_record_of_what_a_program_uses():
-    assert lines(Kernels()) == ["attention: blocks", "experts: ragged_dot"]
-    assert lines(Kernels(attention=("splash", "plain"))) == ["attention: plain", "experts: ragged_dot"]
+    assert lines(Kernels()) == ["attention: blocks", "experts: tiles"]
+    assert lines(Kernels(attention=("splash", "plain"))) == ["attention: plain", "experts: tiles"]
 
 
 def test_a_forced_kernel_that_does_not_take_the_request():

@@ -10,6 +10,7 @@ from model.kernels import choose
 from model.kernels.experts import KERNELS
 from model.kernels.experts.grouped_products import GroupedRequest, RaggedDot
 from model.kernels.experts.megablox import Megablox
+from model.kernels.experts.tiles import Tiles
 from model.parameters.mixed_precision import grouped_matmul
 
 SIZES = np.array([200, 0, 130, 70], np.int32)  # ends inside tiles of 128 rows; the last 112 rows are in no group
@@ -25,7 +26,9 @@ def loop(x, w, towards):
     return y, dx, dw
 
 
-@pytest.mark.parametrize("kernel", [RaggedDot(), Megablox(interpret=True, rows=128)], ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize(
+    "kernel", [RaggedDot(), Tiles(), Tiles(rows=16), Megablox(interpret=True, rows=128)], ids=lambda kernel: kernel.name
+)
 @pytest.mark.parametrize("compute", ["float32", pytest.param("bfloat16", marks=pytest.mark.sweep)])
 def test_products_and_gradients_are_those_of_a_loop(kernel, compute):
     draw = np.random.default_rng(0)
@@ -55,9 +58,9 @@ def request(rows=512, dtype=jnp.bfloat16, width=256, **asked):
 
 def test_the_choice():
     assert choose(request(platform="tpu")).kernel == Megablox()
-    assert str(choose(request(platform="cpu"))) == "ragged_dot"
+    assert str(choose(request(platform="cpu"))) == "tiles"
     choice = choose(request(platform="tpu", rows=100))
     assert (choice.kernel, str(choice)) == (RaggedDot(), "ragged_dot (not megablox: 100 rows are no multiple of 128)")
     with pytest.raises(UserError, match="no kernel for experts supports this request on a cpu: megablox: "):
         choose(request(), (Megablox(),))
-    assert [kernel.name for kernel in KERNELS] == ["tokamax", "megablox", "ragged_dot"]
+    assert [kernel.name for kernel in KERNELS] == ["tokamax", "megablox", "tiles", "ragged_dot"]
