@@ -1,7 +1,7 @@
 """The chain of post-training on a small language whose right answers are known: exact match before and after each method.
 
-    python -m tests.benchmarks.alignment.chain --folder=runs/chain [--seeds=3] [--shorten=1] [--only=ppo,grpo]
-        [--base=runs/instructions_base]
+    python -m tests.benchmarks.alignment.chain --folder=runs/chain [--seeds=3] [--jobs=2] [--shorten=1]
+        [--only=ppo,grpo] [--base=runs/instructions_base]
 
 Once: texts, demonstrations and prompts of the grammar (train/alignment/instructions.py), and a model of 0.36M
 parameters of its texts (configs/alignment/pretrain_instructions.py). Then for each seed, of parameters and of the order
@@ -12,6 +12,7 @@ of the data:
     reward      a reward model on the 4,000 pairs of the grammar; a tenth is the wrong way round
     grpo        from a checker of right answers
     ppo         from the reward model
+    ppo_exact   from the checker, with a small distance to the start
     grpo_score  from the reward model
     flawed      a reward model on pairs of a judge who always takes the longer answer
     hacked      PPO from the flawed reward model without a distance to the start
@@ -19,15 +20,20 @@ of the data:
 
 Every run is an ordinary run folder in --folder, and the same command continues after Ctrl-C. At the end stand the exact
 match of greedy answers to the test prompts, before and after, with the paired interval of the difference over seeds; of
-one seed Wilson's intervals over prompts. --shorten=10 divides all numbers of steps, to try it out. The processors work
-for about three minutes for the model and nine for each seed, by the parts that were run alone; the whole was not.
+one seed Wilson's intervals over prompts. --shorten=10 divides all numbers of steps, to try it out. One core works for
+about three minutes for the model and twelve for each seed; --jobs=2 trains two seeds at once. The README has the table
+of three seeds.
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
 import functools
 import json
+import multiprocessing
+import os
 import pathlib
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +43,7 @@ from tests.benchmarks.command import answer_help, fail, path, run
 answer_help(__name__, __doc__)
 
 PAIRS, FLAWED = "pairs.jsonl", "flawed.jsonl"
-METHODS = ("dpo", "grpo", "ppo", "grpo_score", "hacked", "cured")
+METHODS = ("dpo", "grpo", "ppo_exact", "ppo", "grpo_score", "hacked", "cured")
 NEEDS = {"ppo": "reward", "grpo_score": "reward", "hacked": "flawed", "cured": "flawed"}
 
 
@@ -99,8 +105,10 @@ def experiments(folder: pathlib.Path, base: pathlib.Path, seed: int, shorten: in
     of_grpo = dataclasses.replace(grpo.experiment, data=prompts["grpo"])
     of_ppo = dataclasses.replace(ppo.experiment, data=prompts["ppo"])
     faster = dataclasses.replace(of_ppo, schedule=Cosine(peak=3e-4, final=3e-5, warmup_steps=3))
+    by_checker = dataclasses.replace(of_ppo.objective, reward=of_grpo.objective.reward, kl=0.02, gae_lambda=1.0)
     return found | {
         "grpo": made(of_grpo, 120),
+        "ppo_exact": made(of_ppo, 120, objective=by_checker),
         "ppo": made(of_ppo, 60, objective=by_score(of_ppo, "reward")),
         "grpo_score": made(of_grpo, 60, objective=by_score(of_grpo, "reward")),
         "hacked": made(faster, 25, objective=by_score(of_ppo, "flawed", kl=0.0)),
@@ -174,49 +182,60 @@ def table(folder: pathlib.Path, seeds: list[int], methods: list[str]) -> str:
     return "\n".join(lines)
 
 
+def timed(name: str, work: Callable[[], Any]) -> None:
+    """Does the work, and prints what it took."""
+    began, cpu = time.monotonic(), time.process_time()
+    work()
+    wall, used = time.monotonic() - began, time.process_time() - cpu
+    print(f"{name}: {wall:.0f} s, {used:.0f} s of processors", flush=True)
+
+
+def finish(experiment: Any, folder: pathlib.Path, name: str) -> None:
+    """Trains a run of the folder to its end."""
+    from launch.command.cli import prepare_jax
+    from train.loop import train
+
+    prepare_jax()
+    timed(name, lambda: train(experiment, folder / name, say=lambda line: None))
+
+
+def finish_seed(folder: pathlib.Path, base: pathlib.Path, methods: list[str], shorten: int, seed: int) -> None:
+    """Trains what is left of a seed; to be called in a process of its own."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # what is trained is in its checkpoints; the parent reports
+    own, made = folder / f"seed{seed}", experiments(folder, base, seed, shorten)
+    for name in ["sft", *dict.fromkeys(NEEDS[name] for name in methods if name in NEEDS), *methods]:
+        if name != "sft" and not (own / PAIRS).is_file():
+            timed(f"seed{seed}/pairs", functools.partial(write_pairs, own, folder / "data", seed))
+        finish(made[name], folder, f"seed{seed}/{name}")
+
+
 def main() -> None:
     """Trains what is left to train, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=path, required=True)
     parser.add_argument("--base", type=path, help="a finished run of configs/alignment/pretrain_instructions.py")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="how many seeds to train at once, a process each")
     parser.add_argument("--shorten", type=int, default=1)
     parser.add_argument("--only", default=",".join(METHODS), help="the methods, such as ppo,grpo")
     options = parser.parse_args()
     methods = [name for name in METHODS if name in options.only.split(",")]
     if unknown := sorted(set(options.only.split(",")) - set(METHODS)):
         fail(f"--only={options.only}: {unknown[0]!r} is none of {', '.join(METHODS)}")
-    if options.seeds < 1 or options.shorten < 1:
-        fail("--seeds and --shorten are at least 1")
+    if min(options.seeds, options.shorten, options.jobs) < 1:
+        fail("--seeds, --shorten and --jobs are at least 1")
 
-    from launch.command.cli import prepare_jax
     from train.alignment.instructions import Counts, Instructions, write_all
-    from train.loop import train
 
-    prepare_jax()
     folder = options.folder.resolve()
     if not (folder / "data" / "prompts.test.jsonl").is_file():  # the last of the files
         write_all(Instructions(), folder / "data", Counts())
-
-    def timed(name: str, work: Callable[[], Any]) -> None:
-        began, cpu = time.monotonic(), time.process_time()
-        work()
-        wall, used = time.monotonic() - began, time.process_time() - cpu
-        print(f"{name}: {wall:.0f} s, {used:.0f} s of processors", flush=True)
-
-    def finish(experiment: Any, run_folder: pathlib.Path) -> None:
-        timed(str(run_folder.relative_to(folder)), lambda: train(experiment, run_folder, say=lambda line: None))
-
-    if options.base is None:
-        finish(base_experiment(folder, options.shorten), folder / "base")
     base = options.base or folder / "base"
-    for seed in range(options.seeds):
-        needed = ["sft", *dict.fromkeys(NEEDS[name] for name in methods if name in NEEDS), *methods]
-        for name in needed:
-            own = folder / f"seed{seed}"
-            if name != "sft" and not (own / PAIRS).is_file():
-                timed(f"seed{seed}/pairs", functools.partial(write_pairs, own, folder / "data", seed))
-            finish(experiments(folder, base, seed, options.shorten)[name], own / name)
+    if options.base is None:
+        finish(base_experiment(folder, options.shorten), folder, "base")
+    of_seed = functools.partial(finish_seed, folder, base, methods, options.shorten)
+    with concurrent.futures.ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(of_seed, range(options.seeds)))
     found = table(folder, list(range(options.seeds)), methods)
     (folder / "chain.md").write_text(found + "\n")
     print(found)
