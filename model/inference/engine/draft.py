@@ -97,15 +97,12 @@ class DraftProposer:
             min(count, self._plan.longest_text - len(text.tokens) + 1) if text.num_to_read <= 1 else 0
             for text, count in zip(own, counts, strict=True)
         ]
-        spans = []
-        for text, count in zip(own, most, strict=True):
-            last = len(text.tokens) - 1
-            if count:  # the token before the last is not read yet where all guesses were right
-                spans += [Span(text, place, 1) for place in range(text.num_read, last)] + [Span(text, last, count)]
-        for span, chosen in zip(spans, self._device.decode(spans).chosen(), strict=True):
-            span.sequence.num_read += span.count
-            if span.sequence.num_to_read < 0:  # that was its last token
-                span.sequence.tokens += [each.token for each in chosen]
+        ends = [len(text.tokens) + count for text, count in zip(own, most, strict=True)]
+        while spans := [span for text, end in zip(own, ends, strict=True) for span in _spans(text, end)]:
+            for span, chosen in zip(spans, self._device.decode(spans).chosen(), strict=True):
+                span.sequence.num_read += span.count
+                if span.sequence.num_to_read < 0:  # that was its last token
+                    span.sequence.tokens += [each.token for each in chosen]
         return [mine.tokens[len(text.tokens) :] for mine, text in zip(own, texts, strict=True)]
 
     def _own(self, text: Text) -> Text:
@@ -142,6 +139,16 @@ class DraftProposer:
             self._device.read(spans)
         for span in spans:
             span.sequence.num_read += span.count
+
+
+def _spans(text: Text, end: int) -> list[Span]:
+    """Returns what to read of a text to draw its tokens up to number `end`; the next alone where rules must know it."""
+    last, count = len(text.tokens) - 1, end - len(text.tokens)
+    if count < 1:
+        return []
+    # Where all guesses were right, the token before the last is not read yet.
+    own = [Span(text, place, 1) for place in range(text.num_read, last)]
+    return [*own, Span(text, last, 1 if text.needs_tokens else count)]
 
 
 def _plan(config: ModelConfig, options: EngineOptions, longest_text: int) -> CachePlan:
