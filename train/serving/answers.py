@@ -254,6 +254,9 @@ class _EventStream(Response):
             pass
         except TimeoutError:
             abort()
+            await asyncio.sleep(
+                0
+            )  # until the connection knows that it is lost, or it would miss the rest of the answer
         finally:
             self._events.close()
 

@@ -89,9 +89,9 @@ class Application:
                 raise ApiError(403, f"this server without a key is for {', '.join(LOCAL_HOSTS)}, not {host[:80]!r}")
         elif path not in OPEN_PATHS:
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            same = hmac.compare_digest(given.strip().encode(), self._api_key.encode())
-            if scheme.lower() != "bearer" or not same:
-                message = "wrong key" if given else "no key; send it as authorization: Bearer KEY"
+            is_key = scheme.lower() == "bearer" and bool(given.strip())
+            if not (is_key and hmac.compare_digest(given.strip().encode(), self._api_key.encode())):
+                message = "wrong key" if is_key else "no key; send it as authorization: Bearer KEY"
                 headers = {"www-authenticate": "Bearer"}
                 raise ApiError(401, message, code="invalid_api_key", headers=headers)
 

@@ -14,8 +14,9 @@ _FULL = (
 ) % RETRY_SECONDS
 _POLITE = 100  # connections beside the others whose requests are read before they are refused
 _REFUSAL_SECONDS = 1.0
-# The server's own words about input that is no HTTP; the client is told.
-logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+# The server's own words about input that is no HTTP, of which the client is told, and about clients that left.
+for _name in ("uvicorn.error", "asyncio"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def connection_class(header_seconds: float, most: int) -> type[H11Protocol]:

@@ -152,7 +152,8 @@ class Device:
     def decode(self, spans: Sequence[Span]) -> Decoding:
         """Reads the first token of each span and chooses the next, as often as the span counts; waits for nothing.
 
-        Several may be of one text, in order: each is a row of a program, and sees the rows before it. Their count is 1.
+        Several may be of one text, in order: each is a row of a program, and sees the rows before it. The count of all
+        but the last is 1.
         """
         decoding = Decoding()
         for first in range(0, len(spans), self._decode_sizes[-1]) if spans else ():

@@ -52,6 +52,7 @@ class DraftProposer:
                 f"the draft model knows {model.config.vocab_size} tokens and the model {target.vocab_size}; take a "
                 "draft with the same tokenizer"
             )
+        assert options.speculation is not None
         check_rolls_back(model.config, "the draft model")
         if any(layer.position.reads_lengths for layer in model.config.layers):
             raise UserError("the draft model's positions depend on the length of a text; take a draft without such")
@@ -66,6 +67,7 @@ class DraftProposer:
             decoded=2 * options.rows,
             tokens_per_step=options.tokens_per_step,
             num_likeliest=1,
+            most_steps=options.speculation.tokens,
         )
         self._texts: dict[int, Text] = {}  # by row: what the cache holds of its text
 
@@ -95,13 +97,12 @@ class DraftProposer:
             min(count, self._plan.longest_text - len(text.tokens) + 1) if text.num_to_read <= 1 else 0
             for text, count in zip(own, counts, strict=True)
         ]
-        for number in range(max(most, default=0)):
-            drawing = [text for text, count in zip(own, most, strict=True) if number < count]
-            spans = [Span(text, place, 1) for text in drawing for place in range(text.num_read, len(text.tokens))]
-            for span, [chosen] in zip(spans, self._device.decode(spans).chosen(), strict=True):
-                span.sequence.num_read += 1
+        ends = [len(text.tokens) + count for text, count in zip(own, most, strict=True)]
+        while spans := [span for text, end in zip(own, ends, strict=True) for span in _spans(text, end)]:
+            for span, chosen in zip(spans, self._device.decode(spans).chosen(), strict=True):
+                span.sequence.num_read += span.count
                 if span.sequence.num_to_read < 0:  # that was its last token
-                    span.sequence.tokens.append(chosen.token)
+                    span.sequence.tokens += [each.token for each in chosen]
         return [mine.tokens[len(text.tokens) :] for mine, text in zip(own, texts, strict=True)]
 
     def _own(self, text: Text) -> Text:
@@ -138,6 +139,16 @@ class DraftProposer:
             self._device.read(spans)
         for span in spans:
             span.sequence.num_read += span.count
+
+
+def _spans(text: Text, end: int) -> list[Span]:
+    """Returns what to read of a text to draw its tokens up to number `end`; the next alone where rules must know it."""
+    last, count = len(text.tokens) - 1, end - len(text.tokens)
+    if count < 1:
+        return []
+    # Where all guesses were right, the token before the last is not read yet.
+    own = [Span(text, place, 1) for place in range(text.num_read, last)]
+    return [*own, Span(text, last, 1 if text.needs_tokens else count)]
 
 
 def _plan(config: ModelConfig, options: EngineOptions, longest_text: int) -> CachePlan:

@@ -88,7 +88,7 @@ class FullSocket:
         self.socket.sendall((head + content).encode())
 
 
-def test_a_client_that_does_not_read_holds_nobody_up_and_is_cut_off():
+def test_a_client_that_does_not_read_holds_nobody_up_and_is_cut_off(caplog):
     with serving(FakeEngine(context=5000), served(context=5000), request_seconds=0.7, header_seconds=2.0) as server:
         slow = [FullSocket(server.port, max_tokens=4500, logprobs=20, ignore_eos=True) for _ in range(2)]
         wait_until(lambda: server.engine.statistics.steps > 100)
@@ -97,6 +97,7 @@ def test_a_client_that_does_not_read_holds_nobody_up_and_is_cut_off():
         for one in slow:
             one.socket.close()
         wait_until(lambda: not server.engine.live)
+    assert not caplog.records, "the server speaks of a defect"
 
 
 def test_a_stream_that_nobody_reads_is_aborted_when_its_time_is_over():

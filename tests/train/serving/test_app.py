@@ -65,7 +65,7 @@ def test_a_key_is_needed(locked, path):
     for headers, words in (
         ({}, "no key; send it as authorization: Bearer KEY"),
         ({"authorization": "Bearer wrong"}, "wrong key"),
-        ({"authorization": "Basic s3cret"}, "wrong key"),
+        ({"authorization": "Basic s3cret"}, "no key; send it as authorization: Bearer KEY"),
         ({"authorization": "Bearer clé".encode("latin-1")}, "wrong key"),
     ):
         status, answered, answer = locked.ask("GET", path, headers=headers)

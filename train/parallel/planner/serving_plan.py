@@ -144,8 +144,8 @@ def serve_plan(
 ) -> ServePlan:
     """Plans inference of `rows` rows of `context` tokens on a cluster, and bounds the speed of several numbers of rows.
 
-    It fits if the weights, in one of the formats, and the caches fit. Raises UserError for a context that is longer
-    than the model's.
+    It fits if the weights, in one of the formats, and the caches fit; a quantised model has its own format alone.
+    Raises UserError for a context that is longer than the model's.
     """
     if not 1 <= context <= config.context_length:
         raise UserError(f"--context={context}: the model reads 1 to {config.context_length:,} tokens")
@@ -157,8 +157,19 @@ def serve_plan(
         kinds=kinds_of_caches(config, context),
         row_bytes=row_bytes(config, context),
         token_bytes=token_bytes(config, context),
-        formats=tuple(in_format(config, devices, each, rows, context, batches) for each in FORMATS),
+        formats=tuple(
+            dataclasses.replace(in_format(config, devices, each, rows, context, batches), number_format=name)
+            for name, each in _formats(config).items()
+        ),
     )
+
+
+def _formats(config: ModelConfig) -> dict[str, str]:
+    """Returns the format of matrices by name: every one of `FORMATS`, or that of a model that is quantised already."""
+    weights, precision = config.precision.weights, config.precision
+    if weights is None:
+        return {each: each for each in FORMATS}
+    return {weights.text: "float32" if "float32" == precision.parameters == precision.compute else "bfloat16"}
 
 
 def _rows(number: int) -> str:

@@ -47,7 +47,12 @@ async def read_body(request: Request, most_bytes: int, seconds: float) -> "Param
     if kind != "application/json":  # a page of another origin can send only other types without asking
         raise ApiError(415, f"the body is of type {kind or 'none'}; send JSON as content-type: application/json")
     closing = {"connection": "close"}
-    too_large = ApiError(413, f"the body is larger than {most_bytes:,} bytes", headers=closing)
+    # A connection that is closed while its client sends is reset, and the client never reads why. Kept open, the
+    # server reads what still comes, and forgets it, until the time for the next request is over. A client that waits
+    # for leave to send its body does not send it, so that the next request could be taken for the body.
+    waits = "expect" in request.headers
+    message = f"the body is larger than {most_bytes:,} bytes; send less, or start the server with a larger --max_body"
+    too_large = ApiError(413, message, headers=closing if waits else {})
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length) > most_bytes:
         raise too_large
@@ -64,8 +69,12 @@ async def read_body(request: Request, most_bytes: int, seconds: float) -> "Param
         raise ApiError(400, "the client left") from None
     try:
         values = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"the body is not JSON: {error or 'too deep'}", code="invalid_json") from None
+    except RecursionError:
+        raise ApiError(400, "the body has too many lists or objects inside one another", code="invalid_json") from None
+    except ValueError as error:
+        # Python reads no number of thousands of digits, and says so in words for programmers.
+        what = "has a number of too many digits" if "int_max_str_digits" in str(error) else f"is not JSON: {error}"
+        raise ApiError(400, f"the body {what}", code="invalid_json") from None
     if not isinstance(values, dict):
         raise ApiError(400, "the body is not a JSON object with the parameters", code="invalid_json")
     return Parameters(values)

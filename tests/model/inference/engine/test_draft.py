@@ -45,6 +45,23 @@ def test_a_draft_that_is_the_model_guesses_every_token(same, temperature):
     assert answers == serve(plain, requests)
 
 
+# In each step the token before the last is yet to be read too.
+@pytest.mark.parametrize(("penalty", "expected"), [(None, [[1, 2]] * 3), (1.5, [[1, 1], [1]] * 3)])
+def test_guesses_are_drawn_in_one_call_unless_a_rule_must_know_them(same, monkeypatch, penalty, expected):
+    same.compile()
+    proposer, calls = same._proposer, []
+    decode = proposer._device.decode
+    monkeypatch.setattr(
+        proposer._device, "decode", lambda spans: calls.append([s.count for s in spans]) or decode(spans)
+    )
+    before = same.statistics
+    sampling = Sampling(temperature=0, max_tokens=9, repetition_penalty=penalty)
+    assert len(serve(same, [Request(prompt=(3, 4), sampling=sampling)])[0].tokens) == 9
+    assert [counts for counts in calls if counts] == expected
+    proposed = same.statistics.proposed_tokens - before.proposed_tokens
+    assert proposed == same.statistics.accepted_tokens - before.accepted_tokens == 6
+
+
 def test_a_text_longer_than_the_draft_goes_on_alone(same):
     before = same.statistics
     answer = serve(same, [Request(prompt=tuple(HEADS[0][:28]), sampling=Sampling(temperature=0, max_tokens=12))])[0]

@@ -10,6 +10,7 @@ from model.attention.patterns import SlidingWindow
 from model.errors import UserError
 from model.families.sizes import published
 from model.layers import Except
+from model.parameters.quantized_weights import QuantizedWeights
 from tests.train.parallel.planner.planner_jobs import BF16, SERVED
 from train.parallel.mesh import Mesh
 from train.parallel.planner.chips import parse_cluster
@@ -52,6 +53,15 @@ def test_layers_of_two_kinds_are_told_apart():
     assert "  1 layers  RingCache of 64 slots" in text
     assert "  3 layers  ContiguousCache of 2,048 slots" in text
     assert "fits; room for" in text
+
+
+def test_a_quantised_model_has_its_own_format_alone():
+    config = published("llama-2-7b")
+    quantised = dataclasses.replace(config.precision, weights=QuantizedWeights(format="int4", group=128))
+    config, devices = dataclasses.replace(config, precision=quantised), Devices(parse_cluster("h100:1x1"))
+    (found,) = serve_plan(config, devices, 1, 64).formats
+    expected = weights_of(config.unquantized(), "int4", 1).stored
+    assert (found.number_format, found.stored) == ("int4:128", pytest.approx(expected, rel=0.04))
 
 
 def test_a_context_that_the_model_does_not_read_is_refused():

@@ -17,7 +17,8 @@ from train.serving.parameters.errors import ApiError
         (b'{"prompt": "\xff"}', "is not JSON"),
         (b"[1]", "is not a JSON object"),
         (b'{"temperature": NaN, "prompt": "a"}', "NaN is no JSON number"),
-        (b"[" * 200_000, "is not JSON"),
+        (b"[" * 200_000, "has too many lists or objects inside one another"),
+        (b'{"prompt": "a", "seed": 1' + b"0" * 5000 + b"}", "has a number of too many digits"),
     ],
 )
 def test_bodies_that_are_no_json(running, raw, words):
@@ -40,9 +41,10 @@ def test_a_type_with_an_encoding_is_json(running):
 
 def test_large_and_slow_bodies():
     with serving(body_bytes=1000, body_seconds=0.2) as server:
-        status, headers, answer = server.ask("POST", "/v1/completions", {"prompt": "a" * 1000})
-        assert (status, headers["connection"]) == (413, "close")
-        assert answer["error"]["message"] == "the body is larger than 1,000 bytes"
+        for size, headers in ((1000, {}), (10 << 20, {}), (1000, {"expect": "100-continue"})):
+            status, answered, answer = server.ask("POST", "/v1/completions", {"prompt": "a" * size}, headers)
+            assert (status, "connection" in answered) == (413, "expect" in headers)
+            assert answer["error"]["message"].startswith("the body is larger than 1,000 bytes; send less")
         head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         for rest, said in (
             (f"transfer-encoding: chunked\r\n\r\n{600:x}\r\n{'a' * 600}\r\n" + f"{600:x}\r\n{'a' * 600}\r\n", b" 413 "),
@@ -50,10 +52,7 @@ def test_large_and_slow_bodies():
         ):
             with socket.create_connection(("127.0.0.1", server.port), timeout=10) as one:
                 one.sendall((head + rest).encode())
-                answer = b""
-                while part := one.recv(1 << 16):  # until the server closes
-                    answer += part
-                assert said in answer.partition(b"\r\n")[0]
+                assert said in one.recv(1 << 16).partition(b"\r\n")[0]
         assert server.post("/v1/completions", prompt="a")[0] == 200
 
 
@@ -91,7 +90,8 @@ def test_large_and_slow_bodies():
         ({"stop_token_ids": "a"}, "stop_token_ids", 'must be a list of ids, got "a"'),
         ({"logit_bias": {"a": 1}}, "logit_bias", "has the key 'a'; expected ids"),
         ({"logit_bias": {"300": 1}}, "logit_bias", "has the id 300"),
-        ({"logit_bias": {"3": 101}}, "logit_bias", "must be a number from -100 to 100, got 101"),
+        ({"logit_bias": {"3": 101}}, "logit_bias", "must be numbers from -100 to 100, of id 3 too, got 101"),
+        ({"logit_bias": {"3": None}}, "logit_bias", "must be numbers from -100 to 100, of id 3 too, got null"),
         ({"logit_bias": []}, "logit_bias", "must be an object of numbers by id, got []"),
         ({"echo": "yes"}, "echo", 'must be true or false, got "yes"'),
         ({"model": 3}, "model", "must be a text, got 3"),
