@@ -21,6 +21,7 @@ from model.residual import PostNorm, PreNorm
 from model.stack import empty_caches
 from model.transformer import abstract_params, forward, init, logical_axes, logits, stream
 from model.vocabulary.embedding import Tied, Untied
+from tests.tiers import representatives
 
 # ----------------------------------------------------------------------------------------- two decoders in NumPy
 
@@ -223,7 +224,9 @@ def test_scan_and_remat_leave_loss_and_gradients_alone(small, tokens, plain, cha
     assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) > 1e-5
 
 
-@pytest.mark.parametrize(("scan", "compute"), [(True, "float32"), (False, "float32"), (True, "bfloat16")])
+@pytest.mark.parametrize(
+    ("scan", "compute"), representatives([(True, "float32"), (False, "float32"), (True, "bfloat16")], (True, "float32"))
+)
 def test_remat_computes_again_what_it_does_not_keep(small, tokens, scan, compute):
     """Matrix products in the compiled gradient: "full" repeats those of weights, "dots" only those of attention."""
 

@@ -97,21 +97,22 @@ def test_they_keep_their_bits_and_the_others_move_as_by_hand(optimizer, tiny_exp
     )
     params = first.all_params
     opt_state = whole.init(params)
+
+    def mean(params, batch):
+        total, _ = NextToken().loss(model, params, batch, dropout_key=None, layout=ONE_DEVICE)
+        return total / batch["weights"].sum()
+
+    gradient, update = jax.jit(jax.grad(mean)), jax.jit(whole.update)
     for n in range(3):
-        batch = random_batch(experiment, n)
-
-        def mean(params, batch=batch):
-            total, _ = NextToken().loss(model, params, batch, dropout_key=None, layout=ONE_DEVICE)
-            return total / batch["weights"].sum()
-
-        grads = jax.tree.map(lambda g, label: g * (label == "moves"), jax.jit(jax.grad(mean))(params), labels)
+        grads = gradient(params, random_batch(experiment, n))
+        grads = jax.tree.map(lambda g, label: g * (label == "moves"), grads, labels)
         scale = min(1.0, training.clip_norm / (float(optax.tree.norm(grads)) + 1e-6))
         grads = jax.tree.map(lambda g: g * scale, grads)
         rate = schedules.learning_rate(experiment.schedule, n, training.num_steps)
         inner = opt_state.inner_states["moves"]
         inner = inner._replace(inner_state=options.set_learning_rate(inner.inner_state, rate))
         opt_state = opt_state._replace(inner_states=opt_state.inner_states | {"moves": inner})
-        updates, opt_state = whole.update(grads, opt_state, params)
+        updates, opt_state = update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
     for name, value in flatten(params).items():
         np.testing.assert_allclose(flatten(state.all_params)[name], value, rtol=2e-4, atol=2e-5, err_msg=name)

@@ -101,7 +101,7 @@ def rms(x):
 
 
 @pytest.mark.parametrize("scan", representatives([True, False], True), ids=["scanned", "written out"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", representatives(MODELS, "in turn", "further"))
 def test_the_numbers_are_those_worked_out_by_hand(name, scan, make, random_batch):
     """Plain descent at rate 1/2 without clipping: an update is half of the gradient, and the state shows it."""
     experiment = make(name, model__scan_layers=scan)

@@ -17,6 +17,7 @@ from model.options.annotations import fields_of
 from model.options.assignments import override
 from model.options.json import from_json, to_json
 from model.options.tree import check, find_problems, walk
+from tests.tiers import SWEEP
 from train.data.config import Bytes
 from train.data.shards.dataset import open_dataset
 from train.data.tokenizers.interface import BytesTokenizer, load_tokenizer
@@ -146,10 +147,22 @@ NOWHERE = {
 }
 
 
-@fuzzed
+@hypothesis.settings(fuzzed, max_examples=8)
 @hypothesis.given(data=st.data())
 @pytest.mark.parametrize("module", COMMANDS)
 def test_flags(module, data, command, tmp_path, monkeypatch):
+    refuse_flags(module, data, command, tmp_path, monkeypatch)
+
+
+@SWEEP
+@hypothesis.settings(fuzzed, max_examples=50)
+@hypothesis.given(data=st.data())
+@pytest.mark.parametrize("module", COMMANDS)
+def test_many_flags(module, data, command, tmp_path, monkeypatch):
+    refuse_flags(module, data, command, tmp_path, monkeypatch)
+
+
+def refuse_flags(module, data, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = data.draw(st.lists(st.sampled_from(COMMANDS[module].split()), min_size=1, max_size=3, unique=True))
     given = [f"--{name}={data.draw(texts)}" for name in names]

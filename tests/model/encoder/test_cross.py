@@ -17,6 +17,7 @@ from model.parameters.maker import Normal, ParameterMaker
 from model.positions.relative import RelativeBias
 from model.residual import HyperConnections, Parallel, PostNorm
 from model.transformer import forward
+from tests.tiers import representatives
 
 OPTIONS = [
     CrossAttention(num_heads=2),
@@ -49,7 +50,7 @@ def loop(option, weights, x, source):
     return y + weights["output_bias"] if option.output_bias else y
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", representatives(OPTIONS, OPTIONS[1]))
 def test_layer(option):
     """Values, and the gradient along one direction by a difference of the loop."""
     rng, width, lengths = np.random.default_rng(0), 8, [5, 3]

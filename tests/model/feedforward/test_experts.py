@@ -107,7 +107,7 @@ def experts_by_hand(option, p, x):
     return y
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", representatives(VARIANTS, "softmax", "biases", "shared", "norms of its branches"))
 def test_a_loop_over_tokens_and_experts(name, small, drawn, run, tokens):
     option = VARIANTS[name]
     for dispatch in (option.dispatch, Capacity(factor=6.0)):

@@ -16,6 +16,7 @@ from model.positions.absolute import NoPositions
 from model.recurrent.state_space import StateSpace, StateSpaceMixer
 from model.stack import empty_caches
 from model.transformer import abstract_params, forward, init, logical_axes
+from tests.tiers import representatives
 
 
 def by_hand(option):
@@ -65,7 +66,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=range(4))
+@pytest.mark.parametrize("option", representatives(OPTIONS, OPTIONS[0], OPTIONS[3]), ids=range(4))
 def test_layer(maker, against_loop, option):
     against_loop(StateSpaceMixer(option, 8, "float32", maker(Normal())), by_hand(option))
 

@@ -14,6 +14,7 @@ import pytest
 
 from model.errors import UserError
 from tests import stores
+from tests.tiers import SWEEP
 from train.files import spool
 from train.files.paths import user_path
 from train.files.remote import cache_folder
@@ -68,6 +69,7 @@ def test_a_run_in_a_store_is_the_run_that_it_would_be_here(store, there, tiny_ex
     assert load_run(RUN).dataset().folder == user_path(f"{RUN}/data")
 
 
+@SWEEP
 def test_the_command_trains_into_a_store(store, there, command, reports, tiny_experiment, write_config, tmp_path):
     config = write_config(tiny_experiment(), tmp_path / "config.py")
     status, said = command("launch.train", f"--config={config}", f"--run={RUN}", "--hard_stop=2")
