@@ -30,7 +30,7 @@ from model.residual import HyperConnections, Multipliers, Parallel, PostNorm, Re
 from model.stack import empty_caches
 from model.vocabulary.embedding import Untied
 from model.vocabulary.per_layer import PerLayerEmbedding
-from tests.tiers import representatives
+from tests.tiers import SWEEP, representatives
 
 
 def test_a_layer_whose_queries_see_a_few_keys_has_a_ring_of_as_many_slots():
@@ -381,7 +381,9 @@ def test_what_lies_in_later_slots_is_never_seen(small, drawn, run, tokens):
     "scaling",
     [
         DynamicNTK(factor=4.0, original_length=5),
-        LongRoPE(short_factors=(1.0, 1.0), long_factors=(3.0, 5.0), original_length=5, factor=4.0),
+        pytest.param(
+            LongRoPE(short_factors=(1.0, 1.0), long_factors=(3.0, 5.0), original_length=5, factor=4.0), marks=SWEEP
+        ),
     ],
     ids=lambda scaling: type(scaling).__name__,
 )

@@ -55,12 +55,15 @@ def test_cached_decoding_equals_the_full_forward_pass(position):
     "changes",
     [
         {"scan_layers": False},
-        {
-            "residual": PostNorm(),
-            "mixer": GroupedQuery(
-                num_heads=4, num_kv_heads=1, qk_norm=QKNorm(), logit_softcap=5.0, qkv_bias=True, output_bias=True
-            ),
-        },
+        pytest.param(
+            {
+                "residual": PostNorm(),
+                "mixer": GroupedQuery(
+                    num_heads=4, num_kv_heads=1, qk_norm=QKNorm(), logit_softcap=5.0, qkv_bias=True, output_bias=True
+                ),
+            },
+            marks=SWEEP,
+        ),
     ],
     ids=str,
 )

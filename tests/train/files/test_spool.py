@@ -242,7 +242,7 @@ def test_an_old_run_that_was_copied_there_keeps_its_checkpoints_without_records(
 
 
 def test_a_run_goes_on_exactly_after_a_machine_was_lost(store, there, tiny_experiment, tmp_path, monkeypatch):
-    experiment = tiny_experiment(training__num_steps=12, checkpoints__every=4, samples__prompts=())
+    experiment = tiny_experiment(checkpoints__every=4, samples__prompts=())
     train(experiment, tmp_path / "plain", say=lambda line: None)
     plain = spool._Upload._upload_file
     for stop, lost, resumed in ((4, "never", 0), (8, "checkpoints/8/files.json", 4), (12, "metrics.jsonl", 4)):

@@ -8,7 +8,7 @@ import pytest
 
 from model.layout import ONE_DEVICE
 from model.parameters.specs import Spec
-from tests.tiers import representatives
+from tests.tiers import SWEEP, representatives
 from train.loop import train
 from train.optimizers import options as optimizers
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
@@ -132,7 +132,7 @@ def said_of(tiny_experiment, **changes):
     "changes",
     [
         dict(model__precision__parameters="float32"),
-        dict(schedule="Constant(peak=1e-2)"),
+        pytest.param(dict(schedule="Constant(peak=1e-2)"), marks=SWEEP),
         dict(optimizer=SGD()),  # whose updates are as large as the gradients make them
         dict(optimizer=Adafactor(scale_by_parameter=True)),
     ],
