@@ -15,7 +15,17 @@ PROGRAMS_OF_CONTEXT = 100
 _least = []  # the bytes that it had then
 _shared = {}  # jitted steps by the function that makes them, the options that they read, and the mesh
 # Fields of an Experiment that no step reads: when and where something is done, not what a step computes.
-NOT_IN_STEPS = ("checkpoints", "data", "evaluation", "evaluations", "logging", "mesh", "samples", "spikes", "statistics")
+NOT_IN_STEPS = (
+    "checkpoints",
+    "data",
+    "evaluation",
+    "evaluations",
+    "logging",
+    "mesh",
+    "samples",
+    "spikes",
+    "statistics",
+)
 NOT_IN_EVALUATIONS = (*NOT_IN_STEPS, "objective", "schedule")
 
 

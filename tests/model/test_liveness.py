@@ -22,7 +22,7 @@ from model.options.tree import check
 from model.transformer import abstract_params, init
 from model.transformer import forward as pass_of_target
 from tests.model.liveness import of_feedforward, of_mixers, of_models, of_positions
-from tests.tiers import SWEEP
+from tests.tiers import first_of_each
 from train.objectives.next_token import stream_of_batch
 
 # What a change must be seen in:
@@ -175,9 +175,8 @@ def choices():
                 yield f"{cls.__name__}.{name}", words + classes
 
 
-# Those whose values are the same objects as those of another field, which is not in the sweep.
-REPEATED = ("MLP.activation", "PerLayerEmbedding.activation", "PredictionHead.activation", "Latent.pattern")
-CHOICES = [pytest.param(*case, marks=[SWEEP] * (case[0] in REPEATED)) for case in choices()]
+# Fields with the same values as an earlier one are in the sweep.
+CHOICES = first_of_each(lambda case: tuple(case[1]), choices())
 
 
 @pytest.mark.parametrize(("field", "values"), CHOICES, ids=lambda value: value if isinstance(value, str) else "")
