@@ -104,7 +104,7 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", representatives(NAMES, "~", "[", "'\"<&>", "caf\udce9"), ids=ascii)
+@pytest.mark.parametrize("name", representatives(NAMES, "[", "caf\udce9"), ids=ascii)
 def test_checkpoints_below_any_name_come_back(name, experiment, first, tmp_path):
     """They are in the right folder, beside another folder that the name would match as a pattern."""
     run, said = tmp_path / name / "run", []

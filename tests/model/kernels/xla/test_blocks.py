@@ -12,6 +12,7 @@ from model.kernels.scoring import Scoring
 from model.kernels.visibility import Coordinates, causal
 from model.kernels.xla.dropped import drop_weights, keys_of_heads
 from tests.model.kernels.reference import heads, naive, random_mask, visible_where
+from tests.tiers import representatives
 
 
 def dropped(weights, rate, key):
@@ -21,7 +22,7 @@ def dropped(weights, rate, key):
     return drop_weights(weights[:, :, None], rate, keys_of_heads(key, b, n), seen).reshape(weights.shape)
 
 
-@pytest.mark.parametrize(("n", "kv"), [(4, 4), (4, 2), (6, 2), (4, 1)])
+@pytest.mark.parametrize(("n", "kv"), representatives([(4, 4), (4, 2), (6, 2), (4, 1)], (4, 2), (4, 1)))
 @pytest.mark.parametrize("softcap", [None, 0.7])
 def test_attend(n, kv, softcap):
     q, k, v = heads(n, kv)
