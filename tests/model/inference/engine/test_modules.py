@@ -104,7 +104,9 @@ def test_guesses_are_those_of_the_equations():
         engine.step()
         if len(text.tokens) > len(prompt):
             found[len(text.tokens) - 2] = text.by_modules
-    stream = forward(PLAIN, params, np.array([text.tokens]), taps=("block_output",)).taps["block_output"][-1, 0]
+    ids = np.array([text.tokens])
+    run = jax.jit(lambda p: forward(PLAIN, p, ids, taps=("block_output",)).taps["block_output"][-1, 0])
+    stream = run(params)
     expected = guesses_by_hand(params, stream, text.tokens, len(prompt))
     assert len(found) > 10
     assert found == {place: tuple(expected[place].tolist()) for place in found}
