@@ -55,7 +55,7 @@ def drop_steps():
 
 
 def share_contexts():
-    """Lets programs share the context in which they are lowered: a fifth of the time of a small one goes into making it.
+    """Lets programs share the context in which they are lowered, whose making takes a fifth of the time of lowering.
 
     A thread has its own, and makes another after some programs, since a context keeps what it was ever given.
     """
