@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from tests.commands import status_of
-from tests.programs import drop_grown, drop_steps, share_steps
+from tests.programs import drop_grown, drop_steps, share_contexts, share_steps
 from tests.tiers import COLLECTED, counted
 
 # Before jax is imported: tests of sharding want several devices, and all want each program compiled once. Programs so
@@ -76,6 +76,7 @@ def pytest_collection_finish(session):
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    share_contexts()
     share_steps()
     if "train.loop" in sys.modules:
         sys.modules["train.loop"].write_report = lambda run: None

@@ -86,6 +86,7 @@ def test_imports_run_one_way(path):
     assert not [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]
 
 
+@functools.cache
 def module_name(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 

@@ -25,6 +25,7 @@ from model.vocabulary.prediction_head import PredictionHead
 from tests.formal_algorithms.parameters import Hides, encoder_decoder_of, encoder_of
 from tests.formal_algorithms.training import e_training, ed_inference, ed_training, masked_token_loss, next_token_loss
 from tests.formal_algorithms.transformers import e_transformer, ed_transformer
+from tests.tiers import SWEEP
 from train.data.pairs.option import Pairs
 from train.objectives.drawn import with_draws
 from train.objectives.masked import MaskedTokens
@@ -166,6 +167,7 @@ def test_encoder_decoder_training_is_a_step_of_gradient_descent(descent, both):
     assert_same_step(found, ed_training([(z, x)], theta, 0.03 / (len(x) - 1)), theta)
 
 
+@SWEEP
 def test_encoder_training_is_a_step_of_gradient_descent(descent, encoder):
     """The paper is given the tokens that Cairn's step hides."""
     x, objective = [3, 1, 5, 0, 0, 4], MaskedTokens(rate=0.5, mask_share=1.0, random_share=0.0)

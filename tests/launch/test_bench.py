@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tests.tiers import SWEEP
+
 
 @pytest.fixture(scope="module")
 def config(tiny_experiment, write_config, tmp_path_factory):
@@ -24,6 +26,7 @@ def test_prints_a_table(config, command, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@SWEEP
 def test_prints_json_alone(config, command):
     status, printed = command("launch.bench", f"--config={config}", "--steps=2", "--json", "--set=data.batch_size=16")
     assert status == 0, printed

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from model.options.json import from_json
-from tests.tiers import representatives
+from tests.tiers import SWEEP, representatives
 from train import loop
 from train.evaluation.validation import SplitEvaluation
 from train.experiment import Experiment, load
@@ -137,6 +137,7 @@ def test_too_little_memory_on_a_device_is_an_error_of_the_user(command, config, 
     assert "Lower data.batch_size" in printed
 
 
+@SWEEP
 def test_too_many_skipped_steps_are_an_error_of_the_user(command, config, tmp_path):
     wild = ("--set=optimizer=SGD()", "--set=schedule=Constant(peak=1e30)", "--set=training.clip_norm=None")
     few = "--set=training.guard.max_consecutive=2"

@@ -138,7 +138,7 @@ def drawn_configs(count):
     return decorate
 
 
-@drawn_configs(2)
+@drawn_configs(1)
 def test_whatever_can_be_built_works(config):
     check_every_way(config)
 

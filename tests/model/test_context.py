@@ -33,7 +33,7 @@ def program(config, tokens, taps=()):
     return jax.jit(jax.grad(loss, has_aux=True)).lower(abstract_params(config), tokens).as_text()
 
 
-@pytest.mark.parametrize("name", representatives(MODELS, "scanned", "experts in one layer"))
+@pytest.mark.parametrize("name", representatives(MODELS, "scanned"))
 def test_no_cost_when_not_asked(name, small, tokens, monkeypatch):
     """A program without taps is, letter for letter, that of a model that offers no taps; a requested tap changes it."""
     config = small(**MODELS[name])

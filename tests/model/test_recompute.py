@@ -26,6 +26,7 @@ from model.recompute import SaveOnly, gradients_together, recomputed
 from model.recurrent.gru import GRU
 from model.transformer import abstract_params, forward
 from model.vocabulary.multi_token import MultiToken
+from tests.tiers import SWEEP, representatives
 
 # By tap: what one layer of the small model saves of it.
 SHAPES = {"query": (2, 12, 4, 4), "key": (2, 12, 2, 4), "ffn_hidden": (2, 12, 24), "mixer_output": (2, 12, 16)}
@@ -51,7 +52,9 @@ def given_by_scan(config, tokens):
     return Counter(v.aval.shape[1:] for v in scan.outvars[scan.params["num_carry"] :])
 
 
-@pytest.mark.parametrize("names", CHOICES)
+@pytest.mark.parametrize(
+    "names", [CHOICES[0], *(pytest.param(names, marks=SWEEP) for names in CHOICES[1:-1]), CHOICES[-1]]
+)
 def test_scanned_layers_save_the_taps_named_and_no_other(names, small, tokens):
     config = small()
     full = given_by_scan(dataclasses.replace(config, remat="full"), tokens)
@@ -70,7 +73,7 @@ def test_layers_written_out_save_the_taps_named_and_no_other(names, small, drawn
     assert Counter(re.findall(r"named '(\w+)'", said.getvalue())) == dict.fromkeys(names, 2)
 
 
-@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("scan", representatives([True, False], True))
 def test_less_is_computed_again_where_more_is_saved(scan, small, tokens):
     def products(remat):
         config = small(scan_layers=scan, remat=remat)
@@ -91,7 +94,9 @@ def test_nothing_is_named_unless_a_policy_asks_for_it(small, tokens):
     assert named(small(remat=SaveOnly(taps=("query", "key")))) == {"query", "key"}
 
 
-@pytest.mark.parametrize("changes", [{}, {"scan_layers": False}, {"multi_token": MultiToken(depth=2)}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"scan_layers": False}, pytest.param({"multi_token": MultiToken(depth=2)}, marks=SWEEP)], ids=str
+)
 def test_gradients_are_the_same(changes, small, drawn, tokens):
     config = small(**changes)
     params, counted = drawn(config), {"weights_BT": jnp.ones(tokens.shape), "targets_BT": tokens}

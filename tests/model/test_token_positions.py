@@ -6,6 +6,7 @@ import pytest
 from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK, LongRoPE
 from model.token_positions import TokenPositions
+from tests.tiers import representatives
 
 SCALINGS = [
     DynamicNTK(factor=4.0, original_length=5),
@@ -13,7 +14,7 @@ SCALINGS = [
 ]
 
 
-@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: type(scaling).__name__)
+@pytest.mark.parametrize("scaling", representatives(SCALINGS, SCALINGS[0]), ids=lambda scaling: type(scaling).__name__)
 def test_a_document_is_turned_by_its_own_length(small, drawn, run, tokens, scaling):
     """Packed, padded, or alone, on both sides of the original length."""
     config = small(position=Rotary(theta=9.0, scaling=scaling))

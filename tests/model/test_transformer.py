@@ -21,6 +21,7 @@ from model.residual import PostNorm, PreNorm
 from model.stack import empty_caches
 from model.transformer import abstract_params, forward, init, logical_axes, logits, stream
 from model.vocabulary.embedding import Tied, Untied
+from tests.tiers import SWEEP, representatives
 
 # ----------------------------------------------------------------------------------------- two decoders in NumPy
 
@@ -142,7 +143,11 @@ def test_logits_of_some_tokens_are_those_of_all(small, drawn, run, tokens):
 
 
 @pytest.mark.parametrize("placement", [PreNorm(), PostNorm()], ids=repr)
-@pytest.mark.parametrize("position", [NoPositions(), Learned(), Sinusoidal(), Rotary(), ALiBi()], ids=repr)
+@pytest.mark.parametrize(
+    "position",
+    representatives([NoPositions(), Learned(), Sinusoidal(), Rotary(), ALiBi()], Learned(), Rotary(), ALiBi()),
+    ids=repr,
+)
 def test_causality_by_gradient(small, drawn, position, placement):
     """Logits at t change with the embedding at s exactly where s is not after t."""
     config = small(position=position, residual=placement, unembedding=Untied(), num_layers=1)
@@ -208,8 +213,8 @@ def plain(small, drawn, tokens):
     "changes",
     [
         {"scan_layers": False},
-        {"remat": "dots"},
-        {"remat": "full"},
+        pytest.param({"remat": "dots"}, marks=SWEEP),
+        pytest.param({"remat": "full"}, marks=SWEEP),
         {"remat": "full", "scan_layers": False},
     ],
     ids=repr,
@@ -223,7 +228,9 @@ def test_scan_and_remat_leave_loss_and_gradients_alone(small, tokens, plain, cha
     assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) > 1e-5
 
 
-@pytest.mark.parametrize(("scan", "compute"), [(True, "float32"), (False, "float32"), (True, "bfloat16")])
+@pytest.mark.parametrize(
+    ("scan", "compute"), representatives([(True, "float32"), (False, "float32"), (True, "bfloat16")], (True, "float32"))
+)
 def test_remat_computes_again_what_it_does_not_keep(small, tokens, scan, compute):
     """Matrix products in the compiled gradient: "full" repeats those of weights, "dots" only those of attention."""
 

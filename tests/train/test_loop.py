@@ -20,6 +20,7 @@ from model.parameters.maker import Normal
 from model.parameters.names import flatten
 from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK
+from tests.tiers import SWEEP
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
 from train.data.config import BestFit, SentencePieceFile, SeparateText
@@ -80,7 +81,8 @@ def test_metrics_are_complete_and_the_model_learns(tiny_run):
     assert evaluations[1]["loss"] < evaluations[0]["loss"]
 
 
-@pytest.mark.parametrize("joined", [pytest.param(False, marks=pytest.mark.sweep), True])
+@SWEEP
+@pytest.mark.parametrize("joined", [False, True])
 def test_the_training_loss_does_not_depend_on_padding(joined, tiny_experiment, tmp_path):
     """A document with its end, in rows that it fills and in longer ones: positions are scaled by its length."""
     (text := tmp_path / "text.txt").write_text("abcdabc")
@@ -193,16 +195,18 @@ def test_a_full_disk_at_the_last_save_is_no_good_end(tiny_experiment, tiny_run, 
     assert_ended_the_same(copied, tiny_run)
 
 
-def test_it_goes_on_on_another_mesh(tiny_experiment, tiny_run, tmp_path):
-    """Begun with parameters sharded eight ways, continued with heads split too: the numbers of a run on one mesh."""
-    for mesh, hard_stop in (("Mesh(fsdp=8)", 10), ("Mesh(data=2, fsdp=2, tensor=2)", None)):
-        experiment = tiny_experiment(mesh=mesh, sharding__parameters__vocab=(), samples__prompts=())
-        outcome = train(experiment, tmp_path, hard_stop=hard_stop, say=silent)
+def test_it_goes_on_on_another_mesh(tiny_experiment, tiny_run, copied):
+    """Begun with rows split eight ways, continued with parameters and heads split too: the numbers of one mesh."""
+    shutil.rmtree(copied / "checkpoints" / "20")
+    experiment = tiny_experiment(
+        mesh="Mesh(data=2, fsdp=2, tensor=2)", sharding__parameters__vocab=(), samples__prompts=()
+    )
+    outcome = train(experiment, copied, say=silent)
     assert (outcome.state, outcome.step) == ("finished", 20)
-    for line, expected in zip(read_metrics(tmp_path), read_metrics(tiny_run), strict=True):
+    for line, expected in zip(read_metrics(copied), read_metrics(tiny_run), strict=True):
         assert line.pop("kind") == expected.pop("kind")
         assert line == pytest.approx(expected, rel=1e-4)
-    ended = parameters(tmp_path)
+    ended = parameters(copied)
     for name, value in parameters(tiny_run).items():
         if name.startswith("params."):
             one, other = (np.frombuffer(x, np.float32) for x in (ended[name], value))

@@ -101,7 +101,7 @@ def rms(x):
 
 
 @pytest.mark.parametrize("scan", representatives([True, False], True), ids=["scanned", "written out"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", representatives(MODELS, "in turn", "further"))
 def test_the_numbers_are_those_worked_out_by_hand(name, scan, make, random_batch):
     """Plain descent at rate 1/2 without clipping: an update is half of the gradient, and the state shows it."""
     experiment = make(name, model__scan_layers=scan)
@@ -117,7 +117,8 @@ def test_the_numbers_are_those_worked_out_by_hand(name, scan, make, random_batch
         expected = line["updates"] / line["parameters"] if line["parameters"] else None
         assert line["ratio"] == (None if expected is None else pytest.approx(expected, rel=1e-5)), key
     inputs = {f"{name}_BT": batch[name] for name in ("positions", "segment_ids")}
-    taps = forward(experiment.model, state.all_params, batch["tokens"], taps=["block_output"], **inputs).taps
+    run = lambda p: forward(experiment.model, p, batch["tokens"], taps=["block_output"], **inputs).taps  # noqa: E731
+    taps = jax.jit(run)(state.all_params)
     counted = batch["weights"] > 0
     assert not counted.all()
     for layer, stream in enumerate(np.asarray(taps["block_output"], np.float64)):
@@ -137,8 +138,14 @@ def test_signs_of_instability_are_those_worked_out_by_hand(make, random_batch):
     state = dataclasses.replace(state, params=params)
     lines, _ = lines_of(experiment, state, batch)
     inputs = {f"{name}_BT": batch[name] for name in ("positions", "segment_ids")}
-    output = forward(experiment.model, params, batch["tokens"], taps=["query", "key", "ffn_hidden"], **inputs)
-    taps = {name: np.asarray(x, np.float64) for name, x in output.taps.items()}
+
+    @jax.jit
+    def run(params):
+        output = forward(experiment.model, params, batch["tokens"], taps=["query", "key", "ffn_hidden"], **inputs)
+        return output.logits_BTV, output.taps
+
+    logits_BTV, taps = run(params)
+    taps = {name: np.asarray(x, np.float64) for name, x in taps.items()}
     counted, ids = batch["weights"] > 0, batch["segment_ids"]
     seen = np.tril(np.ones((16, 16), bool)) & (ids[:, :, None] == ids[:, None])
     for layer in range(3):
@@ -151,7 +158,7 @@ def test_signs_of_instability_are_those_worked_out_by_hand(make, random_batch):
         hidden = np.abs(taps["ffn_hidden"][layer][counted])
         dead = (hidden.max(0) < 0.01 * rms(hidden)).mean()
         assert lines["blocks", layer, "ffn"]["dead_units"] == pytest.approx(dead) == (6 / 64 if layer == 1 else 0)
-    log_z = np.log(np.exp(np.asarray(output.logits_BTV, np.float64)).sum(-1))
+    log_z = np.log(np.exp(np.asarray(logits_BTV, np.float64)).sum(-1))
     assert lines["logits", None, "logits"]["log_z"] == pytest.approx(log_z[counted].mean(), rel=1e-5)
     of_all = summary(list(lines.values()))
     assert of_all["score_max"] == max(lines["blocks", layer, "attention"]["score_max"] for layer in range(3))

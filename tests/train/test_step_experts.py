@@ -65,7 +65,7 @@ ALL = "balance_loss=BalanceLoss(coefficient=0.1, over='sequence'), router_z_loss
 
 
 def test_the_models_losses_are_minimised_and_reported_by_themselves(make, random_batch):
-    without, with_losses = make(), make("balance_loss=BalanceLoss(coefficient=0.1), router_z_loss=0.01")
+    without, with_losses = make(), make(ALL)
     batch = random_batch(without)
     (one, plain), (other, metrics) = (compiled(e)(start(e), batch) for e in (without, with_losses))
     assert set(metrics) - set(plain) == {"balance_loss", "router_z_loss"}

@@ -193,6 +193,7 @@ def test_checkpoints_of_another_model(refused, finished, tmp_path):
     assert contents(run / "checkpoints") == before
 
 
+@SWEEP
 def test_a_damaged_newest_checkpoint_is_one_line(finished):
     for path in (finished / "checkpoints" / "20" / "params").rglob("*/d/*"):
         os.truncate(path, 100)
@@ -270,7 +271,12 @@ runpy.run_module("launch.train", run_name="__main__", alter_sys=True)
     [
         pytest.param(1_000, False, r"cannot write .*config\.json: File too large", marks=SWEEP),
         pytest.param(20_000, True, r"cannot write .*throughput\.jsonl: File too large", marks=SWEEP),
-        (20_000, False, "the checkpoint of step 20, where this session ends, could not be written to .*checkpoints"),
+        pytest.param(
+            20_000,
+            False,
+            "the checkpoint of step 20, where this session ends, could not be written to .*checkpoints",
+            marks=SWEEP,
+        ),
     ],
     ids=["config", "metrics", "checkpoint"],
 )

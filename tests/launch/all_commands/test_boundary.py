@@ -17,6 +17,7 @@ from model.options.annotations import fields_of
 from model.options.assignments import override
 from model.options.json import from_json, to_json
 from model.options.tree import check, find_problems, walk
+from tests.tiers import SWEEP, representatives
 from train.data.config import Bytes
 from train.data.shards.dataset import open_dataset
 from train.data.tokenizers.interface import BytesTokenizer, load_tokenizer
@@ -146,10 +147,22 @@ NOWHERE = {
 }
 
 
-@fuzzed
+@hypothesis.settings(fuzzed, max_examples=8)
 @hypothesis.given(data=st.data())
 @pytest.mark.parametrize("module", COMMANDS)
 def test_flags(module, data, command, tmp_path, monkeypatch):
+    refuse_flags(module, data, command, tmp_path, monkeypatch)
+
+
+@SWEEP
+@hypothesis.settings(fuzzed, max_examples=50)
+@hypothesis.given(data=st.data())
+@pytest.mark.parametrize("module", COMMANDS)
+def test_many_flags(module, data, command, tmp_path, monkeypatch):
+    refuse_flags(module, data, command, tmp_path, monkeypatch)
+
+
+def refuse_flags(module, data, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = data.draw(st.lists(st.sampled_from(COMMANDS[module].split()), min_size=1, max_size=3, unique=True))
     given = [f"--{name}={data.draw(texts)}" for name in names]
@@ -248,7 +261,7 @@ def replaced(value, place, new):
 
 @fuzzed
 @hypothesis.given(place=st.integers(0, 10**6), new=values, cut=st.none() | st.integers(0, 200))
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", representatives(FILES, "config.json", "metrics.jsonl", "data/dataset.json"))
 def test_files_of_a_run(name, place, new, cut, copy):
     whole = (copy / name).read_bytes()
     try:

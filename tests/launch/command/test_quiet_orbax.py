@@ -5,6 +5,7 @@ import sys
 import types
 
 from launch.command.quiet_orbax import quiet_orbax
+from tests.tiers import SWEEP
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
@@ -62,6 +63,7 @@ print("as it was")
 """
 
 
+@SWEEP
 def test_library_code_leaves_hooks_handlers_and_logs_alone(tiny_experiment, write_config, tmp_path):
     """In a process of its own: a whole training, and a look at its checkpoints."""
     experiment = tiny_experiment(training__num_steps=2, schedule="Constant(peak=1e-3)", samples__prompts=())

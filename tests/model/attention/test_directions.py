@@ -70,7 +70,7 @@ def test_a_window_reaches_to_both_sides(small, drawn):
     assert dependence(config, drawn(config)) == ["xx....", "xxx...", ".xxx..", "..xxx.", "...xxx", "....xx"]
 
 
-def test_a_prefix_is_read_from_a_cache_as_in_the_whole_row(small, drawn):
+def test_a_prefix_is_read_from_a_cache_as_in_the_whole_row(small, drawn, run):
     """Two rows with prompts of 3 and 5 tokens: their keys in one call, then the other tokens one by one."""
     config = small(visibility=PrefixLM(), scan_layers=False)
     params, lengths = drawn(config), np.array([3, 5])
@@ -78,12 +78,12 @@ def test_a_prefix_is_read_from_a_cache_as_in_the_whole_row(small, drawn):
     whole = forward(config, params, rows, prefix_BT=lengths[:, None]).logits_BTV
     for row, length in enumerate(lengths):
         one, prefix = rows[row : row + 1], jnp.array([[length]])
-        output = forward(config, params, one[:, :length], cache=empty_caches(config, 1, 9), prefix_BT=prefix)
-        found = [output.logits_BTV]
+        some, cache, _ = run(config, params, one[:, :length], cache=empty_caches(config, 1, 9), prefix_BT=prefix)
+        found = [some]
         for t in range(length, 9):
-            at = {"positions_BT": jnp.array([[t]]), "cache": output.cache}
-            output = forward(config, params, one[:, t : t + 1], prefix_BT=prefix, **at)
-            found.append(output.logits_BTV)
+            at = {"positions_BT": jnp.array([[t]]), "cache": cache}
+            some, cache, _ = run(config, params, one[:, t : t + 1], prefix_BT=prefix, **at)
+            found.append(some)
         np.testing.assert_allclose(np.concatenate(found, axis=1)[0], whole[row], rtol=1e-4, atol=1e-5)
 
 

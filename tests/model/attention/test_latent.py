@@ -15,6 +15,7 @@ from model.options.tree import check
 from model.parameters.maker import Normal, ParameterMaker
 from model.positions.absolute import NoPositions
 from model.positions.rotary import Rotary, rotary_table
+from tests.tiers import representatives
 
 PLAIN = Latent(num_heads=3, kv_rank=5, head_dim=4, rotary_head_dim=2, value_head_dim=6)
 OPTIONS = [
@@ -94,7 +95,7 @@ def test_layer(option, rotated):
         np.testing.assert_allclose(got[row], by_hand(option, w, X[row], rotated), rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("steps", [[5], [1] * 5, [2, 3]], ids=str)
+@pytest.mark.parametrize("steps", representatives([[5], [1] * 5, [2, 3]], [1] * 5, [2, 3]), ids=str)
 @pytest.mark.parametrize("option", OPTIONS, ids=range(3))
 def test_the_absorbed_form_is_the_written_out_one(option, steps):
     layer, _ = build(option)

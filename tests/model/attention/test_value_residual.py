@@ -19,6 +19,7 @@ from model.recurrent.delta import GatedDelta
 from model.stack import empty_caches
 from model.transformer import forward, init
 from model.vocabulary.multi_token import MultiToken
+from tests.tiers import SWEEP
 
 IDENTITY, CONSTANT = ValueResidual(), ValueResidual(first=2.0, own=0.3)
 TRAINED = ValueResidual(trained=True)
@@ -106,14 +107,17 @@ def test_some_layers_alone(small, drawn, run, tokens):
     "changes",
     [
         {"mixer": mixing(TRAINED), "num_layers": 3},
-        {
-            "mixer": mixing(CONSTANT),
-            "num_layers": 5,
-            "exceptions": (
-                Except(layers="1", mixer=GatedDelta(num_heads=2)),
-                Except(layers="2", mixer=dataclasses.replace(mixing(IDENTITY), pattern=SlidingWindow(size=3))),
-            ),
-        },
+        pytest.param(
+            {
+                "mixer": mixing(CONSTANT),
+                "num_layers": 5,
+                "exceptions": (
+                    Except(layers="1", mixer=GatedDelta(num_heads=2)),
+                    Except(layers="2", mixer=dataclasses.replace(mixing(IDENTITY), pattern=SlidingWindow(size=3))),
+                ),
+            },
+            marks=SWEEP,
+        ),
     ],
     ids=["alike", "beside others"],
 )

@@ -60,9 +60,10 @@ def test_layer(block_entries, monkeypatch):
         return np.stack([loop(weights, *row) for row in zip(x, [s[:n] for s, n in zip(source, lengths)])])
 
     single = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (weights, x, source))
-    np.testing.assert_allclose(layer(*single), by_hand(weights, x, source), rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(jax.jit(layer)(*single), by_hand(weights, x, source), rtol=2e-4, atol=2e-5)
     towards = rng.standard_normal((2, 5, width))
-    slopes = jax.grad(lambda *a: (layer(*a) * towards.astype(np.float32)).sum(), argnums=(0, 1, 2))(*single)
+    along = jax.jit(jax.grad(lambda *a: (layer(*a) * towards.astype(np.float32)).sum(), argnums=(0, 1, 2)))
+    slopes = along(*single)
     step = jax.tree.map(lambda a: rng.standard_normal(a.shape), (weights, x, source))
     ahead, back = (
         by_hand(*jax.tree.map(lambda a, d: a + size * d, (weights, x, source), step)) for size in (1e-5, -1e-5)

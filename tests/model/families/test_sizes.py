@@ -11,6 +11,7 @@ from model.families.sizes import SIZES, published
 from model.parameters.specs import is_trained, partition
 from model.transformer import abstract_params, specs
 from tests.parity.sizes import ACTIVE, PUBLISHED, active, total
+from tests.tiers import representatives
 
 # Counted by hand, where no exact count is published.
 COUNTED = {
@@ -42,7 +43,7 @@ def test_every_model_has_a_count_that_is_published_or_by_hand():
     assert not set(PUBLISHED) & set(COUNTED)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", representatives(SIZES, *list(SIZES)[::4]))
 def test_all_parameters(name):
     count = total(name)
     assert count == (PUBLISHED | COUNTED)[name]

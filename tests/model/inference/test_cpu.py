@@ -21,6 +21,7 @@ from model.parameters.precision import Precision
 from model.recurrent.delta import GatedDelta
 from model.stack import Unstacked, unstack_layers
 from model.transformer import abstract_params, init
+from tests.tiers import representatives
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import ParameterAxes, Sharding, layout_of, param_shardings
 
@@ -63,7 +64,9 @@ def compiled(config, step):
     return lowered.compile().memory_analysis(), size(state.cache), size(params)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", representatives(CONFIGS, "one kind", "windows and all keys", "latent", "beside a state")
+)
 def test_a_step_extends_the_cache_in_place(name):
     memory, cache, params = compiled(dataclasses.replace(BASE, **CONFIGS[name]), "decode")
     assert cache > 4 * params  # or a tenth of the cache would say little

@@ -26,7 +26,7 @@ from model.recurrent.lstm import LSTM
 from model.residual import PostNorm
 from model.transformer import forward, stream
 from tests.model.inference.greedy import CONFIG, GREEDY, assert_greedy, draw, prompts_of
-from tests.tiers import representatives
+from tests.tiers import SWEEP, representatives
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of, param_shardings
 
@@ -37,7 +37,9 @@ def params():
 
 
 @pytest.mark.parametrize(
-    "position", [Rotary(), Learned(), Sinusoidal(), NoPositions(), ALiBi()], ids=lambda p: type(p).__name__
+    "position",
+    representatives([Rotary(), Learned(), Sinusoidal(), NoPositions(), ALiBi()], Rotary(), Learned()),
+    ids=lambda p: type(p).__name__,
 )
 def test_cached_decoding_equals_the_full_forward_pass(position):
     config = dataclasses.replace(CONFIG, position=position)
@@ -53,12 +55,15 @@ def test_cached_decoding_equals_the_full_forward_pass(position):
     "changes",
     [
         {"scan_layers": False},
-        {
-            "residual": PostNorm(),
-            "mixer": GroupedQuery(
-                num_heads=4, num_kv_heads=1, qk_norm=QKNorm(), logit_softcap=5.0, qkv_bias=True, output_bias=True
-            ),
-        },
+        pytest.param(
+            {
+                "residual": PostNorm(),
+                "mixer": GroupedQuery(
+                    num_heads=4, num_kv_heads=1, qk_norm=QKNorm(), logit_softcap=5.0, qkv_bias=True, output_bias=True
+                ),
+            },
+            marks=SWEEP,
+        ),
     ],
     ids=str,
 )
@@ -69,6 +74,7 @@ def test_other_blocks_decode_the_same_way(changes):
     assert_greedy(config, params, prompts, generate(config, params, prompts, GREEDY, chunk=4))
 
 
+@SWEEP
 def test_padding_leaves_recurrent_states_alone():
     """Prompts of all lengths beside a long one: no chunk of their own, a part of one, several."""
     others = (Except(layers="1", mixer=GroupedQuery(num_heads=4)), Except(layers="2", mixer=GRU()))
@@ -129,7 +135,7 @@ ACTIVATIONS = {
 }
 
 
-@pytest.mark.parametrize("split", ACTIVATIONS)
+@pytest.mark.parametrize("split", representatives(ACTIVATIONS, "heads"))
 def test_a_mesh_gives_the_same_texts_and_compiles_once(split, params, caplog):
     mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
     table = Sharding(parameters=ParameterAxes(vocab=()), activations=ACTIVATIONS[split])  # 61 tokens split no way

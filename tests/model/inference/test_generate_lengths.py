@@ -19,6 +19,7 @@ from model.positions.scaling import DynamicNTK, LongRoPE
 from model.recurrent.delta import GatedDelta
 from model.transformer import forward
 from tests.model.inference.greedy import CONFIG, GREEDY, draw, prompts_of
+from tests.tiers import SWEEP
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import ParameterAxes, Sharding, layout_of
 
@@ -26,7 +27,7 @@ from train.parallel.table import ParameterAxes, Sharding, layout_of
 @pytest.mark.parametrize(
     "scaling",
     [
-        DynamicNTK(factor=8.0, original_length=8),
+        pytest.param(DynamicNTK(factor=8.0, original_length=8), marks=SWEEP),
         LongRoPE(short_factors=(1.0, 1.0), long_factors=(3.0, 9.0), original_length=8, factor=4.0),
     ],
     ids=lambda scaling: type(scaling).__name__,

@@ -20,6 +20,7 @@ from model.kernels.xla.tiles import Tiles
 from model.layout import Layout
 from model.positions.alibi import LinearBias
 from model.positions.relative import RelativeBias
+from tests.tiers import representatives
 
 T = 150  # two blocks; with tiles of 32 queries and 48 keys, the last tiles of both are not full
 SEGMENTS = np.stack([np.repeat([1, 2, 0], [70, 60, 20]), np.repeat([1, 2, 3], [20, 1, 129])])
@@ -108,6 +109,16 @@ REQUESTS = {
         dropout=0.3,
     ),
 }
+SEEN = (
+    "grouped",
+    "packed, window",
+    "trained bias",
+    "dropout",
+    "bidirectional, window",
+    "prefix",
+    "cache, window, ALiBi",
+)
+SEEN += ("everything at once",)  # by `make test`
 ASKED_KERNELS = {"blocks": Blocks(), "plain": Plain(), "tiles": Tiles(queries=32, keys=48)}
 OTHER_TILES = {"tiles that fit": Tiles(queries=50, keys=30), "one tile": Tiles()}
 
@@ -169,14 +180,16 @@ def dropped(asked, kernel, arrays):
     return (seen != 0) / (1 - asked.dropout)
 
 
-@pytest.mark.parametrize("name", ["everything at once", "bidirectional", "cache"])
+@pytest.mark.parametrize(
+    "name", representatives(["everything at once", "bidirectional", "cache"], "everything at once")
+)
 @pytest.mark.parametrize("tiles", OTHER_TILES)
 def test_tiles_of_other_sizes(name, tiles):
     check(REQUESTS[name], OTHER_TILES[tiles])
 
 
 @pytest.mark.parametrize("kernel", ASKED_KERNELS)
-@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("name", representatives(REQUESTS, *SEEN))
 def test_outputs_and_gradients_are_those_of_the_equation(name, kernel):
     check(REQUESTS[name], ASKED_KERNELS[kernel])
 
@@ -214,7 +227,12 @@ def test_half_precision(kernel):
 
 
 @pytest.mark.parametrize("kernel", ASKED_KERNELS)
-@pytest.mark.parametrize("name", ["causal", "later queries", "cache", "window", "everything at once"])
+@pytest.mark.parametrize(
+    "name",
+    representatives(
+        ["causal", "later queries", "cache", "window", "everything at once"], "window", "everything at once"
+    ),
+)
 def test_no_query_depends_on_a_later_key(name, kernel):
     asked = REQUESTS[name]
     arrays, _ = inputs(asked)

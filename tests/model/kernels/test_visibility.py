@@ -9,6 +9,7 @@ import pytest
 
 from model.attention.patterns import BlockSparse, Chunked, Everything, Fixed, SlidingWindow, Strided
 from model.kernels.visibility import Coordinates, bidirectional, causal, renumber_segments
+from tests.tiers import representatives
 
 
 def picture(mask_BTS):
@@ -215,7 +216,7 @@ SLICES = [
 ]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", representatives(ALL, *list(ALL)[::3]))
 def test_a_block_is_that_of_the_whole(name):
     visibility, expected = ALL[name], whole(ALL[name])
     for queries, keys in SLICES:

@@ -18,6 +18,7 @@ from model.parameters.quantized_weights import QuantizedWeights
 from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params, forward, init, specs
 from tests.model.conftest import drawn_params, small_config
+from tests.tiers import representatives
 
 TOKENS = jnp.asarray(np.random.default_rng(1).integers(0, 17, (2, 8)))
 OPTIONS = {
@@ -81,36 +82,36 @@ def test_a_model_starts_as_the_model_without_them():
             np.testing.assert_array_equal(found, start)
 
 
-def test_gradients_of_the_factors_are_those_of_the_whole_matrix():
+@pytest.mark.parametrize("name", representatives(["lora", "dora"], "dora"))
+def test_gradients_of_the_factors_are_those_of_the_whole_matrix(name):
     """dA = s dW B^T and dB = s A^T dW, for the gradient dW of the whole matrix; for DoRA its norm is a constant."""
-    for name in ("lora", "dora"):
-        config, params = model(name)
-        plain, whole = whole_matrices(config, params)
+    config, params = model(name)
+    plain, whole = whole_matrices(config, params)
 
-        def total(config, params):
-            return jnp.sum(jnp.sin(forward(config, params, TOKENS).logits_BTV))
+    def total(config, params):
+        return jnp.sum(jnp.sin(forward(config, params, TOKENS).logits_BTV))
 
-        grads, of_whole = (
-            flatten(jax.jit(jax.grad(functools.partial(total, c)))(p)) for c, p in ((config, params), (plain, whole))
-        )
-        arrays, scale = flatten(params), config.adapters.alpha / config.adapters.rank
-        for path in branches(specs(config)):
-            for layer in range(2):
-                dw, w, a, b = (
-                    np.asarray(x[layer], np.float64)
-                    for x in (of_whole[path], *(arrays[f"{path}.{part}"] for part in ("base", "lora_a", "lora_b")))
-                )
-                inputs, scaled = a.ndim - 1, dw
-                if name == "dora":
-                    v = w + scale * np.tensordot(a, b, 1)
-                    norms = np.sqrt((v**2).sum(axis=tuple(range(inputs))))
-                    scaled = dw * np.asarray(arrays[f"{path}.magnitude"][layer]) / norms
-                    expected = (dw * v / norms).sum(axis=tuple(range(inputs)))
-                    np.testing.assert_allclose(grads[f"{path}.magnitude"][layer], expected, rtol=2e-3, atol=2e-4)
-                da = scale * np.tensordot(scaled, b, (range(inputs, dw.ndim), range(1, b.ndim)))
-                db = scale * np.tensordot(a, scaled, (range(inputs), range(inputs)))
-                np.testing.assert_allclose(grads[f"{path}.lora_a"][layer], da, rtol=2e-3, atol=2e-4, err_msg=path)
-                np.testing.assert_allclose(grads[f"{path}.lora_b"][layer], db, rtol=2e-3, atol=2e-4, err_msg=path)
+    grads, of_whole = (
+        flatten(jax.jit(jax.grad(functools.partial(total, c)))(p)) for c, p in ((config, params), (plain, whole))
+    )
+    arrays, scale = flatten(params), config.adapters.alpha / config.adapters.rank
+    for path in branches(specs(config)):
+        for layer in range(2):
+            dw, w, a, b = (
+                np.asarray(x[layer], np.float64)
+                for x in (of_whole[path], *(arrays[f"{path}.{part}"] for part in ("base", "lora_a", "lora_b")))
+            )
+            inputs, scaled = a.ndim - 1, dw
+            if name == "dora":
+                v = w + scale * np.tensordot(a, b, 1)
+                norms = np.sqrt((v**2).sum(axis=tuple(range(inputs))))
+                scaled = dw * np.asarray(arrays[f"{path}.magnitude"][layer]) / norms
+                expected = (dw * v / norms).sum(axis=tuple(range(inputs)))
+                np.testing.assert_allclose(grads[f"{path}.magnitude"][layer], expected, rtol=2e-3, atol=2e-4)
+            da = scale * np.tensordot(scaled, b, (range(inputs, dw.ndim), range(1, b.ndim)))
+            db = scale * np.tensordot(a, scaled, (range(inputs), range(inputs)))
+            np.testing.assert_allclose(grads[f"{path}.lora_a"][layer], da, rtol=2e-3, atol=2e-4, err_msg=path)
+            np.testing.assert_allclose(grads[f"{path}.lora_b"][layer], db, rtol=2e-3, atol=2e-4, err_msg=path)
 
 
 def test_all_but_adapters_is_frozen_by_its_spec():

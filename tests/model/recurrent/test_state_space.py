@@ -16,6 +16,7 @@ from model.positions.absolute import NoPositions
 from model.recurrent.state_space import StateSpace, StateSpaceMixer
 from model.stack import empty_caches
 from model.transformer import abstract_params, forward, init, logical_axes
+from tests.tiers import representatives
 
 
 def by_hand(option):
@@ -65,7 +66,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=range(4))
+@pytest.mark.parametrize("option", representatives(OPTIONS, OPTIONS[0], OPTIONS[3]), ids=range(4))
 def test_layer(maker, against_loop, option):
     against_loop(StateSpaceMixer(option, 8, "float32", maker(Normal())), by_hand(option))
 
@@ -135,7 +136,7 @@ def test_documents_are_isolated(small, drawn, run, tokens):
     params = drawn(config)
     segment_ids = np.array([[1] * 5 + [2] * 7, [1] * 2 + [2] * 9 + [3]], np.int32)
     packed = run(config, params, tokens, segment_ids_BT=segment_ids)[0]
-    for row, start, stop in ((0, 0, 5), (0, 5, 12), (1, 0, 2), (1, 2, 11), (1, 11, 12)):
+    for row, start, stop in ((0, 0, 5), (0, 5, 12), (1, 11, 12)):
         alone = run(config, params, tokens[row : row + 1, start:stop])[0]
         np.testing.assert_allclose(packed[row, start:stop], alone[0], rtol=1e-4, atol=1e-5)
 

@@ -153,9 +153,8 @@ def test_scanned_written_out_recomputed_and_cached(small, drawn, run, tokens, re
     params = drawn(config)
     full, _, taps = run(config, params, tokens, taps=("block_output",))
     assert taps["block_output"].shape == (3, 2, 12, 3, 16)
-    for changes in ({"scan_layers": False}, {"remat": "full"}):
-        same = dataclasses.replace(config, **changes)
-        np.testing.assert_allclose(run(same, params, tokens)[0], full, rtol=1e-4, atol=1e-4)
+    written_out = dataclasses.replace(config, scan_layers=False)
+    np.testing.assert_allclose(run(written_out, params, tokens)[0], full, rtol=1e-4, atol=1e-4)
     gradient = lambda c: jax.jit(jax.grad(lambda p: jnp.sin(forward(c, p, tokens).logits_BTV).mean()))(params)  # noqa: E731
     once, again = gradient(config), gradient(dataclasses.replace(config, remat="full"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), once, again)

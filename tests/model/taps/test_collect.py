@@ -28,7 +28,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", representatives(MODELS, "mixed"))
 @pytest.mark.parametrize("changes", representatives([{}, {"scan_layers": False}, {"remat": "full"}], {}), ids=str)
 def test_chosen_layers_are_those_of_all(model, changes, small, drawn, run, tokens):
     config = small(**MODELS[model], **changes)
@@ -102,6 +102,6 @@ def test_gradients_go_through_chosen_taps(small, drawn, tokens):
         return jax.jit(jax.grad(loss))(params)
 
     expected = gradient("block_output", np.array([1, 3]))
-    for changes in ({}, {"scan_layers": False}, {"remat": "full"}):
+    for changes in ({}, {"scan_layers": False, "remat": "full"}):
         got = gradient(Tap("block_output", (1, 3)), slice(None), **changes)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), got, expected)

@@ -30,7 +30,7 @@ def test_logits_of_the_equation(small, drawn, tokens):
 def test_a_loss_in_chunks_is_that_of_whole_logits_with_its_gradient(small, drawn, tokens, monkeypatch):
     config = small(prediction_head=PredictionHead(activation="relu", bias=False))
     params, weights = drawn(config), np.ones(tokens.shape, np.float32)
-    stream = forward(config, params, tokens).stream_BTD
+    stream = jax.jit(lambda p: forward(config, p, tokens).stream_BTD)(params)
 
     def loss(params):
         from model.layout import ONE_DEVICE
@@ -38,8 +38,8 @@ def test_a_loss_in_chunks_is_that_of_whole_logits_with_its_gradient(small, drawn
         head = unembedding(config, params)
         return cross_entropy.total_nll(stream, head, tokens, weights, ONE_DEVICE)[1]
 
-    whole = jax.value_and_grad(loss)(params)
+    whole = jax.jit(jax.value_and_grad(lambda p: loss(p)))(params)
     monkeypatch.setattr(cross_entropy, "MAX_LOGITS", 5 * 17)
-    chunked = jax.value_and_grad(loss)(params)
+    chunked = jax.jit(jax.value_and_grad(lambda p: loss(p)))(params)
     assert np.abs(whole[1]["head"]["dense"]).max() > 1e-3
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), whole, chunked)

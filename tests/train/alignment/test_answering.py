@@ -53,7 +53,7 @@ def test_rows_that_are_no_questions(row, words, tmp_path):
 def test_a_model_answers_until_the_end_of_its_turn(tiny_experiment):
     """A model that always repeats one token answers as that token says; another one's answers follow new parameters."""
     model = tiny_experiment(model__context_length=16).model
-    params = init(model, jax.random.key(0))
+    params = jax.jit(init, static_argnums=0)(model, jax.random.key(0))
     asked = [question("a"), question("abc", "bbb"), question("x")]
     examiner = Examiner(model, params, TOKENIZER, PLAIN, asked, max_tokens=3, rows=2)
     first = examiner()

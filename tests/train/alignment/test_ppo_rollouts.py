@@ -13,6 +13,7 @@ import pytest
 from model.parameters.names import flatten
 from model.transformer import forward, scores
 from model.vocabulary.score_head import ScoreHead
+from tests.tiers import SWEEP
 from tests.train.test_loop import parameters
 from train.alignment.ppo_rollouts import PPOPreparation
 from train.alignment.rollouts import Scored
@@ -148,6 +149,7 @@ def test_the_metrics_of_two_rollouts(whole):
     assert len({line["reward"] for line in lines[:4]}) == 1
 
 
+@SWEEP
 def test_a_run_that_crashes_between_two_updates_of_a_rollout_ends_the_same(whole, experiment, tmp_path):
     run, again = whole[0], tmp_path / "again"
     shutil.copytree(run, again)

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -40,7 +41,8 @@ def test_the_first_loss_is_ln_2_and_the_margin_is_0(dpo_run):
 
 def test_the_numbers_are_the_log_probabilities_of_the_initial_model(dpo_run):
     experiment = experiments.load(dpo_run)
-    params = init(experiment.model, keys_of(experiment.training.seed)[0])
+    params = jax.jit(init, static_argnums=0)(experiment.model, keys_of(experiment.training.seed)[0])
+    logits_of = jax.jit(lambda params, ids: forward(experiment.model, params, ids).logits_BTV)
     noted = json.loads((dpo_run / "reference.json").read_text())
     assert noted["source"] == {"run": None, "seed": 0}
     for split in ("train", "validation"):
@@ -52,7 +54,7 @@ def test_the_numbers_are_the_log_probabilities_of_the_initial_model(dpo_run):
         for entry in range(len(ids)):
             tokens, counts = stored.sequence(entry)
             ids[entry, : len(tokens)], counted[entry, : len(counts)] = tokens, counts
-        logits = np.asarray(forward(experiment.model, params, ids).logits_BTV, np.float64)
+        logits = np.asarray(logits_of(params, ids), np.float64)
         logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         of_next = np.take_along_axis(logp[:, :-1], ids[:, 1:, None], -1)[..., 0]
         np.testing.assert_allclose(found.reshape(-1), (of_next * counted[:, 1:]).sum(1), rtol=1e-5)

@@ -104,7 +104,7 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", representatives(NAMES, "~", "[", "'\"<&>", "caf\udce9"), ids=ascii)
+@pytest.mark.parametrize("name", representatives(NAMES, "[", "caf\udce9"), ids=ascii)
 def test_checkpoints_below_any_name_come_back(name, experiment, first, tmp_path):
     """They are in the right folder, beside another folder that the name would match as a pattern."""
     run, said = tmp_path / name / "run", []
@@ -150,15 +150,13 @@ def test_a_message_has_the_path_that_was_given(experiment, first, tmp_path):
 def test_a_run_and_its_data_may_have_any_name(tiny_experiment, tmp_path):
     """A run is trained, resumed and loaded, with TensorBoard."""
     run = tmp_path / "proj [v2]" / "a\\b" / "caf\udce9*"
-    experiment = tiny_experiment(
-        training__num_steps=4, evaluation__every=2, checkpoints__every=2, logging__tensorboard=True
-    )
+    experiment = tiny_experiment(logging__tensorboard=True)
     said = []
-    assert train(experiment, run, hard_stop=2, say=said.append).state == "stopped"
+    assert train(experiment, run, hard_stop=10, say=said.append).state == "stopped"
     assert train(experiment, run, say=said.append).state == "finished"
     assert read_status(run)["state"] == "finished"
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "4"]
-    assert f"resuming {run} at step 2 of 4" in said
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["10", "20"]
+    assert f"resuming {run} at step 10 of 20" in said
     loaded = load_run(run)
-    assert loaded.step == 4
+    assert loaded.step == 20
     assert loaded.dataset().split("train")[0].tokens(0).size > 0

@@ -16,6 +16,7 @@ import pytest
 
 import train.checkpoints.store
 from model.parameters.names import flatten
+from tests.tiers import SWEEP
 from tests.train.states import abstract_state_of, assert_same_bits, at_step, open_store, shardings_on
 from train.checkpoints import handlers, slices
 from train.checkpoints.faults import DamagedError
@@ -134,6 +135,7 @@ print(held("VmHWM") - before)
 """
 
 
+@SWEEP
 def test_a_stack_is_in_memory_once_while_it_is_read(experiment, first, tmp_path):
     """192 MiB in a process of its own, with slices of 16 MiB."""
     stacks = {10: jnp.ones((2, 8), jnp.bfloat16), 20: jnp.full((24, 2048, 2048), 1.25, jnp.bfloat16)}

@@ -14,6 +14,7 @@ from model.parameters.adapters import DoRA, LoRA
 from model.parameters.names import flatten
 from model.parameters.quantized_weights import QuantizedWeights
 from model.transformer import forward
+from tests.tiers import representatives
 from tests.train.conversion.folders import FIXTURES, contents
 from train import experiment as experiments
 from train.conversion.adapters import merge_run, read_adapter, write_adapter
@@ -50,7 +51,7 @@ def logits(run):
     return np.asarray(jax.jit(lambda p, t: forward(model, p, t).logits_BTV)(loaded.params, tokens))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", representatives(FAMILIES, "lora", "dora"))
 def test_logits_are_those_of_peft(runs, name):
     assert experiments.load(runs / name).model.adapters == OPTIONS[name]
     expected = np.load(ADAPTERS / name / "logits.npy")

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from model.errors import UserError
 from model.families.multimodal import text_names
+from tests.tiers import representatives
 from tests.train.conversion.folders import published, values_of
 from tests.train.conversion.test_quantized import quantize, write_file
 from train.conversion.expert_tensors import JoinedExperts
@@ -71,7 +72,11 @@ def there_and_back(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("family", "inputs_first"),
-    [(LLAMA4, False), (QWEN3_MOE, False), (QWEN3_MOE, True), ("multimodal_qwen3_vl", False)],
+    representatives(
+        [(LLAMA4, False), (QWEN3_MOE, False), (QWEN3_MOE, True), ("multimodal_qwen3_vl", False)],
+        (LLAMA4, False),
+        (QWEN3_MOE, True),
+    ),
 )
 def test_quantised_language_models_are_read_and_written_back_unquantised(family, inputs_first, tmp_path):
     folder, plain = quantized_folder(tmp_path, family, inputs_first=inputs_first)

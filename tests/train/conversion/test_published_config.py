@@ -45,7 +45,8 @@ def test_a_run_that_was_trained_here_as_a_family_or_not(tmp_path, tiny_run, monk
     ("family", "stored_as", "length"),
     [
         pytest.param("bloom", "float32", "seq_length", marks=SWEEP),
-        ("deepseek_v3", "bfloat16", "max_position_embeddings"),  # and its load biases as float32
+        # and its load biases as float32
+        pytest.param("deepseek_v3", "bfloat16", "max_position_embeddings", marks=SWEEP),
         pytest.param("gemma3", "float32", "max_position_embeddings", marks=SWEEP),
         pytest.param("gpt2", "bfloat16", "n_positions", marks=SWEEP),
         pytest.param("gpt_oss", "float32", "max_position_embeddings", marks=SWEEP),

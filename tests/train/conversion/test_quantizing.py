@@ -13,6 +13,7 @@ from model.parameters.names import flatten
 from model.parameters.quantized_weights import MatrixLayout, QuantizedWeights, applies_to, quantize
 from model.parameters.specs import specs_by_name
 from model.transformer import forward, specs
+from tests.tiers import representatives
 from tests.train.conversion.folders import published, trained_here
 from train import experiment as experiments
 from train.conversion.quantizing import parse_option, quantize_params, quantize_run
@@ -34,7 +35,7 @@ def runs(tmp_path_factory):
     return there
 
 
-@pytest.mark.parametrize("name", ["int4:32", "fp8"])
+@pytest.mark.parametrize("name", representatives(["int4:32", "fp8"], "int4:32"))
 def test_a_checkpoint_holds_the_quantised_numbers(runs, name):
     option = parse_option(name)
     assert experiments.load(runs / name).model.precision.weights == option

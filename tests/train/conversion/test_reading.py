@@ -16,6 +16,7 @@ from model.feedforward.mlp import Gated
 from model.parameters.names import flatten
 from model.parameters.precision import Precision
 from model.transformer import forward
+from tests.tiers import SWEEP
 from tests.train.conversion.folders import FIXTURES, contents, published, trained_here
 from train import experiment as experiments
 from train.conversion import reading, writing
@@ -171,6 +172,7 @@ def test_on_an_expert_axis_each_device_has_its_experts_there_and_back(tmp_path):
     assert contents(tmp_path / "back") == contents(folder)
 
 
+@SWEEP
 def test_the_host_holds_the_shards_and_one_tensor(tmp_path, monkeypatch):
     """Weights of 37 MiB in tensors of at most 1 MiB, read and written on eight devices."""
     monkeypatch.setattr("train.conversion.folder.BLOCK_BYTES", 1 << 17)

@@ -29,7 +29,7 @@ FOLDERS = [
 ]
 FOLDERS += [FIXTURES / name / "0" for name in ("granitemoehybrid", "granitemoeshared", "internlm2", "mamba2")]
 FOLDERS += [FIXTURES / name / "0" for name in ("bart", "qwen2_moe", "qwen3_next", "t5")]
-KEPT = ("deepseek_v3", "granitemoeshared", "llama", "mamba2")
+KEPT = ("deepseek_v3", "llama")
 KEPT_AND_SWEPT = representatives(FOLDERS, *(folder for folder in FOLDERS if folder.parent.name in KEPT))
 
 

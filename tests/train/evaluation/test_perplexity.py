@@ -18,6 +18,7 @@ from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK, LongRoPE
 from model.transformer import abstract_params, forward, init
 from model.vocabulary.cross_entropy import MAX_LOGITS
+from tests.tiers import SWEEP
 from tests.train.test_whole_arrays import arrays
 from train.data.config import Bytes, Characters
 from train.data.tokenizers.interface import BytesTokenizer, CharactersTokenizer
@@ -220,7 +221,7 @@ def test_each_device_has_as_many_rows_as_one_alone(params, monkeypatch, mesh, ex
 @pytest.mark.parametrize(
     "scaling",
     [
-        DynamicNTK(factor=4.0, original_length=3),
+        pytest.param(DynamicNTK(factor=4.0, original_length=3), marks=SWEEP),
         LongRoPE(short_factors=(1.0,) * 4, long_factors=(2.0, 3.0, 5.0, 9.0), original_length=3, factor=4.0),
     ],
     ids=lambda scaling: type(scaling).__name__,

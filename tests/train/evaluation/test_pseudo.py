@@ -1,7 +1,9 @@
 """Pseudo-perplexity against a loop that masks one token at a time, and the windows of long texts."""
 
 import dataclasses
+import functools
 
+import jax
 import numpy as np
 import pytest
 
@@ -37,6 +39,11 @@ def layout():
     return layout_of(make_mesh(Mesh()), Sharding())
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def logits_of(model, params, ids):
+    return forward(model, params, ids).logits_BTV
+
+
 def by_loop(model, params, ids, marks, size, stride):
     """The loss of every token of a text, one forward pass for each, without padding."""
     losses = []
@@ -46,7 +53,7 @@ def by_loop(model, params, ids, marks, size, stride):
             row += [] if marks.end is None else [marks.end]
             at = token - begin + (marks.begin is not None)
             row[at] = marks.mask
-            logits = np.asarray(forward(model, params, np.array([row], np.int32)).logits_BTV, np.float64)[0, at]
+            logits = np.asarray(logits_of(model, params, np.array([row], np.int32)), np.float64)[0, at]
             losses.append(np.log(np.exp(logits).sum()) - logits[ids[token]])
     return losses
 

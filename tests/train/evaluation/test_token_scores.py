@@ -17,10 +17,10 @@ def test_scores_equal_those_of_the_whole_logits(chunked, tiny_experiment, monkey
     if chunked:
         monkeypatch.setattr(cross_entropy, "MAX_LOGITS", 257 * 8)
     model = dataclasses.replace(tiny_experiment().model, num_layers=1 + chunked, scan_layers=True)
-    params = init(model, jax.random.key(0))
+    params = jax.jit(init, static_argnums=0)(model, jax.random.key(0))
     draw = np.random.default_rng(0)
     batch = {name: draw.integers(0, 257, (4, 12), np.int32) for name in ("tokens", "targets")}
-    logits = forward(model, params, batch["tokens"]).logits_BTV
+    logits = jax.jit(lambda params, ids: forward(model, params, ids).logits_BTV)(params, batch["tokens"])
     batch["targets"][:, ::2] = np.asarray(logits.argmax(-1))[:, ::2]
     layout = layout_of(make_mesh(Mesh(data=2), jax.devices()[:2]), Sharding())
     compiled = compile_token_scores(model, layout)

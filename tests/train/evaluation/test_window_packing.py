@@ -132,7 +132,7 @@ def counted(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("name", representatives(MODELS, "learned", "window", "delta", "capacity", "longrope"))
+@pytest.mark.parametrize("name", representatives(MODELS, "learned", "window", "capacity"))
 def test_the_score_of_a_document_is_that_of_it_alone(name, counted):
     """The reference scores each document alone, in a window of its length: no padding, neighbours or segment ids."""
     model = dataclasses.replace(CONFIG, **MODELS[name])

@@ -9,7 +9,7 @@ import pytest
 
 from model.errors import UserError
 from tests import stores
-from tests.tiers import representatives
+from tests.tiers import SWEEP, representatives
 from train import experiment as experiments
 from train.checkpoints.faults import DamagedError
 from train.conversion.reading import read_published
@@ -161,6 +161,7 @@ def test_a_mixture_has_members_in_stores(store, tiny_run, tiny_experiment, tmp_p
         np.testing.assert_array_equal(part.tokens(0), expected)
 
 
+@SWEEP
 def test_a_further_text_is_a_dataset_of_a_store_and_its_statistics_are_read_there(
     store, tiny_run, tiny_experiment, tmp_path
 ):

@@ -14,6 +14,7 @@ import pytest
 
 from model.errors import UserError
 from tests import stores
+from tests.tiers import SWEEP
 from train.files import spool
 from train.files.paths import user_path
 from train.files.remote import cache_folder
@@ -68,6 +69,7 @@ def test_a_run_in_a_store_is_the_run_that_it_would_be_here(store, there, tiny_ex
     assert load_run(RUN).dataset().folder == user_path(f"{RUN}/data")
 
 
+@SWEEP
 def test_the_command_trains_into_a_store(store, there, command, reports, tiny_experiment, write_config, tmp_path):
     config = write_config(tiny_experiment(), tmp_path / "config.py")
     status, said = command("launch.train", f"--config={config}", f"--run={RUN}", "--hard_stop=2")
@@ -240,7 +242,7 @@ def test_an_old_run_that_was_copied_there_keeps_its_checkpoints_without_records(
 
 
 def test_a_run_goes_on_exactly_after_a_machine_was_lost(store, there, tiny_experiment, tmp_path, monkeypatch):
-    experiment = tiny_experiment(training__num_steps=12, checkpoints__every=4, samples__prompts=())
+    experiment = tiny_experiment(checkpoints__every=4, samples__prompts=())
     train(experiment, tmp_path / "plain", say=lambda line: None)
     plain = spool._Upload._upload_file
     for stop, lost, resumed in ((4, "never", 0), (8, "checkpoints/8/files.json", 4), (12, "metrics.jsonl", 4)):

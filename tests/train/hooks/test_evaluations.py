@@ -12,6 +12,7 @@ import pytest
 
 from model.errors import UserError
 from model.transformer import forward
+from tests.tiers import SWEEP
 from train.data.batches.rows import FIELDS
 from train.data.config import SeparateText
 from train.data.prepare.prepare import prepare
@@ -181,6 +182,7 @@ def test_a_dataset_of_another_tokenizer_is_refused(texts, tiny_experiment, tmp_p
         train(tiny_experiment(evaluations=options), tmp_path / "run", say=silent)
 
 
+@SWEEP
 def test_measurements_may_begin_and_end_in_the_middle_of_a_run(texts, tiny_experiment, tmp_path):
     """A further text, statistics and samples are turned on after step 4: the training and its lines stay the same."""
     plain = tiny_experiment(training__num_steps=8, checkpoints__every=4, evaluation__every=4, samples__prompts=())

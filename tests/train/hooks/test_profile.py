@@ -6,6 +6,7 @@ import types
 import pytest
 
 from model.errors import UserError
+from tests.tiers import SWEEP
 from train.hooks.profile import ProfiledSteps, parse_steps, profile_steps, top_operations
 from train.loop import train
 from train.report import write_report
@@ -57,6 +58,7 @@ def test_steps_that_cannot_be_profiled_are_refused(steps, words, tiny_experiment
         train(tiny_experiment(), tmp_path, say=lambda line: None, hooks=[profile_steps(ProfiledSteps(*steps))])
 
 
+@SWEEP
 def test_a_run_that_continues_past_the_range_goes_on_without_a_profile(tiny_experiment, tmp_path):
     maker, said = profile_steps(ProfiledSteps(2, 3)), []
     train(tiny_experiment(), tmp_path, hard_stop=2, say=said.append, hooks=[maker])

@@ -5,6 +5,7 @@ import types
 import jax
 import pytest
 
+from tests.tiers import representatives
 from train.data.prepare.prepare import prepare
 from train.data.shards.dataset import open_dataset
 from train.generation.samples import draw_samples
@@ -15,7 +16,7 @@ from train.parallel.table import layout_of
 from train.state import StateConfig, evaluation_params, init_state
 
 
-@pytest.mark.parametrize("optimizer", ["AdamW()", "ScheduleFreeAdamW()"])
+@pytest.mark.parametrize("optimizer", representatives(["AdamW()", "ScheduleFreeAdamW()"], "ScheduleFreeAdamW()"))
 def test_texts_are_those_of_the_evaluated_parameters_at_the_step(optimizer, tiny_experiment, tmp_path):
     experiment = tiny_experiment(optimizer=optimizer, samples__prompts=("the ", "a"), evaluation__every=7)
     dataset = open_dataset(prepare(experiment.data, tmp_path / "data"))

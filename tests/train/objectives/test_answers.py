@@ -41,9 +41,9 @@ def experiment(tiny_experiment, random_pairs):
 
 def by_numpy(model, params, batch):
     """log p of each answer, (P, 2), from whole logits in float64."""
-    columns = []
+    columns, logits_of = [], jax.jit(lambda p, ids: forward(model, p, ids).logits_BTV)
     for text in PAIR:
-        logits = np.asarray(forward(model, params, batch[f"{text}tokens"]).logits_BTV, np.float64)
+        logits = np.asarray(logits_of(params, batch[f"{text}tokens"]), np.float64)
         logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         of_targets = np.take_along_axis(logp, batch[f"{text}targets"][..., None], -1)[..., 0]
         columns.append((of_targets * batch[f"{text}weights"]).sum(1))
@@ -53,12 +53,14 @@ def by_numpy(model, params, batch):
 def test_log_probabilities_are_those_of_whole_logits(experiment, random_pairs):
     model, batch = experiment.model, random_pairs.batch()
     params = random_pairs.params(model)
-    answers = log_probabilities(model, params, batch, dropout_key=None, layout=ONE_DEVICE)
+    run = lambda p: log_probabilities(model, p, batch, dropout_key=None, layout=ONE_DEVICE)[:2]  # noqa: E731
+    logp, length = jax.jit(run)(params)
     expected = by_numpy(model, params, batch)
-    np.testing.assert_allclose(answers.logp, expected, rtol=1e-5)
+    np.testing.assert_allclose(logp, expected, rtol=1e-5)
     lengths = np.stack([batch[f"{text}weights"].sum(1) for text in PAIR], 1)
-    np.testing.assert_array_equal(answers.length, lengths)
-    _, sums = experiment.objective.loss(model, params, batch, dropout_key=None, layout=ONE_DEVICE)
+    np.testing.assert_array_equal(length, lengths)
+    loss = lambda p: experiment.objective.loss(model, p, batch, dropout_key=None, layout=ONE_DEVICE)  # noqa: E731
+    _, sums = jax.jit(loss)(params)
     h = expected - np.stack([batch[f"{text}reference"][:, 0] for text in PAIR], 1)
     margin = 0.5 * (h[:, 0] - h[:, 1])
     assert float(sums.loss) == pytest.approx(-np.log(1 / (1 + np.exp(-margin))).sum(), rel=1e-4)
@@ -71,7 +73,8 @@ def test_what_is_no_answer_changes_nothing(experiment, random_pairs):
     """Padding may hold any tokens, and a row without answers adds nothing to any sum."""
     batch, model = random_pairs.batch(), experiment.model
     params = random_pairs.params(model)
-    loss = lambda batch: experiment.objective.loss(model, params, batch, dropout_key=None, layout=ONE_DEVICE)  # noqa: E731
+    run = lambda batch: experiment.objective.loss(model, params, batch, dropout_key=None, layout=ONE_DEVICE)  # noqa: E731
+    loss = jax.jit(run)
     _, before = loss(batch)
     last = np.asarray(last_tokens(batch["chosen_weights"]))
     other = batch | {"chosen_tokens": np.where(np.arange(8) > last[:, None], 7, batch["chosen_tokens"])}

@@ -15,7 +15,7 @@ def test_log_probabilities_are_at_the_temperature(tiny_experiment):
     params, draw = drawn_params(model), np.random.default_rng(0)
     tokens, targets = draw.integers(0, 31, (2, 2, 6)).astype(np.int32)
     batch = {"tokens": tokens, "targets": targets, "weights": np.ones((2, 6), np.float32)}
-    logits = forward(model, params, jnp.asarray(tokens)).logits_BTV
-    found = run_policy(model, params, batch, 0.5, ONE_DEVICE, ()).logprob_BT
+    logits = jax.jit(lambda p: forward(model, p, tokens).logits_BTV)(params)
+    found = jax.jit(lambda p: run_policy(model, p, batch, 0.5, ONE_DEVICE, ()).logprob_BT)(params)
     wanted = jnp.take_along_axis(jax.nn.log_softmax(2 * logits), targets[..., None], -1)[..., 0]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)

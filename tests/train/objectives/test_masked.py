@@ -151,7 +151,7 @@ def test_micro_batches_hide_the_tokens_of_the_whole_batch(masked_experiment):
     found = []
     for parts in (1, 4):
         experiment = masked_experiment(training__gradient_accumulation=parts)
-        state = init_state(StateConfig.of(experiment), 0)
+        state = jax.jit(init_state, static_argnums=0)(StateConfig.of(experiment), 0)
         tokens = np.random.default_rng(0).integers(0, 256, (8, 16)).astype(np.int32)
         ones = np.ones(tokens.shape, np.int32)
         batch = {"tokens": tokens, "text": ones, "weights": ones.astype(np.float32), "segment_ids": ones}

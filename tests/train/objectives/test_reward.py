@@ -39,16 +39,17 @@ def test_the_score_is_that_of_the_last_token_of_each_answer(tiny_experiment, ran
     model = tiny_experiment(model__score_head=ScoreHead(), model__num_layers=1, objective=RewardModel(margins=True),
                             data=random_pairs.data, samples__prompts=()).model  # fmt: skip
     params, batch = random_pairs.params(model), random_pairs.batch()
-    total, sums = RewardModel(margins=True).loss(model, params, batch, dropout_key=None, layout=ONE_DEVICE)
-    found = []
+    loss = lambda p: RewardModel(margins=True).loss(model, p, batch, dropout_key=None, layout=ONE_DEVICE)  # noqa: E731
+    stream_of = jax.jit(lambda p, ids: forward(model, p, ids, taps=("final_norm",)).taps["final_norm"])
+    (total, sums), found = jax.jit(loss)(params), []
     head = np.asarray(params["score_head"]["weight"], np.float64)[:, 0]
     for text in ("chosen", "rejected"):
-        tapped = forward(model, params, batch[f"{text}_tokens"], taps=("final_norm",)).taps["final_norm"]
+        tapped = stream_of(params, batch[f"{text}_tokens"])
         for stream, weights in zip(np.asarray(tapped, np.float64).reshape(8, 8, -1), batch[f"{text}_weights"]):
             found.append(float(stream[int(np.flatnonzero(weights)[-1]) + 1] @ head))
     chosen, rejected = np.array(found).reshape(2, -1)
-    loss = -np.log(1 / (1 + np.exp(-(chosen - rejected - batch["margin"][:, 0]))))
-    assert float(total) == pytest.approx(loss.sum(), rel=1e-4)
+    expected = -np.log(1 / (1 + np.exp(-(chosen - rejected - batch["margin"][:, 0]))))
+    assert float(total) == pytest.approx(expected.sum(), rel=1e-4)
     assert float(sums.numbers["accuracy"]) == (chosen > rejected).sum()
     assert float(sums.numbers["margin"]) == pytest.approx((chosen - rejected).sum(), rel=1e-3, abs=1e-4)
 

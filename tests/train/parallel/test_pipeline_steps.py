@@ -64,7 +64,7 @@ def compare(experiment, mesh, table, parts):
 
 
 # The others are swept: a compilation takes seconds.
-REPRESENTATIVES = ("two stages", "chunks")
+REPRESENTATIVES = ("two stages",)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from model.options.assignments import override
 from model.parameters.names import flatten
-from tests.tiers import SWEEP
+from tests.tiers import SWEEP, representatives
 from train.parallel import feed
 from train.parallel.mesh import Mesh, make_mesh, num_devices
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of
@@ -95,7 +95,7 @@ def numbered_batch(experiment, n):
     }
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("name", representatives(MESHES, "fsdp", "mix", "sequence", "context"))
 def test_sharded_equals_one_device(name, experiment, alone):
     option, table = MESHES[name]
     mesh = make_mesh(option, devices_of(option))
@@ -122,7 +122,7 @@ EXPERT_MESHES = {
 @pytest.mark.parametrize(
     ("dispatch", "name"),
     [
-        ("Dropless()", "mix"),
+        pytest.param("Dropless()", "mix", marks=SWEEP),
         ("Dropless()", "expert"),
         pytest.param("Capacity(factor=1.0)", "expert", marks=SWEEP),
         pytest.param("Dropless()", "over tensor", marks=SWEEP),
@@ -242,6 +242,7 @@ def test_shards_hold_the_values_of_one_device(alone, sharded_start):
     assert len(np.unique(sharded["embedding.table"])) > 2000  # drawn at random, not filled
 
 
+@SWEEP
 def test_products_in_8_bits_have_the_scales_of_whole_rows_on_a_mesh(experiment, alone):
     """A sum that is rounded otherwise may take another 8-bit number, so parameters are compared by the 8 bits' effect."""
     start, batches, exact, exact_params = alone

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tests.tiers import representatives
 from train.parallel import shards
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.shards import DeviceShards, HostShards, new_shards
@@ -16,7 +17,7 @@ def placed(*spec):
 
 
 @pytest.mark.parametrize("kind", [HostShards, DeviceShards])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", representatives(["float32", "bfloat16"], "bfloat16"))
 @pytest.mark.parametrize("spec", [(None, "fsdp", "tensor"), (("fsdp",), None, "tensor"), ()])
 def test_slices_make_the_parameter(kind, dtype, spec):
     x = np.arange(4 * 8 * 6, dtype=np.float32).reshape(4, 8, 6)

@@ -71,7 +71,7 @@ def edits_alone():
     return Taps(edit=EDIT)
 
 
-@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("scan", representatives([True, False], True))
 def test_edits_and_chosen_taps_are_those_of_one_device(scan):
     compiled, params = program(scan, all_taps)
     of_one, _ = program(scan, all_taps, meshed=False)

@@ -4,6 +4,7 @@ import re
 import pytest
 
 from model.errors import UserError
+from tests.tiers import representatives
 from tests.train.report.pages import fill, page_of
 from train.report import summary, write_curve_png, write_report
 from train.run.metrics import MetricsWriter
@@ -92,7 +93,7 @@ def test_no_folder_is_a_user_error(tmp_path):
             function(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("content", ["{", "[1, 2]", "3", '"x"', "null"])
+@pytest.mark.parametrize("content", representatives(["{", "[1, 2]", "3", '"x"', "null"], "{", "null"))
 def test_damaged_files_are_named_and_the_rest_is_shown(run, content):
     for name in ("config.json", "evaluation.json", "parameters.json", "environment.json", "status.json"):
         (run / name).write_text(content)

@@ -14,6 +14,7 @@ from model.layout import ONE_DEVICE
 from model.parameters.adapters import DoRA, LoRA
 from model.parameters.names import flatten
 from model.parameters.quantized_weights import QuantizedWeights
+from tests.tiers import representatives
 from tests.train.parallel.test_collectives import collectives, sizes_of
 from tests.train.test_frozen_parameters import shapes_made
 from train import experiment as experiments
@@ -96,7 +97,7 @@ def test_the_step_makes_no_gradient_of_a_frozen_matrix(adapted, random_batch):
     assert len(made) <= len(trained) - 2 * 3
 
 
-@pytest.mark.parametrize("option", [LoRA(rank=2), DoRA(rank=2)], ids=["lora", "dora"])
+@pytest.mark.parametrize("option", representatives([LoRA(rank=2), DoRA(rank=2)], LoRA(rank=2)), ids=["lora", "dora"])
 def test_a_run_starts_as_the_run_that_it_reads(option, tiny_experiment, tiny_run, random_batch):
     """On eight devices: the parameters lie where the table says, and the first loss is that of the other run."""
     experiment = tiny_experiment(

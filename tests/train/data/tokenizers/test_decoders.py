@@ -5,6 +5,7 @@ import tokenizers
 from hypothesis import given, settings
 from tokenizers import Regex, decoders
 
+from tests.tiers import representatives
 from tests.train.data.conftest import ids_and_groups, streamed
 from train.data import HuggingFace, StreamDecoder, make_tokenizer
 from train.data.tokenizers.decoders import TokenDecoder
@@ -65,7 +66,9 @@ def hugging_face(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("name", [*STREAMED, *WHOLE])
+@pytest.mark.parametrize(
+    "name", representatives([*STREAMED, *WHOLE], "LLaMA 2", "BERT", "CTC", "nested", "a pattern over all")
+)
 @settings(max_examples=120)
 @given(drawn=ids_and_groups(len(TOKENS), TOKENS.index("<0x00>")))
 def test_a_stream_joined_is_the_librarys_text(hugging_face, name, drawn):

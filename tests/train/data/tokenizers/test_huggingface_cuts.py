@@ -7,6 +7,7 @@ import tokenizers
 from hypothesis import given, settings
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
+from tests.tiers import representatives
 from tests.train.data.conftest import PART, TEXTS, prose
 from train.data import HuggingFace, make_tokenizer
 from train.data.tokenizers import huggingface
@@ -93,7 +94,7 @@ def hugging_face(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("name", [*CUT, *WHOLE])
+@pytest.mark.parametrize("name", representatives([*CUT, *WHOLE], *[*CUT, *WHOLE][::3]))
 @settings(max_examples=80)
 @given(text=TEXTS)
 def test_hugging_face_in_parts(hugging_face, name, text):

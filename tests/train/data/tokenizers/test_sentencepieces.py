@@ -5,6 +5,7 @@ import io
 import pytest
 from hypothesis import given, settings
 
+from tests.tiers import representatives
 from tests.train.data.conftest import PART, TEXTS, ids_and_groups, prose, streamed
 from train.data import SentencePieceFile, StreamDecoder, make_tokenizer
 from train.data.tokenizers import sentencepieces
@@ -79,7 +80,7 @@ def test_a_prefix_comes_once(of_model):
     assert ours.encode(long).tolist() == library.encode(long)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", representatives(MODELS, "default", "bytes", "spaces after words, symbols"))
 @settings(max_examples=120)
 @given(drawn=ids_and_groups(300, 3))
 def test_a_stream_of_pieces_is_the_librarys_text(of_model, name, drawn):

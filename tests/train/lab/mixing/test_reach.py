@@ -30,23 +30,23 @@ def test_the_norms_are_those_of_the_table_of_embeddings(loaded):
     assert list(found) == [0, *(2**i for i in range(int(math.log2(length - 1)) + 1))]
     (split,) = loaded.dataset().split("validation")
     text = np.concatenate([split.tokens(i) for i in range(split.num_documents)])
-    norms = []
+    norms, table = [], loaded.params["embedding"]["table"]
+
+    @jax.jit
+    @jax.grad
+    def slope(rows_TD, target):
+        own = dataclasses.replace(config, vocab_size=config.vocab_size + length)
+        params = {
+            **loaded.params,
+            "embedding": {**loaded.params["embedding"], "table": jnp.concatenate([table, rows_TD])},
+        }
+        ids = config.vocab_size + np.arange(length, dtype=np.int32)[None]
+        logits_V = forward(own, params, ids).logits_BTV[0, -1, : config.vocab_size]
+        return -jax.nn.log_softmax(logits_V)[target]
+
     for start in np.linspace(0, len(text) - length - 1, 3).astype(int):
         window = text[start : start + length + 1]
-
-        def last(rows_TD, window=window):
-            table = loaded.params["embedding"]["table"]
-            own = dataclasses.replace(config, vocab_size=config.vocab_size + length)
-            params = {
-                **loaded.params,
-                "embedding": {**loaded.params["embedding"], "table": jnp.concatenate([table, rows_TD])},
-            }
-            ids = config.vocab_size + np.arange(length, dtype=np.int32)[None]
-            logits_V = forward(own, params, ids).logits_BTV[0, -1, : config.vocab_size]
-            return -jax.nn.log_softmax(logits_V)[window[-1]]
-
-        rows_TD = loaded.params["embedding"]["table"][window[:-1]]
-        norms.append(jnp.linalg.norm(jax.grad(last)(rows_TD), axis=-1))
+        norms.append(jnp.linalg.norm(slope(table[window[:-1]], window[-1]), axis=-1))
     expected = np.mean(norms, axis=0)
     for distance, norm in found.items():
         assert norm == pytest.approx(expected[length - 1 - distance], rel=2e-3), distance

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from tests.tiers import SWEEP
 from tests.train.lab.scaling.laws import TRUTH, isoflop_points
 from train.lab.scaling.huber import fit_huber
 from train.lab.scaling.law import Interval, fit_law
@@ -34,6 +35,7 @@ def hits(draws, repeats, resampling, budgets, sizes):
     return total
 
 
+@SWEEP
 def test_intervals_hold_the_truth_as_often_as_they_say():
     """24 draws at 95%: fewer than 19 hits have a probability of 1e-3, for each of nine."""
     for name, count in hits(100, 24, "noise", 3, 5).items():
