@@ -62,6 +62,8 @@ def share_contexts():
     if "jax" not in sys.modules:
         return
     lowering = importlib.import_module("jax._src.interpreters.mlir")
+    if not hasattr(lowering, "make_ir_context"):  # not public: another version may have no such function
+        return
     make, held = lowering.make_ir_context, threading.local()
 
     def shared():
