@@ -23,7 +23,7 @@ from tests.train.process.test_several_processes import assert_same_run, last_ste
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATIENCE = 600  # seconds until an event must have happened
-NUM_STEPS = 400
+NUM_STEPS = 6000  # a fast machine makes 3,000 until the time limit comes near
 GONE = "; see its log, and start all processes again"  # what train/process/watch.py says of a process
 CONFIG = """
 from model.attention.grouped_query import GroupedQuery
@@ -44,8 +44,8 @@ experiment = Experiment(
     training=Training(num_steps={steps}),
     optimizer=AdamW(weight_decay=0.1),
     schedule=Cosine(peak=1e-3, final=1e-4, warmup_steps=20),
-    evaluation=Evaluation(every=80),
-    checkpoints=Checkpoints(every=40),
+    evaluation=Evaluation(every=1000),
+    checkpoints=Checkpoints(every=200),
     samples=Samples(prompts=("the ",), length=8),
     logging=Logging(every=1, tensorboard=False),
 )

@@ -20,6 +20,7 @@ from model.attention.patterns import Fixed
 from model.config import ModelConfig
 from model.cost import count_parameters
 from model.dropout import Dropout
+from model.encoder.source import Source
 from model.errors import UserError
 from model.feedforward.dispatch import Capacity
 from model.kernels.selection import Kernels
@@ -122,8 +123,16 @@ def parameters(config):
     return jax.tree.map(lambda x: jnp.asarray(draw(x), x.dtype), abstract_params(config))
 
 
-def _logits_and_cache(config, params, tokens, positions, cache):
-    output = forward(config, params, tokens, positions_BT=positions, cache=cache)
+def source_of(config):
+    """What an encoder reads, the same for all targets; nothing for a model without one."""
+    if config.encoder is None:
+        return {}
+    tokens = np.arange(2 * LENGTH, dtype=np.int32).reshape(2, LENGTH) * 3 % config.vocab_size
+    return {"source": Source(jnp.asarray(tokens))}
+
+
+def _logits_and_cache(config, params, tokens, positions, cache, source):
+    output = forward(config, params, tokens, positions_BT=positions, cache=cache, **source)
     return output.logits_BTV, output.cache
 
 
@@ -156,18 +165,19 @@ def check_every_way(config):
     assert count_parameters(config).total == sum(x.size for x in jax.tree.leaves(params))
     tokens = np.arange(2 * LENGTH, dtype=np.int32).reshape(2, LENGTH) % config.vocab_size
 
-    run = jax.jit(lambda p, t: forward(config, p, t).logits_BTV)
+    source = source_of(config)
+    run = jax.jit(lambda p, t: forward(config, p, t, **source).logits_BTV)
     full = run(params, tokens)
     assert np.isfinite(full).all()
 
     other = dataclasses.replace(config, scan_layers=not config.scan_layers)
-    assert_close(jax.jit(lambda p, t: forward(other, p, t).logits_BTV)(params, tokens), full)
+    assert_close(jax.jit(lambda p, t: forward(other, p, t, **source).logits_BTV)(params, tokens), full)
 
     if config.visibility.decodes:
         check_order(config, params, tokens, run, full)
 
     def objective(p):
-        output = forward(config, p, tokens, weights_BT=jnp.ones(tokens.shape), targets_BT=tokens)
+        output = forward(config, p, tokens, **source, weights_BT=jnp.ones(tokens.shape), targets_BT=tokens)
         return jnp.mean(jnp.sin(output.logits_BTV)) + sum(output.losses.values())
 
     gradients = jax.jit(jax.grad(objective))(params)
@@ -180,11 +190,12 @@ def check_order(config, params, tokens, run, full):
     changed[:, 5:] = (changed[:, 5:] + 1) % config.vocab_size
     np.testing.assert_array_equal(run(params, changed)[:, :5], full[:, :5])
 
-    step = jax.jit(lambda p, t, at, cache: _logits_and_cache(config, p, t, at, cache))
-    cache, parts = empty_caches(config, 2, LENGTH + 2), []
+    step = jax.jit(lambda p, t, at, cache, source: _logits_and_cache(config, p, t, at, cache, source))
+    cache, parts, source = empty_caches(config, 2, LENGTH + 2), [], source_of(config)
     for begin in range(0, LENGTH, 2):
         positions = np.broadcast_to(np.arange(begin, begin + 2, dtype=np.int32), (2, 2))
-        logits, cache = step(params, tokens[:, begin : begin + 2], positions, cache)
+        logits, cache = step(params, tokens[:, begin : begin + 2], positions, cache, source)
+        source = {}  # its keys and values are in the cache
         parts.append(logits)
     assert_close(np.concatenate(parts, axis=1), full)
 

@@ -123,7 +123,7 @@ def test_a_joint_sweep_that_is_killed_ends_with_the_same_bytes(tiny_experiment, 
             while not (folder / "fast-seed1" / "checkpoints" / "10").exists():
                 assert process.poll() is None
                 time.sleep(0.05)
-            for number in (process.pid, int((folder / "fast-seed1" / ".lock").read_text())):
+            for number in (process.pid, int((folder / "fast-seed1" / ".lock").read_text().split()[-1])):
                 os.kill(number, signal.SIGKILL)
             process.wait()
             assert "finished" not in (folder / "fast-seed1" / "status.json").read_text()
