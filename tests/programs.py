@@ -6,6 +6,8 @@ import gc
 import importlib
 import sys
 import threading
+import types
+import typing
 
 import psutil
 
@@ -14,7 +16,8 @@ MOST_GROWTH = 0.6 * 2**30  # bytes that a process takes from the system before i
 PROGRAMS_OF_CONTEXT = 100
 _least = []  # the bytes that it had then
 _shared = {}  # jitted steps by the function that makes them, the options that they read, and the mesh
-# Fields of an Experiment that no step reads: when and where something is done, not what a step computes.
+# Fields of an Experiment that no step reads: when and where something is done, not what a step computes. Of the data a
+# step with micro-batches reads the rows of a whole batch.
 NOT_IN_STEPS = (
     "checkpoints",
     "data",
@@ -88,17 +91,33 @@ def share_steps():
 
 
 def _read_by_steps(experiment):
-    """The options that a step reads; the number of steps only where the learning rate depends on it."""
+    """The options that a step reads; numbers of steps and of rows only where its result depends on them."""
     options = _without(experiment, NOT_IN_STEPS)
     training = dataclasses.replace(experiment.training, seed=0, init_from=None, branch_from=None)
     if type(experiment.schedule).__name__ in ("Constant", "InverseSquareRoot"):
         training = dataclasses.replace(training, num_steps=1)
-    return options | {"training": training}
+    rows = experiment.data.batch_size if training.gradient_accumulation > 1 else 1
+    return options | {"training": training, "data": DataOfSteps(rows)}
 
 
 def _read_by_evaluations(experiment):
     training = experiment.training
-    return _without(experiment, NOT_IN_EVALUATIONS) | {"training": (training.guard, training.frozen)}
+    return _without(experiment, NOT_IN_EVALUATIONS) | {
+        "training": TrainingOfEvaluations(training.guard, training.frozen)
+    }
+
+
+class DataOfSteps(typing.NamedTuple):
+    """What a step reads of `data`."""
+
+    batch_size: int
+
+
+class TrainingOfEvaluations(typing.NamedTuple):
+    """What an evaluation reads of `training`."""
+
+    guard: object
+    frozen: object
 
 
 def _without(experiment, left_out):
@@ -107,10 +126,13 @@ def _without(experiment, left_out):
 
 
 def _sharing(make, read_by):
+    """Returns `make`, called once for experiments with equal options, with these alone: no step can read another."""
+
     def shared(experiment, mesh, *others):
-        key = (make, mesh, others, *read_by(experiment).values())
+        options = read_by(experiment)
+        key = (make, mesh, others, *options.values())
         if key not in _shared:
-            _shared[key] = make(experiment, mesh, *others)
+            _shared[key] = make(types.SimpleNamespace(**options), mesh, *others)
         return _shared[key]
 
     return shared

@@ -35,9 +35,9 @@ ExpertFn = Callable[[jax.Array, Product], jax.Array]
 class Dropless:
     """Every token reaches all of its experts, so that its output does not depend on other tokens of the batch.
 
-    A kernel of model/kernels/experts/ multiplies each row once; on a CPU every row is multiplied by every
-    expert, E times the work. On a mesh each device sorts its own tokens; if experts are split over devices too, tokens
-    travel to them and back in rounds (model/feedforward/exchange.py).
+    A kernel of model/kernels/experts/ multiplies each row by the matrices of its expert alone. On a mesh each device
+    sorts its own tokens; if experts are split over devices too, tokens travel to them and back in rounds
+    (model/feedforward/exchange.py).
     """
 
 

@@ -254,9 +254,8 @@ class _EventStream(Response):
             pass
         except TimeoutError:
             abort()
-            await asyncio.sleep(
-                0
-            )  # until the connection knows that it is lost, or it would miss the rest of the answer
+            # Until the connection knows that it is lost; it would miss the rest of the answer otherwise, and say so.
+            await asyncio.sleep(0)
         finally:
             self._events.close()
 

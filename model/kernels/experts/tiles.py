@@ -29,7 +29,7 @@ def _plan(sizes_E: jax.Array, num_rows: int, tile: int) -> _Plan:
     ends_E = jnp.cumsum(sizes_E)
     tiles_E = -(-sizes_E // tile)
     after_E = jnp.cumsum(tiles_E)
-    most = num_rows // tile + min(sizes_E.size, num_rows)
+    most = max(1, num_rows // tile + min(sizes_E.size, num_rows))
     group_N = jnp.minimum(jnp.sum(jnp.arange(most)[:, None] >= after_E, axis=1), sizes_E.size - 1)
     within_N = jnp.arange(most) - (after_E - tiles_E)[group_N]
     return _Plan(group_N, (ends_E - sizes_E)[group_N] + within_N * tile, ends_E, after_E[-1])
@@ -43,7 +43,7 @@ def _varying_as(x: jax.Array, *others: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """The kernel of this file.
+    """The kernel of this file. Its derivative is written by hand, hence no `jax.jvp`; `RaggedDot` has one in float32.
 
     Attributes:
       rows: the most rows of a tile.
@@ -93,19 +93,21 @@ class Tiles:
         num_rows, tile = len(x_MD), self._tile(len(x_MD), sizes_E.size)
         plan = _plan(sizes_E, num_rows, tile)
         x_MD, dy_MF = (jnp.pad(rows, ((0, tile), (0, 0))) for rows in (x_MD, dy_MF))
+        wide = jnp.promote_types(dtype, jnp.float32)  # a sum of many tiles in bfloat16 would lose the last ones
 
         def add(n: jax.Array, dw_EDF: jax.Array) -> jax.Array:
             group, first = plan.group_N[n], plan.first_N[n]
             here = (first + jnp.arange(tile) < plan.ends_E[group])[:, None]
-            x = jnp.where(here, jax.lax.dynamic_slice_in_dim(x_MD, first, tile), 0)
-            dy = jax.lax.dynamic_slice_in_dim(dy_MF, first, tile)
-            product = jax.lax.dot_general(x, dy, (((0,), (0,)), ((), ())), preferred_element_type=jnp.dtype(dtype))
+            # Both are cleared: 0 times a number that is not finite, in a row of another group, is not 0.
+            x, dy = (jnp.where(here, jax.lax.dynamic_slice_in_dim(rows, first, tile), 0) for rows in (x_MD, dy_MF))
+            product = jax.lax.dot_general(x, dy, (((0,), (0,)), ((), ())), preferred_element_type=wide)
             return dw_EDF.at[group].add(product)
 
-        empty = jnp.zeros((sizes_E.size, x_MD.shape[1], dy_MF.shape[1]), dtype)
-        return jax.lax.fori_loop(0, plan.num_tiles, add, _varying_as(empty, x_MD, dy_MF, sizes_E))
+        empty = jnp.zeros((sizes_E.size, x_MD.shape[1], dy_MF.shape[1]), wide)
+        dw_EDF = jax.lax.fori_loop(0, plan.num_tiles, add, _varying_as(empty, x_MD, dy_MF, sizes_E))
+        return dw_EDF.astype(dtype)
 
     def _tile(self, num_rows: int, groups: int) -> int:
-        """Returns the rows of a tile, a power of 2: about half as many as a group has if all have as many."""
+        """Returns the rows of a tile: about half as many as a group has if all have as many, and 8 or more."""
         half = max(num_rows // (2 * groups), 1)
         return max(min(1 << (half.bit_length() - 1), self.rows), min(8, self.rows))

@@ -4,7 +4,7 @@
 
 Each step reads the same number of tokens: a batch of the config, or half as many pairs. Fine-tuning counts an eighth of
 the targets, in spans; the log-probabilities of the reference of DPO are in the batch, as in a run, where they were
-computed once before the first step. Prints for each the median seconds, and the median and quartiles of its tokens/s
+computed once before the first step. Prints for each the median time, and the median and quartiles of its tokens/s
 over those of pre-training in the same round. Random tokens, no data pipeline, no evaluation and no saves.
 """
 
@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--rounds", type=int, default=20)
     flags = parser.parse_args()
+    if flags.rounds < 2:
+        fail("--rounds is at least 2, for quartiles")
     from train.config_file import from_file
     from train.data.preferences.option import Preferences
     from train.objectives.preference import DPO

@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.inference.speculation --run=runs/quickstart [--draft=runs/small] [--rounds=5]
 
-Prompts are the beginnings of held-out documents of the run. The engines answer the same requests in turn, and their
-texts have to be the same. `random draft` is the model itself with random weights: its guesses cost as much as a draft
-can and are wrong, the worst case. Times are those of an engine over those of the one without guesses in the same round:
-the median of the rounds, the least and the most. Compilation is left out.
+Prompts are parts of the first held-out document of the run, at equal distances. The engines answer the same requests in
+turn, and their texts have to be the same. `random draft` is the model itself with random weights: its guesses cost as
+much as a draft can and are wrong, the worst case. Times are those of an engine over those of the one without guesses in
+the same round: the median of the rounds, the least and the most. Compilation is left out.
 """
 
 import argparse
@@ -14,7 +14,9 @@ import statistics
 import time
 from typing import Any
 
-from tests.benchmarks.command import path, run
+from tests.benchmarks.command import answer_help, fail, path, run
+
+answer_help(__name__, __doc__)
 
 ONE_STEP = "no guesses, one step a call"
 
@@ -49,6 +51,8 @@ def main() -> None:
     parser.add_argument("--guesses", type=int, default=4)
     parser.add_argument("--temperature", type=float, default=0.0)
     options = parser.parse_args()
+    if min(options.rounds, options.rows, options.texts, options.prompt, options.new) < 1:
+        fail("--rounds, --rows, --texts, --prompt and --new are at least 1")
     import jax
 
     from model.inference.engine.draft import DraftModel
@@ -62,6 +66,8 @@ def main() -> None:
 
     loaded = load_run(options.run)
     config, split = loaded.experiment.model, loaded.dataset().split("validation")[0]
+    if split.length(0) <= options.prompt:
+        fail(f"the first held-out document has {split.length(0):,} tokens; give a smaller --prompt")
     sampling = Sampling(max_tokens=options.new, temperature=options.temperature)
     starts = range(0, split.length(0) - options.prompt, max(1, (split.length(0) - options.prompt) // options.texts))
     prompts = [tuple(split.tokens(0, at, at + options.prompt).tolist()) for at in starts][: options.texts]

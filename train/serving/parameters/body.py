@@ -48,21 +48,19 @@ async def read_body(request: Request, most_bytes: int, seconds: float) -> "Param
         raise ApiError(415, f"the body is of type {kind or 'none'}; send JSON as content-type: application/json")
     closing = {"connection": "close"}
     # A connection that is closed while its client sends is reset, and the client never reads why. Kept open, the
-    # server reads what still comes, and forgets it, until the time for the next request is over. A client that waits
-    # for leave to send its body does not send it, so that the next request could be taken for the body.
-    waits = "expect" in request.headers
-    message = f"the body is larger than {most_bytes:,} bytes; send less, or start the server with a larger --max_body"
-    too_large = ApiError(413, message, headers=closing if waits else {})
+    # server reads what still comes, and forgets it, until the time for the next request is over.
+    too_large = f"the body is larger than {most_bytes:,} bytes; send less, or start the server with a larger --max_body"
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length) > most_bytes:
-        raise too_large
+        # A client that waits for leave to send its body does not send it now: its next request would count as the body.
+        raise ApiError(413, too_large, headers=closing if "expect" in request.headers else {})
     content = bytearray()
     try:
         async with asyncio.timeout(seconds):
             async for part in request.stream():
                 content += part
                 if len(content) > most_bytes:
-                    raise too_large
+                    raise ApiError(413, too_large)
     except TimeoutError:
         raise ApiError(408, f"the body did not come within {seconds:g} s", headers=closing) from None
     except ClientDisconnect:

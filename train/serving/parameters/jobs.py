@@ -212,7 +212,7 @@ def _logit_bias(parameters: Parameters, served: Served) -> Mapping[int, float]:
         if not (token.isascii() and token.isdigit()):
             raise bad_parameter("logit_bias", f"has the key {token[:40]!r}; expected ids")
         if not isinstance(bias, int | float) or isinstance(bias, bool) or not -100 <= bias <= 100:
-            raise parameters.wrong("logit_bias", f"numbers from -100 to 100, of id {token[:20]} too", bias)
+            raise parameters.wrong("logit_bias", f"a number from -100 to 100 for id {token[:20]}", bias)
         found[check_ids("logit_bias", [int(token[:20])], served)[0]] = float(bias)
     return found
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.kernels.experts.grouped_products import RAGGED_DOT
 from model.kernels.experts.tiles import Tiles, _plan
 
 GROUPS = [[5, 0, 11, 3], [0, 0, 19, 0], [1, 1, 1, 1], [0, 0, 0, 0], [16, 3, 0, 0]]
@@ -35,6 +36,34 @@ def test_rows_beyond_a_group_are_those_of_the_next(sizes):
     kernel = Tiles(rows=4)
     np.testing.assert_array_equal(kernel.forward(x, w, jnp.array(sizes)), y)
     np.testing.assert_array_equal(kernel.weight_gradient(x, dy, jnp.array(sizes), jnp.float32), dw)
+
+
+@pytest.mark.parametrize("kernel", [Tiles(rows=4), RAGGED_DOT], ids=lambda kernel: kernel.name)
+def test_numbers_that_are_not_finite_stay_in_their_group(kernel):
+    """Rows 17 and 18 are in no group: a kernel may have left anything in them."""
+    draw = np.random.default_rng(0)
+    x, dy = draw.normal(size=(19, 6)).astype(np.float32), draw.normal(size=(19, 3)).astype(np.float32)
+    sizes = jnp.array([5, 0, 9, 3])
+    for x_bad, dy_bad in ((x, dy.copy()), (x.copy(), dy)):
+        changed = dy_bad if x_bad is x else x_bad
+        changed[17:] = np.nan
+        assert np.isfinite(kernel.weight_gradient(x_bad, dy_bad, sizes, jnp.float32)).all()
+        changed[6] = np.inf
+        found = np.isfinite(kernel.weight_gradient(x_bad, dy_bad, sizes, jnp.float32))
+        assert found.all((1, 2)).tolist() == [True, True, False, True]
+
+
+def test_gradients_in_bfloat16_are_rounded_once():
+    """A group of 16 tiles, whose sums are 256, 1, 1, ...: in bfloat16 256 + 1 is 256."""
+    x = jnp.zeros((128, 1), jnp.bfloat16).at[::8].set(1).at[0].set(256)
+    dw = Tiles(rows=8).weight_gradient(x, jnp.ones_like(x), jnp.array([128]), jnp.bfloat16)
+    assert (dw.dtype, dw.item()) == (jnp.bfloat16, jnp.asarray(271, jnp.bfloat16).item())
+
+
+def test_there_may_be_no_rows():
+    x, w, sizes = jnp.zeros((0, 6)), jnp.ones((4, 6, 3)), jnp.zeros(4, jnp.int32)
+    assert Tiles().forward(x, w, sizes).shape == (0, 3)
+    assert not Tiles().weight_gradient(x, jnp.zeros((0, 3)), sizes, jnp.float32).any()
 
 
 def test_temporaries_are_rows_and_not_rows_times_experts():
