@@ -69,7 +69,9 @@ def share_contexts():
         return
     make, held = lowering.make_ir_context, threading.local()
 
-    def shared():
+    def shared(*given, **named):
+        if given or named:  # of a version whose contexts are not all alike
+            return make(*given, **named)
         if getattr(held, "uses", PROGRAMS_OF_CONTEXT) >= PROGRAMS_OF_CONTEXT:
             held.context, held.uses = make(), 0
         held.uses += 1

@@ -14,13 +14,12 @@ _FULL = (
 ) % RETRY_SECONDS
 _POLITE = 100  # connections beside the others whose requests are read before they are refused
 _REFUSAL_SECONDS = 1.0
-# The server's own words about input that is no HTTP, of which the client is told, and about clients that left.
-for _name in ("uvicorn.error", "asyncio"):
-    logging.getLogger(_name).setLevel(logging.ERROR)
+# They warn of input that is no HTTP, of which the client is told, and of clients that left.
+_LOGGERS = ("uvicorn.error", "asyncio")
 
 
 def connection_class(header_seconds: float, most: int) -> type[H11Protocol]:
-    """The protocol of a server's connections.
+    """The protocol of a server's connections; its process logs errors of connections alone from then on.
 
     Args:
       header_seconds: in which the head of a request is complete, counted from the end of the one before; and in which
@@ -29,6 +28,8 @@ def connection_class(header_seconds: float, most: int) -> type[H11Protocol]:
 
     In the state of each request, "abort" is a function that closes its connection at once.
     """
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
     class Connection(H11Protocol):
         """A connection with these limits."""
