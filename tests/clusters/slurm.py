@@ -143,6 +143,7 @@ def exercise(folder):
     wait_for(
         "a job array of two seeds has finished", lambda: [status(run)["state"] for run in runs] == ["finished"] * 2
     )
+    wait_for("its jobs have ended", lambda: not slurm("squeue", "--noheader"))
     assert lines(runs[0]) != lines(runs[1])
 
 

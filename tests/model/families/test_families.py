@@ -97,7 +97,10 @@ def test_gradients(family):
     for name in recorded:
         norm, product = expected[name]
         got = ours.fingerprint(gradients[name.removeprefix(ours.GRADIENT_OF)])
-        np.testing.assert_allclose(got, (norm, product), rtol=0, atol=1e-3 * norm + 1e-7, err_msg=name)
+        terms = norm
+        if name.endswith("layer_scalar"):  # a norm follows the last one: what is left of large terms is its epsilon
+            terms = norm + 1e-2 * max(expected[other][0] for other in recorded if other.endswith("layer_scalar"))
+        np.testing.assert_allclose(got, (norm, product), rtol=0, atol=1e-3 * terms + 1e-7, err_msg=name)
 
 
 def test_every_family_has_three_recorded_shapes_or_more():
