@@ -30,12 +30,39 @@ def _similarity(prompt: str, answer: str, fields: Mapping[str, Any]) -> float:
     return difflib.SequenceMatcher(None, answer, str(fields["answer"]), autojunk=False).ratio()
 
 
-NAMED: dict[str, RewardFunction] = {"exact": _exact, "lenient": _lenient, "regex": _regex, "similarity": _similarity}
+def _math(prompt: str, answer: str, fields: Mapping[str, Any]) -> float:
+    from math_verify import parse, verify  # extra "math"
+
+    right = str(fields["answer"])
+    marked = "$" in right or "\\boxed" in right  # without LaTeX's marks it is a formula as a whole
+    return float(verify(parse(right if marked else f"${right}$"), parse(answer)))
+
+
+def _reasoning_gym(prompt: str, answer: str, fields: Mapping[str, Any]) -> float:
+    from reasoning_gym import get_score_answer_fn  # extra "reasoning"
+
+    score: float = get_score_answer_fn(fields["metadata"]["source_dataset"])(answer, dict(fields))
+    return score
+
+
+NAMED: dict[str, RewardFunction] = {
+    "exact": _exact,
+    "lenient": _lenient,
+    "regex": _regex,
+    "similarity": _similarity,
+    "math": _math,
+    "reasoning_gym": _reasoning_gym,
+}
+# The module that a named function needs, and the extra that has it.
+NEEDS = {"math": ("math_verify", "math"), "reasoning_gym": ("reasoning_gym", "reasoning")}
 
 
 def find(function: str) -> Callable[[str, str, Mapping[str, Any]], Any]:
     """The function of a name, or of FILE.py:FUNCTION."""
     if function in NAMED:
+        needed, extra = NEEDS.get(function, ("re", ""))
+        if importlib.util.find_spec(needed) is None:
+            raise ImportError(f"it needs {needed.replace('_', '-')}; pip install -e '.[{extra}]'")
         return NAMED[function]
     file, _, name = function.rpartition(":")
     spec = importlib.util.spec_from_file_location("reward_functions", file)
@@ -68,6 +95,9 @@ def main(name: str, kind: str) -> None:
 
     try:
         function = find(name)
+    except ImportError as error:
+        answer({"error": str(error)})
+        return
     except Exception as error:
         answer({"error": f"raised {type(error).__name__}: {error}"})
         return

@@ -4,6 +4,10 @@
     Reward(function="lenient")                      1 if it says so at its end (train/alignment/answers.py)
     Reward(function="regex")                        1 if the field "answer", a regular expression, is found in it
     Reward(function="similarity")                   twice the characters in common over those of both texts (difflib)
+    Reward(function="math")                         1 if its last formula or number equals the field "answer", in LaTeX
+                                                    or plain (math-verify; pip install -e '.[math]')
+    Reward(function="reasoning_gym")                the task's own score of a row that is an entry of reasoning-gym with
+                                                    its question as "prompt" (pip install -e '.[reasoning]')
     Reward(function="my_rewards.py:brevity")        def brevity(prompt: str, answer: str, fields: dict) -> float
 
 The process has a limit of time for each answer: a function that hangs is ended, and its row named. Nothing else guards

@@ -8,7 +8,8 @@ from typing import Literal
 from train.files.paths import IS_PATH
 
 Baseline = Literal["group", "mean", "leave_one_out"]  # see train/alignment/advantages.py
-KNOWN_REWARDS = ("exact", "lenient", "regex", "similarity")  # see train/alignment/reward_worker.py
+# See train/alignment/reward_worker.py.
+KNOWN_REWARDS = ("exact", "lenient", "math", "reasoning_gym", "regex", "similarity")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from train.objectives.rollout_options import KNOWN_REWARDS, Reward, Rollouts, To
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        (Reward(function="exactly"), "function: expected FILE.py:FUNCTION or one of exact, lenient, regex, similarity"),
+        (Reward(function="exactly"), "function: expected FILE.py:FUNCTION or one of exact, lenient, math, "),
         (Reward(function="own.py:1"), "function: expected FILE.py:FUNCTION"),
         (Reward(seconds=0.0), "seconds: must be above 0"),
         (Tool(function="own"), "function: expected FILE.py:FUNCTION, got 'own'"),
