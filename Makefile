@@ -1,6 +1,6 @@
 # make quickstart   train, evaluate and sample a small model on this machine: about ten minutes on two cores
 # make ablation-demo   two variants with three seeds, and the report of their difference: less than ten minutes
-# make test         the test suite without its sweeps: at most twelve minutes on two cores
+# make test         the test suite without its sweeps: about thirteen minutes on two cores, fifteen the first time
 # make test-all     the whole test suite: long matrices too, of which `make test` runs representatives
 # make check        lint, format and types, as .ci/run does; of configs those that git knows, so none of your own
 # make parity       every published family against transformers, live: installs torch, about ten minutes
