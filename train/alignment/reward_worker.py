@@ -57,12 +57,16 @@ NAMED: dict[str, RewardFunction] = {
 NEEDS = {"math": ("math_verify", "math"), "reasoning_gym": ("reasoning_gym", "reasoning")}
 
 
+def _check_installed(needed: str, extra: str) -> None:
+    if importlib.util.find_spec(needed) is None:
+        raise ImportError(f"it needs {needed.replace('_', '-')}; pip install -e '.[{extra}]'")
+
+
 def find(function: str) -> Callable[[str, str, Mapping[str, Any]], Any]:
     """The function of a name, or of FILE.py:FUNCTION."""
     if function in NAMED:
-        needed, extra = NEEDS.get(function, ("re", ""))
-        if importlib.util.find_spec(needed) is None:
-            raise ImportError(f"it needs {needed.replace('_', '-')}; pip install -e '.[{extra}]'")
+        if function in NEEDS:
+            _check_installed(*NEEDS[function])
         return NAMED[function]
     file, _, name = function.rpartition(":")
     spec = importlib.util.spec_from_file_location("reward_functions", file)

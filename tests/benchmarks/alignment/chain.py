@@ -192,16 +192,17 @@ def timed(name: str, work: Callable[[], Any]) -> None:
 
 def finish(experiment: Any, folder: pathlib.Path, name: str) -> None:
     """Trains a run of the folder to its end."""
-    from launch.command.cli import prepare_jax
     from train.loop import train
 
-    prepare_jax()
     timed(name, lambda: train(experiment, folder / name, say=lambda line: None))
 
 
 def finish_seed(folder: pathlib.Path, base: pathlib.Path, methods: list[str], shorten: int, seed: int) -> None:
     """Trains what is left of a seed; to be called in a process of its own."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # what is trained is in its checkpoints; the parent reports
+    from launch.command.cli import prepare_jax
+
+    prepare_jax()
     own, made = folder / f"seed{seed}", experiments(folder, base, seed, shorten)
     for name in ["sft", *dict.fromkeys(NEEDS[name] for name in methods if name in NEEDS), *methods]:
         if name != "sft" and not (own / PAIRS).is_file():
@@ -225,8 +226,10 @@ def main() -> None:
     if min(options.seeds, options.shorten, options.jobs) < 1:
         fail("--seeds, --shorten and --jobs are at least 1")
 
+    from launch.command.cli import prepare_jax
     from train.alignment.instructions import Counts, Instructions, write_all
 
+    prepare_jax()
     folder = options.folder.resolve()
     if not (folder / "data" / "prompts.test.jsonl").is_file():  # the last of the files
         write_all(Instructions(), folder / "data", Counts())
