@@ -134,37 +134,37 @@ def _md(text: str) -> str:
 
 
 def latex(analysis: Analysis) -> str:
-    """The table of variants for a paper: needs the package booktabs. Variants that are shown to be better are bold."""
+    """The tables for a paper: they need the package booktabs. Variants that are shown to be better are bold."""
     head, rows = summary_table(analysis)
     kept = [i for i, name in enumerate(head) if name not in ("verdict", "effect")]
-    titles = {"p": "$p$", "difference": r"$\Delta$"}
+    texts = [[_tex(cells[i]) for i in kept] for cells in rows]
+    for row, cells in zip(analysis.rows, texts, strict=True):
+        if words.verdict_class(analysis, row) == "better":
+            cells[0] = rf"\textbf{{{cells[0]}}}"
     lines = [
         f"% {_tex_comment(analysis.results.name)}, written by Cairn; \\usepackage{{booktabs}}",
         *[f"% {_tex_comment(line)}" for line in (*analysis.notes, *words.method(analysis))],
-        rf"\begin{{tabular}}{{l{'r' * (len(kept) - 1)}}}",
-        r"\toprule",
-        " & ".join(titles.get(head[i], _tex(head[i])) for i in kept) + r" \\",
-        r"\midrule",
+        *_tabular([head[i] for i in kept], texts),
     ]
-    for row, cells in zip(analysis.rows, rows, strict=True):
-        texts = [_tex(cells[i]) for i in kept]
-        if words.verdict_class(analysis, row) == "better":
-            texts[0] = rf"\textbf{{{texts[0]}}}"
-        lines.append(" & ".join(texts) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    if words.other_metrics(analysis):
-        head, rows = words.other_table(analysis)
-        lines += [
-            "% the other evaluations",
-            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-            r"\toprule",
-            " & ".join(titles.get(name, _tex(name)) for name in head) + r" \\",
-            r"\midrule",
-            *[" & ".join(map(_tex, row)) + r" \\" for row in rows],
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
+    further = [("the other evaluations", *words.other_table(analysis))] if words.other_metrics(analysis) else []
+    further += [(f"{one.title}. {one.about}", one.head, one.rows) for one in mixing.measurements(analysis)]
+    for about, head, rows in further:
+        lines += [f"% {_tex_comment(about)}", *_tabular(head, [list(map(_tex, row)) for row in rows])]
     return "\n".join([*lines, ""])
+
+
+def _tabular(head: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a table, whose cells are LaTeX already; the head is not."""
+    titles = {"p": "$p$", "difference": r"$\Delta$"}
+    return [
+        rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+        r"\toprule",
+        " & ".join(titles.get(name, _tex(name)) for name in head) + r" \\",
+        r"\midrule",
+        *[" & ".join(row) + r" \\" for row in rows],
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
 
 
 def _tex(text: str) -> str:

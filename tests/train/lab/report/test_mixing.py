@@ -7,7 +7,7 @@ from tests.train.lab.sweeps import STEPS
 from train.lab.report.analysis import analyse
 from train.lab.report.mixing import measurements
 from train.lab.report.page import render
-from train.lab.report.tables import markdown
+from train.lab.report.tables import latex, markdown
 from train.lab.results import read_results
 
 
@@ -30,4 +30,9 @@ def test_what_was_measured_is_shown(finished, tmp_path):
     reach, speed = measurements(analysis)
     assert reach.rows == [["wide", "2,000", "500"], ["base", "1,000", "250"]]
     assert speed.rows == [["wide", "\u2013", "300"], ["base", "200", "250"]]
+    paper = latex(analysis)
+    assert "wide & 2,000 & 500" in paper
+    assert "wide & -- & 300" in paper
+    assert "% How far back they look. The norm" in paper
+    assert paper.count(r"\begin{tabular}") == paper.count(r"\end{tabular}") == 3 + ("% the other" in paper)
     assert page.count("<svg") == pictures + 2
