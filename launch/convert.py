@@ -3,8 +3,8 @@
     python -m launch.convert --from=models/Llama-3.2-1B --run=runs/llama-1b
     python -m launch.convert --run=runs/llama-1b --to=models/mine
 
-Quantised weights (fp8, MXFP4 and others, see the README) become the format of the run's parameters, and are written
-back in it. --from and --to take a Hugging Face folder: config.json, safetensors files, and a tokenizer.json or
+Quantised weights (fp8, MXFP4 and others, see train/conversion/README.md) become the format of the run's parameters, and
+are written back in it. --from and --to take a Hugging Face folder: config.json, safetensors files, a tokenizer.json or
 tokenizer.model. The run folder that is read from it works with launch.evaluate and launch.generate, and a config with
 `training=Training(init_from="runs/llama-1b", ...)` trains it further. Written back, its files are the same byte for
 byte, or hold the run's present weights. A run that was not read from such a folder is written with --like, a

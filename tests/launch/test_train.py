@@ -116,9 +116,11 @@ def test_a_run_whose_checkpoints_are_gone_starts_over_and_keeps_its_numbers(comm
     assert (run / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl.old").read_bytes() == before
 
 
-def test_the_meshes_of_the_readme(command):
-    """Every --set of the README's section on devices, as it stands there."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").split("### Your own devices")[1].split("\n##")[0]
+def test_the_meshes_of_the_page(command):
+    """Every --set of the page on meshes, as it stands there."""
+    text = (
+        (ROOT / "train/parallel/README.md").read_text(encoding="utf-8").split("## Your own devices")[1].split("\n##")[0]
+    )
     commands = re.findall(r"^python -m launch\.train (.*)$", text.replace("\\\n", ""), re.MULTILINE)
     assert len(commands) == 2
     for line in commands:

@@ -21,8 +21,8 @@ of the data:
 Every run is an ordinary run folder in --folder, and the same command continues after Ctrl-C. At the end stand the exact
 match of greedy answers to the test prompts, before and after, with the paired interval of the difference over seeds; of
 one seed Wilson's intervals over prompts. --shorten=10 divides all numbers of steps, to try it out. One core works for
-about three minutes for the model and twelve for each seed; --jobs=2 trains two seeds at once. The README has the table
-of three seeds.
+about three minutes for the model and twelve for each seed; --jobs=2 trains two seeds at once. The
+table of three seeds is in train/alignment/README.md.
 """
 
 import argparse

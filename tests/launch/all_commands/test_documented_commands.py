@@ -12,7 +12,9 @@ from train.config_file import from_file
 from train.data import open_dataset, prepare
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("model/**/*.md"), *ROOT.glob("configs/**/*.py"), *ROOT.glob("launch/*.py")]
+PAGES = sorted(path for top in ("model", "train", "launch") for path in ROOT.glob(f"{top}/**/*.md"))
+PAGES = [ROOT / "README.md", *PAGES]
+DOCUMENTS = [*PAGES, *ROOT.glob("configs/**/*.py"), *ROOT.glob("launch/*.py")]
 
 
 def documented():
@@ -32,7 +34,23 @@ MODULES = sorted({words[0] for _, words in COMMANDS})
 def test_the_documents_show_all_commands():
     shown = {f"launch.{path.stem}" for path in ROOT.glob("launch/*.py") if "\nif __name__" in path.read_text()}
     assert set(MODULES) == shown
-    assert len([words for path, words in COMMANDS if path == "README.md"]) > 20
+    assert len([words for path, words in COMMANDS if path.endswith("README.md")]) > 60
+
+
+def anchors(page):
+    """The names by which links find the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES, *ROOT.glob("tests/**/*.md")}), ids=lambda x: str(x.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in link:
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -46,8 +64,8 @@ def test_every_documented_flag_exists(module, command):
             assert flags <= known, (path, words)
 
 
-def test_every_flag_in_the_sentences_of_the_readme_exists(command):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_every_flag_in_the_sentences_of_the_pages_exists(command):
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     known = {
         flag for module in MODULES for flag in re.findall(r"^  --(?:\[no\])?(\w+):", command(module, "--help")[1], re.M)
     }
