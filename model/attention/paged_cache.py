@@ -22,9 +22,12 @@ class PagedCache(AttentionCache):
       arrays: by name, each (P, K, page size, H). An array NAME beside one NAME_scale, whose width is 1, has a smaller
         format, and the other has its scales.
       table_BJ: the pages of each row, as in `PagedArray`; rows may share pages that they do not write.
+      clears: whether a page is filled with zeros before its first token is written, so that nothing of another text is
+        left in it (`PagedArray.cleared`). Pages are written from their first token on.
     """
 
     table_BJ: jax.Array | None = None
+    clears: bool = struct.field(pytree_node=False, default=False)
 
     def extend(
         self, new: dict[str, jax.Array], positions_BT: jax.Array, length_B: jax.Array | None = None
@@ -37,6 +40,9 @@ class PagedCache(AttentionCache):
         page_BT = jnp.where(positions_BT < length_B[:, None], page_BT, num_pages)
         write = lambda x, x_BTKH: x.at[page_BT, :, positions_BT % size].set(x_BTKH.astype(x.dtype), mode="drop")  # noqa: E731
         arrays, view = dict(self.arrays), {}
+        if self.clears:
+            begun_BT = jnp.where(positions_BT % size == 0, page_BT, num_pages)
+            arrays |= {name: x.at[begun_BT].set(0, mode="drop") for name, x in arrays.items()}
         for name, x_BTKH in new.items():
             scales, scale_name = None, name + SCALE
             if scale_name in arrays:
@@ -44,7 +50,7 @@ class PagedCache(AttentionCache):
                 arrays[scale_name] = scales = write(arrays[scale_name], scale_BTK1)
             arrays[name] = write(arrays[name], x_BTKH)
             dtype = None if scales is None else str(new[name].dtype)
-            view[name] = PagedArray(arrays[name], self.table_BJ, scales, dtype)
+            view[name] = PagedArray(arrays[name], self.table_BJ, scales, dtype, self.clears)
         return dataclasses.replace(self, arrays=arrays), CacheView(view, Coordinates(count * size))
 
     def sharded(self, layout: Layout) -> "PagedCache":

@@ -236,7 +236,7 @@ def _stream(
 
     Modules read with them if the tokens that they need are known.
     """
-    caches = plan.caches(state, rows)
+    caches = plan.caches(state, rows, layout.platform)
     output = stream(
         config,
         params,

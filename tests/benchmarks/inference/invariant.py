@@ -27,18 +27,19 @@ def tiny(config: Any) -> Any:
 
 
 def drawn(config: Any) -> Any:
-    """Random parameters in the dtype of products; arrays that start at 0, or at 1, are drawn too."""
+    """Random parameters; arrays of one number, such as those that start at 0, are drawn too."""
     import jax
+    import numpy as np
 
     from model.transformer import init
 
-    def draw() -> Any:
-        leaves, tree = jax.tree.flatten(init(config, jax.random.key(0)))
-        keys = jax.random.split(jax.random.key(1), len(leaves))
-        noise = [0.02 * jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, leaves, strict=True)]
-        return tree.unflatten([x + n for x, n in zip(leaves, noise, strict=True)])
+    rng = np.random.default_rng(0)
 
-    return jax.jit(draw)()
+    def noisy(x: Any) -> Any:
+        is_drawn = x.min() != x.max()
+        return x if is_drawn else (x + rng.normal(0, 0.02, x.shape)).astype(x.dtype)
+
+    return jax.tree.map(noisy, jax.jit(init, static_argnums=0)(config, jax.random.key(0)))
 
 
 def answers(engine: Any, requests: Any) -> list[Any]:

@@ -39,6 +39,13 @@ def test_a_latent_cache_has_one_array():
     assert layer.shapes == (("latent", 1, 12, "float32"),)
 
 
+def test_pages_are_cleared_where_a_kernel_reads_what_is_not_written():
+    plan = plan_cache(MODELS["dense"], OPTIONS, 80)
+    rows = rows_of([0, 0, 0], [0, 1, 2], (np.zeros((3, 10), np.int32),))
+    clears = {at: plan.caches(plan.empty(ONE_DEVICE), rows, at)["0"].clears for at in ("cpu", "gpu", "tpu")}
+    assert clears == {"cpu": False, "gpu": True, "tpu": True}
+
+
 def test_states_start_at_zero_and_return_to_their_row():
     plan = plan_cache(MODELS["GRU"], OPTIONS, 80)
     assert plan.has_states
@@ -46,7 +53,7 @@ def test_states_start_at_zero_and_return_to_their_row():
         lambda x: x + np.arange(1, len(x) + 1).reshape(-1, *[1] * (x.ndim - 1)), plan.empty(ONE_DEVICE)
     )
     rows = rows_of([2, 0, 1], [2, 0, 3], (np.zeros((3, 10), np.int32),))
-    caches = plan.caches(state, rows)
+    caches = plan.caches(state, rows, "cpu")
     hidden = np.asarray(caches["0"].arrays["hidden"])
     assert (hidden[0] == 3).all()
     assert (hidden[1] == 0).all()
