@@ -35,14 +35,23 @@ class PagedCache(AttentionCache):
         """See `AttentionCache`; padding is not written."""
         assert self.table_BJ is not None, "the pages of rows"
         assert length_B is not None, "the lengths of rows"
-        (num_pages, _, size, _), count = next(iter(self.arrays.values())).shape, self.table_BJ.shape[1]
+        (num_pages, heads, size, _), count = next(iter(self.arrays.values())).shape, self.table_BJ.shape[1]
         page_BT = jnp.take_along_axis(self.table_BJ, jnp.minimum(positions_BT // size, count - 1), axis=1)
         page_BT = jnp.where(positions_BT < length_B[:, None], page_BT, num_pages)
-        write = lambda x, x_BTKH: x.at[page_BT, :, positions_BT % size].set(x_BTKH.astype(x.dtype), mode="drop")  # noqa: E731
+        slot_BT = positions_BT % size
+
+        def write(x: jax.Array, x_BTKH: jax.Array) -> jax.Array:
+            x_BTKH = x_BTKH.astype(x.dtype)
+            if not self.clears:
+                return x.at[page_BT, :, slot_BT].set(x_BTKH, mode="drop")
+            return x.at[page_BT[..., None], heads_K, slot_BT[..., None]].set(x_BTKH, mode="drop")
+
         arrays, view = dict(self.arrays), {}
         if self.clears:
-            begun_BT = jnp.where(positions_BT % size == 0, page_BT, num_pages)
-            arrays |= {name: x.at[begun_BT].set(0, mode="drop") for name, x in arrays.items()}
+            # A write has the numbers of one head: with those of all heads XLA on a TPU copies the pool between writes.
+            heads_K, begun_BT = jnp.arange(heads), jnp.where(slot_BT == 0, page_BT, num_pages)
+            clear = lambda x: x.at[begun_BT[..., None], heads_K].set(0, mode="drop")  # noqa: E731
+            arrays = {name: clear(x) for name, x in arrays.items()}
         for name, x_BTKH in new.items():
             scales, scale_name = None, name + SCALE
             if scale_name in arrays:

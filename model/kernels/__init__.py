@@ -52,13 +52,15 @@ FOR_COMPILERS: tuple[Kernel, ...] = (Blocks(), Plain())
 
 # Kernels that read keys from pages (model/kernels/paged_array.py), in the order in which `choose` asks them.
 FOR_PAGES: tuple[TPUPages | GPUPages | Pages, ...] = (TPUPages(), GPUPages(), Pages())
-# On a mesh XLA splits the rows and heads of this kernel, and groups of rows would gather them.
-FOR_PAGES_ON_MESHES: tuple[Kernel, ...] = (Pages(group=None),)
+# On a mesh XLA splits the rows and heads of this kernel, and groups of rows would gather them. It cannot split those of
+# platforms, which are not asked there.
+FOR_PAGES_ON_MESHES: tuple[Pages, ...] = (Pages(group=None),)
 
 
-def needs_cleared_pages(platform: str) -> bool:
-    """Whether a kernel that reads pages on a platform needs them cleared (`PagedArray`)."""
-    return any(kernel.needs_cleared_pages and runs_on(kernel, platform) for kernel in FOR_PAGES)
+def needs_cleared_pages(layout: Layout) -> bool:
+    """Whether a kernel that reads pages on these devices needs them cleared (`PagedArray`)."""
+    kernels = FOR_PAGES if layout.num_devices == 1 else FOR_PAGES_ON_MESHES
+    return any(kernel.needs_cleared_pages and runs_on(kernel, layout.platform) for kernel in kernels)
 
 
 def attend(
@@ -122,8 +124,7 @@ def attend(
         return kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, arrays.sink_N, arrays.dropout_keys)
 
     if isinstance(k_BSKH, PagedArray):
-        splits = layout.axis_shardings(q_BTNH.shape, ("batch", None, "heads", None))
-        pages = FOR_PAGES if all(each.ways == 1 for each in splits) else FOR_PAGES_ON_MESHES
+        pages = FOR_PAGES if layout.num_devices == 1 else FOR_PAGES_ON_MESHES
         return run(Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N), pages)
     keys_BN2 = None if dropout_key is None else keys_of_heads(dropout_key, q_BTNH.shape[0], q_BTNH.shape[2])
     whole = Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N, keys_BN2)

@@ -136,10 +136,10 @@ class CachePlan:
                 }
         return sharded
 
-    def caches(self, state: DeviceState, rows: Rows, platform: str) -> LayerCaches:
+    def caches(self, state: DeviceState, rows: Rows, layout: Layout) -> LayerCaches:
         """Returns the caches of some rows; a state is zero before the first token."""
         caches: dict[str, Any] = {}
-        clears = needs_cleared_pages(platform)
+        clears = needs_cleared_pages(layout)
         for name, layer in self.layers:
             if isinstance(layer, PagedLayer):
                 caches[name] = PagedCache(state[name], layer.heads, rows.tables[layer.group], clears)

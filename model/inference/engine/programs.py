@@ -236,7 +236,7 @@ def _stream(
 
     Modules read with them if the tokens that they need are known.
     """
-    caches = plan.caches(state, rows, layout.platform)
+    caches = plan.caches(state, rows, layout)
     output = stream(
         config,
         params,

@@ -5,13 +5,15 @@ pages in a random order. Errors are measured as in matrix.py, against the rounde
 """
 
 import dataclasses
+import math
+import re
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from model.attention.paged_cache import SCALE, PagedCache
-from model.kernels import new_request
+from model.kernels import attend, new_request
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Coordinates, causal
 from tests.model.kernels.matrix import TOLERANCE
@@ -131,3 +133,32 @@ def error(got: Any, want: np.ndarray) -> float:
 def is_wrong(found: float) -> bool:
     """Whether an error is beyond the tolerance."""
     return found > TOLERANCE
+
+
+def step(case: Case, platform: str) -> Any:
+    """A function of `step_arguments`: writes a token of every row into pages, and attends to them; returns both."""
+
+    def function(arrays: Any, table: Any, q: Any, new: Any, lengths: Any) -> Any:
+        cache, view = PagedCache(arrays, None, table, clears=True).extend(new, lengths[:, None] - 1, lengths)
+        queries = Coordinates(1, index=lengths[:, None] - 1)
+        scoring = Scoring(case.width**-0.5, case.softcap)
+        pages = view.arrays["k"], view.arrays["v"]
+        return attend(q, *pages, causal(queries, view.keys), scoring, platform=platform), cache.arrays
+
+    return function
+
+
+def step_arguments(case: Case, num_pages: int) -> tuple[Any, ...]:
+    """The arguments of `step` for a pool of a number of pages."""
+    rows, table = len(case.lengths), jnp.zeros((len(case.lengths), 64), jnp.int32)
+    pool = (num_pages, case.kv_heads, case.page, case.width)
+    arrays, new = (
+        {name: jnp.zeros(shape, case.dtype) for name in ("k", "v")} for shape in (pool, (rows, 1, *pool[1::2]))
+    )
+    return arrays, table, jnp.zeros((rows, 1, case.heads, case.width), case.dtype), new, jnp.asarray(case.lengths)
+
+
+def copies(text: str, pool: tuple[int, ...]) -> list[str]:
+    """The lines of a compiled program that copy or transpose an array as large as the pool."""
+    found = re.findall(r"^.*= \w+\[([0-9,]+)\]\S* (?:copy|transpose|copy-start)\(.*$", text, re.MULTILINE)
+    return [shape for shape in found if math.prod(map(int, shape.split(","))) >= math.prod(pool)]

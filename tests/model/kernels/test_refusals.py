@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from model.attention.patterns import Chunked, SlidingWindow
-from model.kernels import needs_cleared_pages, new_request, refusals
+from model.kernels import new_request, refusals
 from model.kernels.paged_array import PagedArray
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Coordinates, bidirectional, causal
@@ -84,7 +84,3 @@ def test_keys_in_arrays_and_modules_that_are_gone():
     assert list(refusals.of_module("jax.numpy")) == []
     for name in ("jax.no_such", "jax.no_such.kernel"):
         assert list(refusals.of_module(name)) == [f"jax {jax.__version__} has no module {name}"]
-
-
-def test_platforms_whose_kernels_need_cleared_pages():
-    assert [needs_cleared_pages(platform) for platform in ("cpu", "gpu", "tpu")] == [False, True, True]
