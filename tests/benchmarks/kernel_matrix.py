@@ -151,7 +151,9 @@ def cell_words(row: dict[str, Any], name: str) -> str:
     if name in row["refused"]:
         return "-"
     cell = row["kernels"].get(name)
-    if cell is None or "failed" in cell:
+    if cell is None:  # of pages, or of arrays alone
+        return "-"
+    if "failed" in cell:
         return "FAILED"
     errors, mark = cell["errors"], " WRONG" if cell["wrong"] else ""
     gradients = [error for result, error in errors.items() if result != "forward"]

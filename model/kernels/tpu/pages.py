@@ -33,7 +33,7 @@ MODULE = "jax.experimental.pallas.ops.tpu.paged_attention"
 BLOCK = 512  # keys
 LANES = 128  # numbers that a core takes at once; heads are as wide
 WIDTHS = (LANES, 2 * LANES)
-MAX_TABLE = 960 << 10  # bytes; the memory of scalars has 1 MiB on v4, v5e, v5p and v6e
+MAX_TABLE = 960 << 10  # bytes; the memory of scalars has 1 MiB on v4 and v5e
 
 
 @dataclasses.dataclass(frozen=True)
