@@ -66,6 +66,11 @@ class Layout:
         """The kind of the devices, such as "cpu", "gpu" or "tpu"."""
         return jax.default_backend()
 
+    @property
+    def num_devices(self) -> int:
+        """The number of devices."""
+        return 1
+
     def constrain(self, x: jax.Array, axes: Axes) -> jax.Array:
         """Returns the same array, sharded by the names of its axes."""
         return x

@@ -22,9 +22,12 @@ class PagedCache(AttentionCache):
       arrays: by name, each (P, K, page size, H). An array NAME beside one NAME_scale, whose width is 1, has a smaller
         format, and the other has its scales.
       table_BJ: the pages of each row, as in `PagedArray`; rows may share pages that they do not write.
+      clears: whether a page is filled with zeros before its first token is written, so that nothing of another text is
+        left in it (`PagedArray.cleared`). Pages are written from their first token on.
     """
 
     table_BJ: jax.Array | None = None
+    clears: bool = struct.field(pytree_node=False, default=False)
 
     def extend(
         self, new: dict[str, jax.Array], positions_BT: jax.Array, length_B: jax.Array | None = None
@@ -32,11 +35,23 @@ class PagedCache(AttentionCache):
         """See `AttentionCache`; padding is not written."""
         assert self.table_BJ is not None, "the pages of rows"
         assert length_B is not None, "the lengths of rows"
-        (num_pages, _, size, _), count = next(iter(self.arrays.values())).shape, self.table_BJ.shape[1]
+        (num_pages, heads, size, _), count = next(iter(self.arrays.values())).shape, self.table_BJ.shape[1]
         page_BT = jnp.take_along_axis(self.table_BJ, jnp.minimum(positions_BT // size, count - 1), axis=1)
         page_BT = jnp.where(positions_BT < length_B[:, None], page_BT, num_pages)
-        write = lambda x, x_BTKH: x.at[page_BT, :, positions_BT % size].set(x_BTKH.astype(x.dtype), mode="drop")  # noqa: E731
+        slot_BT = positions_BT % size
+
+        def write(x: jax.Array, x_BTKH: jax.Array) -> jax.Array:
+            x_BTKH = x_BTKH.astype(x.dtype)
+            if not self.clears:
+                return x.at[page_BT, :, slot_BT].set(x_BTKH, mode="drop")
+            return x.at[page_BT[..., None], heads_K, slot_BT[..., None]].set(x_BTKH, mode="drop")
+
         arrays, view = dict(self.arrays), {}
+        if self.clears:
+            # A write has the numbers of one head: with those of all heads XLA on a TPU copies the pool between writes.
+            heads_K, begun_BT = jnp.arange(heads), jnp.where(slot_BT == 0, page_BT, num_pages)
+            clear = lambda x: x.at[begun_BT[..., None], heads_K].set(0, mode="drop")  # noqa: E731
+            arrays = {name: clear(x) for name, x in arrays.items()}
         for name, x_BTKH in new.items():
             scales, scale_name = None, name + SCALE
             if scale_name in arrays:
@@ -44,7 +59,7 @@ class PagedCache(AttentionCache):
                 arrays[scale_name] = scales = write(arrays[scale_name], scale_BTK1)
             arrays[name] = write(arrays[name], x_BTKH)
             dtype = None if scales is None else str(new[name].dtype)
-            view[name] = PagedArray(arrays[name], self.table_BJ, scales, dtype)
+            view[name] = PagedArray(arrays[name], self.table_BJ, scales, dtype, self.clears)
         return dataclasses.replace(self, arrays=arrays), CacheView(view, Coordinates(count * size))
 
     def sharded(self, layout: Layout) -> "PagedCache":

@@ -15,13 +15,15 @@ import jax
 
 from model.errors import UserError
 from model.kernels.gpu.cudnn import CuDNN
+from model.kernels.gpu.pages import GPUPages
 from model.kernels.gpu.tokamax import Tokamax
 from model.kernels.gpu.triton import Triton
 from model.kernels.mesh.shards import Arrays, attend_on_shards
 from model.kernels.paged_array import PagedArray
 from model.kernels.request import Kernel, Request, compute_capability
 from model.kernels.scoring import Bias, Scoring
-from model.kernels.selection import Choice, choose, record_choice, recorded_choices
+from model.kernels.selection import Choice, choose, record_choice, recorded_choices, runs_on
+from model.kernels.tpu.pages import TPUPages
 from model.kernels.tpu.splash import Splash
 from model.kernels.visibility import Visibility
 from model.kernels.xla.blocks import Blocks
@@ -31,7 +33,16 @@ from model.kernels.xla.plain import Plain, attention_weights
 from model.kernels.xla.tiles import Tiles
 from model.layout import ONE_DEVICE, Layout
 
-__all__ = ["KERNELS", "Choice", "attend", "attention_weights", "choose", "new_request", "recorded_choices"]
+__all__ = [
+    "KERNELS",
+    "Choice",
+    "attend",
+    "attention_weights",
+    "choose",
+    "needs_cleared_pages",
+    "new_request",
+    "recorded_choices",
+]
 
 # In the order in which `choose` asks them: kernels of one GPU or TPU first, the fastest before the others.
 KERNELS: tuple[Kernel, ...] = (CuDNN(), Tokamax(), Triton(), Splash(), Blocks(), Tiles(), Plain())
@@ -40,9 +51,16 @@ KERNELS: tuple[Kernel, ...] = (CuDNN(), Tokamax(), Triton(), Splash(), Blocks(),
 FOR_COMPILERS: tuple[Kernel, ...] = (Blocks(), Plain())
 
 # Kernels that read keys from pages (model/kernels/paged_array.py), in the order in which `choose` asks them.
-FOR_PAGES: tuple[Kernel, ...] = (Pages(),)
-# On a mesh XLA splits the rows and heads of this kernel, and groups of rows would gather them.
-FOR_PAGES_ON_MESHES: tuple[Kernel, ...] = (Pages(group=None),)
+FOR_PAGES: tuple[TPUPages | GPUPages | Pages, ...] = (TPUPages(), GPUPages(), Pages())
+# On a mesh XLA splits the rows and heads of this kernel, and groups of rows would gather them. It cannot split those of
+# platforms, which are not asked there.
+FOR_PAGES_ON_MESHES: tuple[Pages, ...] = (Pages(group=None),)
+
+
+def needs_cleared_pages(layout: Layout) -> bool:
+    """Whether a kernel that reads pages on these devices needs them cleared (`PagedArray`)."""
+    kernels = FOR_PAGES if layout.num_devices == 1 else FOR_PAGES_ON_MESHES
+    return any(kernel.needs_cleared_pages and runs_on(kernel, layout.platform) for kernel in kernels)
 
 
 def attend(
@@ -106,8 +124,7 @@ def attend(
         return kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, arrays.sink_N, arrays.dropout_keys)
 
     if isinstance(k_BSKH, PagedArray):
-        splits = layout.axis_shardings(q_BTNH.shape, ("batch", None, "heads", None))
-        pages = FOR_PAGES if all(each.ways == 1 for each in splits) else FOR_PAGES_ON_MESHES
+        pages = FOR_PAGES if layout.num_devices == 1 else FOR_PAGES_ON_MESHES
         return run(Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N), pages)
     keys_BN2 = None if dropout_key is None else keys_of_heads(dropout_key, q_BTNH.shape[0], q_BTNH.shape[2])
     whole = Arrays(q_BTNH, k_BSKH, v_BSKH, visibility, bias, sink_N, keys_BN2)
@@ -146,4 +163,5 @@ def new_request(
         dropout=dropout,
         platform=platform or jax.default_backend(),
         compute_capability=compute_capability(),
+        pages=k_BSKH.form if isinstance(k_BSKH, PagedArray) else None,
     )

@@ -3,9 +3,29 @@
 Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving with PagedAttention", section 4.1.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
+
+
+@dataclasses.dataclass(frozen=True)
+class PageForm:
+    """The structure of pages that a kernel must know, without their arrays.
+
+    Attributes:
+      size: the positions of a page.
+      count: J, the pages of a row.
+      dtype: that of the numbers in pages.
+      has_scales, cleared: see `PagedArray`.
+    """
+
+    size: int
+    count: int
+    dtype: str
+    has_scales: bool
+    cleared: bool
 
 
 @struct.dataclass
@@ -18,12 +38,15 @@ class PagedArray:
         An entry whose positions no query sees may be the number of any page.
       scales: of pages in a smaller format, the factor of each position and head, (P, K, page size, 1); None for none.
       dtype_of_products: with scales, the dtype of `block`.
+      cleared: whether the positions of a row's pages that it has not written hold numbers, and not NaN or infinities of
+        another text; kernels that give such keys the weight 0 need it.
     """
 
     pages: jax.Array
     table_BJ: jax.Array
     scales: jax.Array | None = None
     dtype_of_products: str | None = struct.field(pytree_node=False, default=None)
+    cleared: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def page_size(self) -> int:
@@ -41,6 +64,22 @@ class PagedArray:
     def dtype(self) -> jax.typing.DTypeLike:
         """The dtype of keys or values."""
         return self.pages.dtype if self.dtype_of_products is None else jnp.dtype(self.dtype_of_products)
+
+    @property
+    def form(self) -> PageForm:
+        """The structure of the pages."""
+        return PageForm(
+            self.page_size, self.table_BJ.shape[1], str(self.pages.dtype), self.scales is not None, self.cleared
+        )
+
+    def by_head(self) -> tuple[jax.Array, jax.Array]:
+        """Returns the pool as one head of P * K pages, (1, P * K, page size, H), and the pages of each row and head.
+
+        The table is (B, K, J). The tokens of a page and head lie side by side, so this copies nothing of the pool.
+        """
+        count, heads, *rest = self.pages.shape
+        table_BKJ = self.table_BJ[:, None] * heads + jnp.arange(heads, dtype=jnp.int32)[:, None]
+        return self.pages.reshape(1, count * heads, *rest), table_BKJ
 
     def block(self, first: jax.Array | int, count: int) -> jax.Array:
         """Returns `count` pages of every row, from page number `first` on, as (B, K, count * page size, H)."""

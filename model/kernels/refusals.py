@@ -1,8 +1,10 @@
 """Reasons why a kernel of a library does not take a request; each kernel lists its own in the order of its checks."""
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Protocol
 
+import jax
 import jax.numpy as jnp
 
 from model.kernels.request import Request
@@ -63,6 +65,45 @@ def of_scores_and_widths(request: Request) -> Iterator[str]:
         yield "it has no sinks"
     if request.v.shape[-1] != request.q.shape[-1]:
         yield f"its queries and values have one width, not {request.q.shape[-1]} and {request.v.shape[-1]}"
+
+
+def of_pages(request: Request) -> Iterator[str]:
+    """Yields why a request is not one query a row that sees all keys in cleared pages up to its own index."""
+    visibility, pages, queries = request.visibility, request.pages, request.q.shape[1]
+    if pages is None:
+        yield "it reads keys in pages, and these lie in arrays"
+        return
+    if queries != 1:
+        yield f"it takes one query a row, not {queries:,}"
+    if request.dropout:
+        yield "it has no dropout of weights"
+    if request.bias is not None:
+        yield "it adds no bias to scores"
+    if request.has_sinks:
+        yield "it has no sinks"
+    if request.scoring.reductions != "float32":
+        yield f"its scores are float32, not {request.scoring.reductions}"
+    if request.v.shape != request.k.shape:
+        yield f"its keys and values have one width, not {request.k.shape[-1]} and {request.v.shape[-1]}"
+    for pattern in visibility.patterns:
+        yield f"it has no pattern such as {pattern}"
+    keys = visibility.keys
+    if not visibility.is_causal or visibility.extra_mask is not None or visibility.has_documents:
+        yield "a query sees all keys up to its own index, and no other choice of keys"
+    elif keys.index is not None or keys.offset is not None or keys.start:
+        yield "its keys have the indices from 0 on"
+    if not pages.cleared:
+        yield "it gives keys that no query sees the weight 0, and these pages may hold NaN there"
+
+
+def of_module(name: str) -> Iterator[str]:
+    """Yields why a module of this version of JAX is not there; such kernels are experimental."""
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # of a package above it
+        found = None
+    if found is None:
+        yield f"jax {jax.__version__} has no module {name}"
 
 
 def of_own_keys(request: Request) -> Iterator[str]:

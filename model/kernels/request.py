@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol
 
 import jax
 
+from model.kernels.paged_array import PageForm
 from model.kernels.scoring import Bias, Scoring
 from model.kernels.visibility import Visibility
 
@@ -25,6 +26,7 @@ class Request:
       dropout: the share of weights that is dropped; 0 outside training.
       platform: the platform that runs the kernel: "cpu", "gpu" or "tpu".
       compute_capability: of a GPU: (9, 0) for Hopper.
+      pages: the pages in which keys lie; None for keys in arrays of their own.
     """
 
     use: ClassVar[str] = "attention"
@@ -38,6 +40,7 @@ class Request:
     dropout: float = 0.0
     platform: str = "cpu"
     compute_capability: tuple[int, int] = (9, 0)
+    pages: PageForm | None = None
 
 
 class Kernel(Protocol):

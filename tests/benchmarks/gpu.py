@@ -13,6 +13,7 @@ costs no other; the most telling come first, and the same comparison is repeated
   times       kernel_matrix: milliseconds and TFLOP/s of every kernel, head width 128, 4,096 tokens, bfloat16
   shakespeare launch.bench of configs/shakespeare_char_gpu.py
   llama 3B    launch.bench of llama_1b.py with 28 layers of width 3,072: 3.0 billion parameters, 92 GiB
+  invariant   inference/invariant.py: texts alone and in a crowd, with one program and with several, and their times
   llama again, torch again
 
 Prints one table, each line when its part ends. --dry_run prints the commands. --small runs every part with tiny shapes,
@@ -84,6 +85,13 @@ PARTS = (
     Part("matrix", (MATRIX, "--only=matrix", "--seconds=170"), 180, ("--small",), file=True),
     Part("times", (MATRIX, "--only=times", "--lengths=4096", "--seconds=70"), 80, ("--small",), file=True),
     Part("shakespeare", (*BENCH, "--config=configs/shakespeare_char_gpu.py", "--steps=100"), 60, TINY_CHARS),
+    Part(
+        "invariant",
+        ("tests.benchmarks.inference.invariant", LLAMA, "--requests=16", "--layers=4"),
+        90,
+        ("--small",),
+        file=True,
+    ),
     Part("llama 3B", (*UNROLLED, *LARGE), 110, TINY),
     dataclasses.replace(LLAMA_PART, name="llama again"),
     dataclasses.replace(TORCH_PART, name="torch again"),
@@ -140,6 +148,13 @@ def lines(part: Part, found: dict[str, Any]) -> list[str]:
         good = sum("failed" not in cell and not cell["wrong"] for cell in cells)
         refused = sum(len(row["refused"]) for row in found["matrix"])
         return [head + f"{good} of {len(cells)} cells right, {refused} refused by name"]
+    if "invariance" in found:
+        one, several = (found["invariance"][name] for name in ("one program", "several programs"))
+        ratios = found["invariance"]["ratio of time"]
+        return [
+            head + f"other bits than alone in {one['other_bits']} of {one['texts']} texts with one program, in "
+            f"{several['other_bits']} with several; {sorted(ratios)[len(ratios) // 2]:.2f} of the time"
+        ]
     memory = found.get("peak_bytes") or max(found.get("memory", {"": 0}).values())
     mfu = found.get("mfu")
     words = f"{1e3 * found['seconds']:9.1f} ms a step, {found['tokens_per_second']:10,.0f} tokens/s, "

@@ -4,7 +4,8 @@
 
 The first table has a row for each case of tests/model/kernels/matrix.py: the kernel that the door chooses, and for each
 kernel the largest error of its result and of its gradients, in units of the rounding of bfloat16 (2^-9), against softmax
-in float32; the same file says which errors are allowed, and why. A kernel that does not take a case is listed below with
+in float32; the same file says which errors are allowed, and why. Rows of decoding steps that read keys in pages follow, from
+tests/model/kernels/paged_matrix.py, without gradients. A kernel that does not take a case is listed below with
 its reason. The second table has causal attention in bfloat16 at head width 128, 16 heads, 16,384 tokens in rows of 4,096
 and of 16,384: the median over groups of five calls, forward and forward with backward, and TFLOP/s, of which half of T x T is counted,
 2.5 times as much for the backward pass. Kernels take turns.
@@ -27,13 +28,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.kernels import KERNELS, attend, choose, new_request
+from model.kernels import FOR_PAGES, KERNELS, attend, choose, new_request
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Coordinates, causal
 from tests.benchmarks.command import run
-from tests.model.kernels import matrix
+from tests.model.kernels import matrix, paged_matrix
 
 UNIT = 2.0**-9
+ALL = (*KERNELS, *FOR_PAGES)
 # The kernels that hold all scores at once take no part in the timings.
 TIMED = [kernel for kernel in KERNELS if kernel.name not in ("plain", "blocks")]
 
@@ -85,6 +87,55 @@ def check_cells(cases: tuple[matrix.Case, ...], length: int, ends: float) -> lis
     return rows
 
 
+def check_pages(cases: tuple[paged_matrix.Case, ...], ends: float) -> list[dict[str, Any]]:
+    """Runs every kernel that reads pages on every case of decoding."""
+    rows = []
+    for case in cases:
+        asked = paged_matrix.problem(case)
+        row: dict[str, Any] = {"case": case.name, "kernels": {}, "refused": {}}
+        row["chosen"] = choose(asked.request(), FOR_PAGES).kernel.name
+        for kernel in FOR_PAGES:
+            if (reason := kernel.supports(asked.request())) is not None:
+                row["refused"][kernel.name] = reason
+                continue
+            try:
+                if time.monotonic() > ends:
+                    raise TimeoutError(LATE)
+                got = jax.jit(paged_matrix.program(asked, kernel))(*paged_matrix.arguments(asked))
+                error = paged_matrix.error(got, paged_matrix.reference(asked))
+                wrong = ["forward"] if paged_matrix.is_wrong(error) else []
+                row["kernels"][kernel.name] = {"errors": {"forward": error}, "wrong": wrong}
+            except Exception as error:  # a kernel that promised to take the request
+                row["kernels"][kernel.name] = {"failed": _short(error)}
+            print(f"{case.name:42}{kernel.name:10}{cell_words(row, kernel.name)}", file=sys.stderr, flush=True)
+        rows.append(row)
+    return rows
+
+
+def time_pages(small: bool) -> list[dict[str, Any]]:
+    """Milliseconds of attention to pages in a decoding step, for each kernel: 16 rows of up to 4,096 keys, or few."""
+    lengths = (40,) * 2 if small else tuple(256 * (i + 1) for i in range(16))
+    case = paged_matrix.Case("time", heads=16 if not small else 4, kv_heads=4, lengths=lengths)
+    asked, rows = paged_matrix.problem(case), []
+    for kernel in FOR_PAGES:
+        if kernel.supports(asked.request()) is not None:
+            continue
+        program = jax.jit(paged_matrix.program(asked, kernel)).lower(*paged_matrix.arguments(asked)).compile()
+        found = []
+        for _ in range(10):
+            began = time.perf_counter()
+            for _ in range(CALLS):
+                result = program(*paged_matrix.arguments(asked))
+            jax.block_until_ready(result)
+            found.append(1e3 * (time.perf_counter() - began) / CALLS)
+        read = 2 * sum(lengths) * case.kv_heads * case.width * 2
+        median = statistics.median(found)
+        rows.append(
+            {"kernel": kernel.name, "ms": median, "least_ms": min(found), "n": len(found), "GB/s": read / median / 1e6}
+        )
+    return rows
+
+
 def _short(error: Exception) -> str:
     words = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {words[0][:200]}"
@@ -100,11 +151,16 @@ def cell_words(row: dict[str, Any], name: str) -> str:
     if name in row["refused"]:
         return "-"
     cell = row["kernels"].get(name)
-    if cell is None or "failed" in cell:
+    if cell is None:  # of pages, or of arrays alone
+        return "-"
+    if "failed" in cell:
         return "FAILED"
-    errors = cell["errors"]
-    worst = max(error for result, error in errors.items() if result != "forward")
-    return f"{errors['forward'] / UNIT:.1f} / {worst / UNIT:.1f}" + (" WRONG" if cell["wrong"] else "")
+    errors, mark = cell["errors"], " WRONG" if cell["wrong"] else ""
+    gradients = [error for result, error in errors.items() if result != "forward"]
+    return (
+        " / ".join(f"{error / UNIT:.1f}" for error in (errors["forward"], *([max(gradients)] if gradients else ())))
+        + mark
+    )
 
 
 def times(lengths: tuple[int, ...], tokens: int, heads: int, rounds: int, ends: float) -> list[dict[str, Any]]:
@@ -197,8 +253,10 @@ def main() -> None:
     if options.only != "times":
         part, parts = map(int, options.part.split("/"))
         cases = (matrix.CASES[:4] if options.small else matrix.CASES)[part - 1 :: parts]
-        result["matrix"] = rows = check_cells(cases, 256 if options.small else 1024, ends)
-        names = [kernel.name for kernel in KERNELS if any(kernel.name in row["kernels"] for row in rows)]
+        rows = check_cells(cases, 256 if options.small else 1024, ends)
+        paged = paged_matrix.CASES[:2] if options.small else paged_matrix.CASES
+        result["matrix"] = rows = rows + check_pages(paged[part - 1 :: parts], ends)
+        names = [kernel.name for kernel in ALL if any(kernel.name in row["kernels"] for row in rows)]
         print(f"{'case':42}{'chosen':10}" + "".join(f"{name:>16}" for name in names))
         for row in rows:
             print(f"{row['case']:42}{row['chosen']:10}" + "".join(f"{cell_words(row, name):>16}" for name in names))
@@ -224,6 +282,9 @@ def main() -> None:
             print(
                 f"{row['kernel']:10}{row['length']:>8}{packed:>11}{passes:>10}{row['ms']:>10.3f}{words:>9}{row['n']:>4}"
             )
+        result["pages"] = time_pages(small)
+        for row in result["pages"]:
+            print(f"{row['kernel']:10} decoding from pages {row['ms']:10.3f} ms {row['GB/s']:9.3g} GB/s, n={row['n']}")
     result |= {"seconds": time.monotonic() - began, "wrong": bad}
     print(f"{result['seconds']:.0f} s; " + ("WRONG or failed: see above" if bad else "every cell is right or refused"))
     if options.json:

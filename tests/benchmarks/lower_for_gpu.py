@@ -19,7 +19,7 @@ import jax
 from model.kernels import KERNELS
 from model.kernels.selection import recorded_choices
 from tests.benchmarks.command import ROOT, run
-from tests.model.kernels import matrix
+from tests.model.kernels import matrix, paged_matrix
 
 
 def lowered(name: str, trace: Callable[[], Any]) -> bool:
@@ -69,6 +69,9 @@ def main() -> None:
                     *matrix.arguments(asked)
                 )
                 good &= lowered(f"{case.name}, {kernel.name}", trace)
+    for paged in paged_matrix.CASES:
+        arguments, function = paged_matrix.step_arguments(paged, num_pages=256), paged_matrix.step(paged, "gpu")
+        good &= lowered(paged.name, lambda function=function, given=arguments: jax.jit(function).trace(*given))
     good &= lowered("step of llama_1b.py", lambda: step(()))
     packed = ("data.cross_document_attention=False",)
     good &= lowered("step of llama_1b.py, packed documents", lambda: step(packed))

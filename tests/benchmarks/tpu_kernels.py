@@ -6,7 +6,9 @@
 Compiles splash attention with its gradients for every case of tests/model/kernels/matrix.py at this length, and megablox
 with its gradients, through the same door as a model. Prints the temporaries, and fails if a program does not compile,
 if the door took another kernel, or if a program holds an array of all scores: more temporaries than four times the arrays
-that attention reads and writes.
+that attention reads and writes. A decoding step, which writes a token a row and reads pages, for every case of
+tests/model/kernels/paged_matrix.py with a pool that is donated, may have no copy of the pool and no temporaries of a
+quarter of it.
 """
 
 import argparse
@@ -31,29 +33,31 @@ def main() -> None:
     import jax.numpy as jnp
     from jax.experimental import topologies
 
-    from model.kernels import KERNELS
+    from model.kernels import FOR_PAGES, KERNELS, choose
     from model.kernels.experts.megablox import Megablox
     from model.parameters.mixed_precision import grouped_matmul
-    from tests.model.kernels import matrix
+    from tests.model.kernels import matrix, paged_matrix
 
     device = topologies.get_topology_desc(platform="tpu", topology_name=options.topology).devices[0]
     placement = jax.sharding.SingleDeviceSharding(device)
     failed = False
 
-    def compiled(name: str, function: Any, arguments: Any, most: float) -> None:
+    def compiled(name: str, function: Any, arguments: Any, most: float, donated: tuple[int, ...] = ()) -> Any:
         nonlocal failed
         began = time.perf_counter()
         abstract = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)  # noqa: E731
         try:
-            program = jax.jit(function).lower(*jax.tree.map(abstract, arguments)).compile()
+            lowered = jax.jit(function, donate_argnums=donated).lower(*jax.tree.map(abstract, arguments))
+            program = lowered.compile()
         except Exception as error:  # whatever the compiler says is the result
             print(f"{name:45} FAILED: {str(error).strip().splitlines()[-1][:200]}", flush=True)
             failed = True
-            return
+            return None
         temporaries, seconds = program.memory_analysis().temp_size_in_bytes, time.perf_counter() - began
         failed |= (large := temporaries > most)
         words = " TOO LARGE" if large else ""
         print(f"{name:45} {temporaries / 2**20:8.1f} MiB of temporaries{words}, {seconds:5.1f} s", flush=True)
+        return program
 
     for case in matrix.CASES:
         asked = matrix.problem(case, length=options.length)
@@ -64,6 +68,19 @@ def main() -> None:
             continue
         read = sum(x.size for x in (*asked.arrays, asked.towards)) * 4
         compiled(case.name, matrix.both(asked, splash, platform="tpu"), matrix.arguments(asked), 4 * read)
+
+    for case in paged_matrix.CASES:
+        request = paged_matrix.problem(case).request(platform="tpu")
+        choice = choose(request, FOR_PAGES)
+        if choice.kernel.name != "tpu_pages":
+            print(f"{case.name:45} refused: {choice.refused['tpu_pages']}")
+            continue
+        arguments = paged_matrix.step_arguments(case, num_pages=4096)
+        pool = arguments[0]["k"].nbytes
+        program = compiled(case.name, paged_matrix.step(case, "tpu"), arguments, pool / 4, donated=(0,))
+        if program is not None and (copies := paged_matrix.copies(program.as_text(), arguments[0]["k"].shape)):
+            print(f"{case.name:45} COPIES its pool: {copies[0][:120]}")
+            failed = True
 
     for dtype in (jnp.bfloat16, jnp.float32):
         x, w = jnp.zeros((8192, 2048), dtype), jnp.zeros((8, 2048, 1024), jnp.float32)

@@ -220,8 +220,12 @@ class MeshLayout(Layout):
     @property
     def platform(self) -> str:
         """The kind of the mesh's devices, which need not be the kind that this machine has."""
-        platform: str = self.mesh.devices.flat[0].platform
-        return platform
+        return str(self.mesh.devices.flat[0].platform)
+
+    @property
+    def num_devices(self) -> int:
+        """The devices of the mesh."""
+        return int(self.mesh.size)
 
     def placement(self, axes: Axes) -> NamedSharding:
         """The placement of an activation whose axes have these names."""
@@ -265,9 +269,8 @@ class MeshLayout(Layout):
 
     def within_stage(self) -> "MeshLayout":
         """The layout of the activations of one stage, without the axis of stages."""
-        names = self.parameters.layer
-        table, parameters = _without(self.table, names), _without(self.parameters, names)
-        return dataclasses.replace(self, table=table, parameters=parameters, in_stage=True)
+        tables = {name: _without(getattr(self, name), self.parameters.layer) for name in ("table", "parameters")}
+        return dataclasses.replace(self, **tables, in_stage=True)
 
     def shard_map(
         self, function: Callable[..., Any], in_axes: tuple[Any, ...], out_axes: Any, *, checks_copies: bool = True
@@ -278,16 +281,13 @@ class MeshLayout(Layout):
         # jax cannot check copies in loops that are mapped over stages: it takes a constant of the body for one.
         checks_copies = checks_copies and not self.in_stage
         single = () if checks_copies else tuple(name for name, size in self.mesh.shape.items() if size == 1)
-
         spec = lambda axes: _with_axes(_spec(mesh_axes(self.table, axes)), single)  # noqa: E731
 
         def specs(tree: Any) -> Any:
             return jax.tree.map(spec, tree, is_leaf=_is_axes)
 
-        into = tuple(map(specs, in_axes))
-        return jax.shard_map(
-            function, mesh=self.mesh, in_specs=into, out_specs=specs(out_axes), check_vma=checks_copies
-        )
+        into, out = tuple(map(specs, in_axes)), specs(out_axes)
+        return jax.shard_map(function, mesh=self.mesh, in_specs=into, out_specs=out, check_vma=checks_copies)
 
 
 def _with_axes(spec: PartitionSpec, names: tuple[str, ...]) -> PartitionSpec:

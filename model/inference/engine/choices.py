@@ -1,5 +1,6 @@
 """How the next tokens of rows are chosen, as inputs of the programs that decode."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,4 +76,15 @@ class ChoiceMaker:
         wanted = [request.num_logprobs for request in requests]
         wants_logprob = np.array(any(each is not None for each in wanted))
         wants_likeliest = np.array(any(wanted))
-        return Choices(rules, seed, prompt, sample, bias, allowed, scale, seen, wants_logprob, wants_likeliest)
+        drawn = np.full(size, -1, np.int32)
+        return Choices(rules, seed, prompt, sample, bias, allowed, scale, drawn, seen, wants_logprob, wants_likeliest)
+
+    def of_prompts(self, size: int, spans: Sequence[Span], *, scored: bool) -> Choices:
+        """Returns choices for rows of prompts: nothing is drawn, and the known next token of each may be scored."""
+        known = np.full(size, -1, np.int32)
+        if scored:
+            known[: len(spans)] = [span.sequence.tokens[span.first + 1] for span in spans]
+        likeliest = scored and any(span.sequence.request.num_prompt_logprobs for span in spans)
+        return dataclasses.replace(
+            self._made(size, []), known_B=known, wants_logprob=np.array(scored), wants_likeliest=np.array(likeliest)
+        )

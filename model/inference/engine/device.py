@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.config import ModelConfig
+from model.errors import UserError
 from model.inference.engine import programs
 from model.inference.engine.choices import ChoiceMaker
 from model.inference.engine.device_state import CachePlan, DeviceState, Rows
 from model.inference.engine.page_pool import NO_PAGE
-from model.inference.engine.programs import Drawn, Scores
+from model.inference.engine.programs import Choices, Drawn, Scores
 from model.inference.engine.scheduler import Span
 from model.inference.engine.sequence import Sequence as Text
-from model.inference.request import Request
+from model.inference.request import Request, TokenScore
 from model.inference.sampling import Sampling
 from model.layout import Layout
 from model.transformer import Params
@@ -48,6 +49,20 @@ class Chosen:
     scores: Scores
     at: tuple[int, int]
     guesses: tuple[int, ...] = ()
+
+    def own_scores(self) -> Scores:
+        """Returns the scores of its place."""
+        scores: Scores = jax.tree.map(lambda x: x[self.at], self.scores)
+        return scores
+
+
+def token_score(token: Any, scores: Scores, at: tuple[int, ...], count: int | None) -> TokenScore:
+    """Returns a token with its log-probability and those of the `count` likeliest; without any for None."""
+    if count is None:
+        return TokenScore(int(token))
+    ids, values = scores.likeliest[at][:count], scores.likeliest_logprob[at][:count]
+    likeliest = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return TokenScore(int(token), float(scores.logprob[at]), likeliest)
 
 
 class Decoding:
@@ -81,7 +96,8 @@ class Device:
 
     Attributes:
       params: the parameters, prepared for the layout.
-      is_exact: whether all programs gave equal results for the same tokens; None before `compile`.
+      is_exact: whether all programs, or all rows of the only one, gave equal results for the same tokens; None before
+        `compile`.
     """
 
     def __init__(
@@ -96,6 +112,7 @@ class Device:
         tokens_per_step: int,
         num_likeliest: int,
         most_steps: int = 1,
+        invariant: bool = False,
     ) -> None:
         """Makes the arrays.
 
@@ -108,13 +125,17 @@ class Device:
           decoded: the most tokens that a step decodes: one of each row, and guesses at the next ones; 0 for none.
           num_likeliest: how many of the likeliest tokens programs return.
           most_steps: the most tokens of a span that `decode` reads in one call.
+          invariant: see `EngineOptions`.
         """
         self._config, self._layout, self._plan, self.params = config, layout, plan, params
         self._rows, self._num_likeliest, self._vocab_size = rows, num_likeliest, config.vocab_size
-        self._most_steps = most_steps
+        self._most_steps, self._invariant = most_steps, invariant
         self._decode_sizes = programs.decode_sizes(decoded) if decoded else []
         self._decode_width = programs.decode_width(config)
         self._read_sizes = programs.read_sizes(config, tokens_per_step)
+        if invariant:
+            self._decode_sizes = programs.decode_sizes(decoded or rows)[-1:]
+            self._read_sizes = [(self._decode_sizes[0], 1)]
         self._programs: dict[tuple[str, int, int], Callable[..., Any]] = {}
         self._empty = jax.jit(plan.empty, static_argnums=0)
         self._state = self._empty(layout)
@@ -127,6 +148,9 @@ class Device:
     def read(self, spans: Sequence[Span]) -> None:
         """Reads parts of texts."""
         for parts in self._in_rows(spans):
+            if self._invariant:
+                self._call(parts, self._choices.of_prompts(self._decode_sizes[0], parts, scored=False))
+                continue
             rows = self._with_later(self._inputs(self._read_sizes[0], parts), parts)
             self._state = self._program("read", *self._read_sizes[0])(self.params, self._state, rows)
 
@@ -134,6 +158,10 @@ class Device:
         """Reads parts of texts whose next tokens are known; returns the scores of these, in order."""
         pending: list[tuple[list[Span], Scores]] = []
         for parts in self._in_rows(spans):
+            if self._invariant:
+                drawn = self._call(parts, self._choices.of_prompts(self._decode_sizes[0], parts, scored=True))
+                pending.append((parts, drawn.scores))
+                continue
             next_BT = np.zeros(self._read_sizes[0], np.int32)
             for i, part in enumerate(parts):
                 next_BT[i, : part.count] = part.sequence.tokens[part.first + 1 : part.first + 1 + part.count]
@@ -146,6 +174,8 @@ class Device:
         scored: list[ScoredPart] = []
         for parts, on_device in pending:  # fetched when all programs are under way
             scores = jax.tree.map(np.asarray, on_device)
+            if self._invariant:  # of its first step; a row has one token
+                scores = jax.tree.map(lambda x: x[0][:, None], scores)
             scored += [ScoredPart(part, scores, row) for row, part in enumerate(parts)]
         return scored
 
@@ -161,14 +191,18 @@ class Device:
             order = sorted(range(len(some)), key=lambda i: some[i].first, reverse=True)  # neighbours read as many keys
             some = [some[i] for i in order]
             size = next(size for size in self._decode_sizes if size >= len(some))
-            rows = self._inputs((size, self._decode_width), [Span(span.sequence, span.first, 1) for span in some])
-            counts = [span.count for span in some]
-            steps = np.array(counts + [0] * (size - len(some)), np.int32)
-            self._state, drawn, self._last_R = self._program("decode", size, self._decode_width)(
-                self.params, self._state, rows, self._choices.of_rows(size, some), self._last_R, steps
-            )
-            decoding.add([first + i for i in order], counts, drawn)
+            drawn = self._call(some, self._choices.of_rows(size, some))
+            decoding.add([first + i for i in order], [span.count for span in some], drawn)
         return decoding
+
+    def _call(self, spans: Sequence[Span], choices: Choices) -> Drawn:
+        """Calls the program that decodes; the first token of each span is in a row."""
+        size = len(choices.known_B)
+        rows = self._inputs((size, self._decode_width), [Span(span.sequence, span.first, 1) for span in spans])
+        steps = np.array([span.count for span in spans] + [0] * (size - len(spans)), np.int32)
+        program = self._program("decode", size, self._decode_width)
+        self._state, drawn, self._last_R = program(self.params, self._state, rows, choices, self._last_R, steps)
+        return drawn
 
     def unscored(self, span: Span) -> int:
         """Returns how many of a span's first tokens to read without logits: whole rows before the first score."""
@@ -231,22 +265,28 @@ class Device:
     @property
     def num_programs(self) -> int:
         """The programs of which `compile` tells."""
-        return len(self._decode_sizes) + 2
+        return 1 if self._invariant else len(self._decode_sizes) + 2
 
     def compile(self, progress: Callable[[int, int], None]) -> None:
         """Compiles all programs, and tries whether they give the same results for the same tokens.
 
         On a CPU it takes the largest programs that do. `progress` is called with the programs done, and of all.
+
+        Raises:
+          UserError: if the only program of an invariant engine gives other results in other rows.
         """
+        if self._invariant:
+            self._compile_one()
+            return progress(1, 1)
         sizes, total = list(self._decode_sizes), self.num_programs
         count = min(PROBE, self._plan.longest_text)
         chooses, all_agree = self._layout.platform == "cpu", True
         if sizes:
-            whole, first = self._probe_decode(sizes[0], count), self._probe_decode(sizes[0], 1)
+            [whole], [first] = self._probe_decode(sizes[0], count), self._probe_decode(sizes[0], 1)
         else:
             whole = self._probe_read(count)[0]
         for done, size in enumerate(sizes):
-            agrees = _equal(first, self._probe_decode(size, 1))
+            agrees = _equal(first, self._probe_decode(size, 1)[0])
             all_agree &= agrees
             if chooses and not agrees:
                 self._decode_sizes.remove(size)
@@ -261,6 +301,20 @@ class Device:
         self._state = self._emptied()
         self.is_exact = agrees and (all_agree or chooses)
 
+    def _compile_one(self) -> None:
+        """Compiles the only program, and tries a text alone, in all rows at once, and with its tokens side by side."""
+        count, size = min(PROBE, self._plan.longest_text), self._decode_sizes[0]
+        [alone], in_all_rows = (self._probe_decode(size, count, copies) for copies in (1, size))
+        found = in_all_rows if self._plan.has_states else [*in_all_rows, self._probe_side_by_side(count)]
+        self.is_exact = all(_equal(alone, each) for each in found)
+        self._state = self._emptied()
+        if not self.is_exact:
+            raise UserError(
+                f"engine.invariant: on this {self._layout.platform} the results of a row depend on its place or on the "
+                f"other rows (a program of {size} rows, {count} tokens tried); try other engine.rows, fewer devices, "
+                "or set engine.invariant=False"
+            )
+
     def _probe_text(self, count: int) -> Text:
         """Returns a text of random tokens, in the first pages and the first row."""
         tokens = np.random.default_rng(0).integers(0, self._vocab_size, count).tolist()
@@ -273,17 +327,24 @@ class Device:
         pages = [list(range(-(-count // self._plan.page_size))) for _ in self._plan.reaches]
         return Text(0, request, 1, "max_tokens", tokens, pages, row=0)
 
-    def _probe_decode(self, size: int, count: int) -> dict[str, Any]:
-        """Reads a text with the program of `size` rows; returns its scores and its part of the cache."""
+    def _probe_decode(self, size: int, count: int, copies: int = 1) -> list[dict[str, Any]]:
+        """Reads a text with the program of `size` rows; returns its scores in each row, and its part of the cache."""
         text, self._state, sizes = self._probe_text(count), self._emptied(), self._decode_sizes
         tokens, text.tokens, self._decode_sizes = text.tokens, [], [size]
-        scores = []
+        scores: list[list[Scores]] = [[] for _ in range(copies)]
         for token in tokens:
             text.tokens.append(token)
-            [[chosen]] = self.decode([Span(text, len(text.tokens) - 1, 1)]).chosen()
-            scores.append(jax.tree.map(lambda x, at=chosen.at: x[at], chosen.scores))
+            chosen = self.decode([Span(text, len(text.tokens) - 1, 1)] * copies).chosen()
+            for of_copy, [each] in zip(scores, chosen, strict=True):
+                of_copy.append(each.own_scores())
         self._decode_sizes = sizes
-        return self._results(text, scores)
+        return [self._results(text, of_copy) for of_copy in scores]
+
+    def _probe_side_by_side(self, count: int) -> dict[str, Any]:
+        """Reads a text with the program that decodes, a token a row; returns its results."""
+        text, self._state = self._probe_text(count), self._emptied()
+        chosen = self.decode([Span(text, first, 1) for first in range(count)]).chosen()
+        return self._results(text, [each.own_scores() for [each] in chosen])
 
     def _probe_read(self, count: int) -> list[dict[str, Any]]:
         """Reads a text with the programs that read and that score; returns the results of each."""

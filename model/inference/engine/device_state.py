@@ -18,6 +18,7 @@ from model.inference.engine.options import EngineOptions
 from model.inference.engine.scheduler import pages_of_window
 from model.inference.engine.speculation import Modules
 from model.interfaces import AttentionOption
+from model.kernels import needs_cleared_pages
 from model.layout import Layout
 from model.recurrent.memory import RecurrentState
 from model.stack import LayerCaches, empty_caches
@@ -135,12 +136,13 @@ class CachePlan:
                 }
         return sharded
 
-    def caches(self, state: DeviceState, rows: Rows) -> LayerCaches:
+    def caches(self, state: DeviceState, rows: Rows, layout: Layout) -> LayerCaches:
         """Returns the caches of some rows; a state is zero before the first token."""
         caches: dict[str, Any] = {}
+        clears = needs_cleared_pages(layout)
         for name, layer in self.layers:
             if isinstance(layer, PagedLayer):
-                caches[name] = PagedCache(state[name], layer.heads, rows.tables[layer.group])
+                caches[name] = PagedCache(state[name], layer.heads, rows.tables[layer.group], clears)
             else:
                 caches[name] = RecurrentState(
                     {each: _zero_at_start(x.at[rows.state_B].get(mode="clip"), rows) for each, x in state[name].items()}

@@ -10,7 +10,8 @@ Exactness. On a CPU the tokens and log-probabilities of a request are the same b
 it, however its prompt is cut into parts, whichever of its pages were found in the cache, and however often it gave way
 and was read again (programs.py and model/kernels/xla/pages.py say how; tests/model/inference/engine/test_exactness.py
 tries random schedules). Guesses at the next tokens (speculation.py) change none of them. They are the tokens of
-`generate`, up to rounding. On accelerators sums may depend on the number of rows of a program.
+`generate`, up to rounding. On accelerators sums may depend on the number of rows of a program; there
+`EngineOptions.invariant` keeps the promise, at a price (programs.py).
 
 The host works while the device computes: a step hands its programs to the device before it has the tokens of the step
 before, which stay there to be read. A call of a program may also take several steps of every text, while no prompt is
@@ -24,7 +25,6 @@ One thread calls an engine; it has no threads, reads no clock and writes no text
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 from model.attention.directions import refuse_without_chunks
 from model.config import ModelConfig
@@ -32,20 +32,19 @@ from model.errors import UserError
 from model.inference.constraint import Follower
 from model.inference.engine import programs
 from model.inference.engine.capacity import capacity_of, plan_of, shares_pages
-from model.inference.engine.device import Chosen, Decoding, Device
+from model.inference.engine.device import Chosen, Decoding, Device, token_score
 from model.inference.engine.draft import DraftModel, DraftProposer
 from model.inference.engine.modules import ModulesProposer
 from model.inference.engine.ngram import NGramProposer
 from model.inference.engine.options import EngineOptions, EngineStatistics
 from model.inference.engine.page_pool import PagePool
-from model.inference.engine.programs import Scores
 from model.inference.engine.scheduler import Scheduler, Span
 from model.inference.engine.sequence import ON_DEVICE
 from model.inference.engine.sequence import Sequence as Text
 from model.inference.engine.speculation import Draft, Modules, NGram, Proposer, accepted, check_rolls_back
 from model.inference.generate import PreparedParams, prepare_params
 from model.inference.prompts import check_ids, check_length
-from model.inference.request import EndedBy, Request, TokenScore, Update
+from model.inference.request import EndedBy, Request, Update
 from model.layout import ONE_DEVICE, Layout
 from model.options.tree import check
 from model.transformer import Params
@@ -111,6 +110,7 @@ class Engine:
             tokens_per_step=options.tokens_per_step,
             num_likeliest=self._num_likeliest,
             most_steps=options.steps_per_call if self._proposer is None else 1,
+            invariant=options.invariant,
         )
         self._in_flight: tuple[list[Text], Decoding] | None = None
         self._texts: dict[int, Text] = {}
@@ -228,6 +228,9 @@ class Engine:
         """Compiles all programs, so that later steps compile none; without this call the first step does it.
 
         It also tries them on a few tokens (`is_exact`). `progress` is called with the programs done, and of all.
+
+        Raises:
+          UserError: if results depend on a row's place and the options are invariant.
         """
         if self._device.is_exact is not None:
             return
@@ -275,7 +278,7 @@ class Engine:
             text, first = part.span.sequence, part.span.first
             while (place := text.next_score) is not None and place <= first + part.span.count:
                 at = part.row, place - 1 - first
-                text.scores.append(_token_score(text.tokens[place], part.scores, at, text.request.num_prompt_logprobs))
+                text.scores.append(token_score(text.tokens[place], part.scores, at, text.request.num_prompt_logprobs))
         for span in spans:
             self._statistics.prompt_tokens += span.count
             self._scheduler.was_read(span.sequence, span.count)
@@ -365,7 +368,7 @@ class Engine:
         text.proposed, new = [], []
         for each in chosen:
             text.by_modules = each.guesses
-            new.append(_token_score(each.token, each.scores, each.at, text.request.num_logprobs))
+            new.append(token_score(each.token, each.scores, each.at, text.request.num_logprobs))
             text.add(new[-1])
             if text.ended_by is not None:
                 break
@@ -388,12 +391,3 @@ class Engine:
         self._scheduler.remove(text)
         if self._proposer is not None:
             self._proposer.forget(text)
-
-
-def _token_score(token: Any, scores: Scores, at: tuple[int, ...], count: int | None) -> TokenScore:
-    """Returns a token with its log-probability and those of the `count` likeliest; without any for None."""
-    if count is None:
-        return TokenScore(int(token))
-    ids, values = scores.likeliest[at][:count], scores.likeliest_logprob[at][:count]
-    likeliest = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-    return TokenScore(int(token), float(scores.logprob[at]), likeliest)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
-from model.inference.engine.speculation import Speculation
+from model.inference.engine.speculation import Modules, Speculation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,9 @@ class EngineOptions:
       max_logprobs: the most likeliest tokens that a request may ask for with each token.
       speculation: how the next tokens are guessed, to read several of a text in one step; None for no guesses.
       only_scores: whether all requests ask for scores of their prompts alone; then no program that decodes is compiled.
+      invariant: whether one program of one shape reads all tokens, so that results are the same bits beside any
+        neighbours on accelerators too (programs.py). Slower: prompts are read one token a row, and each step pays for
+        all rows.
     """
 
     rows: int = 16
@@ -37,6 +40,7 @@ class EngineOptions:
     max_logprobs: int = 20
     speculation: Speculation | None = None
     only_scores: bool = False
+    invariant: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -56,6 +60,12 @@ class EngineOptions:
             )
         if self.only_scores and self.speculation is not None:
             yield "speculation", "guesses new tokens, and with only_scores there are none; set one of them"
+        if self.invariant and isinstance(self.speculation, Modules):
+            yield (
+                "speculation",
+                "Modules() fills the caches of its modules in programs that read several tokens a row, and invariant "
+                "has one program; take NGram() or Draft(), or set invariant=False",
+            )
         if self.max_logprobs < 0:
             yield "max_logprobs", f"must be 0 or more, got {self.max_logprobs}"
 

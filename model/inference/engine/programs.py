@@ -11,6 +11,15 @@ measured (tests/benchmarks/README.md):
   - The same holds for the products of attention if there are at least two rows in the batch and two queries for a key.
   - Sums along an axis are given to a library where an array is large, which sums in another order; `CPU_OPTIONS` leaves
     them to the compiler.
+
+On accelerators a compiler picks the tiles of a product by its shape, and with them the order of sums. With
+`EngineOptions.invariant` only `decode` is compiled, for one number of rows: each row reads one token, of a prompt or
+the last one of a text, and rows without a token are padding. So every token of every request meets the same kernels
+with the same tiles. The other requests, the parts of a prompt, the pages that were found, the step before which a text
+gave way, and guesses decide only in which row a token is read, and which numbers are in the others. A kernel computes
+all rows of a tile in one order, but nobody promises that for all tiles; so `Engine.compile` tries it on the device
+(every row, alone and beside others), and refuses the option where it does not hold, as may be on a mesh, where the
+order of sums over devices can depend on the place.
 """
 
 import dataclasses
@@ -54,6 +63,7 @@ class Choices:
       bias_BV: numbers to add to logits; all zeros if no row has any.
       allowed_BW: the tokens that constraints allow (model/inference/constraint.py); all bits without a constraint.
       scale_B: the temperature of log-probabilities, 1 for those of the model alone.
+      known_B: the next token where it is known, as in a prompt, and -1 where it is chosen.
       seen_BV: True for tokens that the text already has, for the repetition penalty.
       wants_logprob, wants_likeliest: whether any row asks for log-probabilities, and for those of the likeliest tokens.
     """
@@ -65,6 +75,7 @@ class Choices:
     bias_BV: Any
     allowed_BW: Any
     scale_B: Any
+    known_B: Any
     seen_BV: Any
     wants_logprob: Any
     wants_likeliest: Any
@@ -189,6 +200,7 @@ def _next_token(
     caches, stream_BTD, last_BTD = _stream(config, layout, plan, params, state, rows)
     logits_BV = logits(config, params, stream_BTD[:, :1], layout=layout)[:, 0].astype(jnp.float32)
     token_B = _choose(choices, logits_BV, rows.first_B, choices.allowed_BW)
+    token_B = jnp.where(choices.known_B >= 0, choices.known_B, token_B)
     scaled_BV = jax.lax.cond(
         jnp.any(choices.scale_B != 1), lambda: logits_BV / choices.scale_B[:, None], lambda: logits_BV
     )  # fmt: skip
@@ -224,7 +236,7 @@ def _stream(
 
     Modules read with them if the tokens that they need are known.
     """
-    caches = plan.caches(state, rows)
+    caches = plan.caches(state, rows, layout)
     output = stream(
         config,
         params,

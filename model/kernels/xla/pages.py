@@ -12,7 +12,7 @@ a group has few, so that a short text does not pay for a long one; neighbours sh
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ class Pages:
     group: int | None = CPU_GROUP
     name: str = "pages"
     platforms: tuple[str, ...] = ()
+    needs_cleared_pages: ClassVar[bool] = False
 
     def supports(self, request: Request) -> str | None:
         """Returns None unless weights are dropped."""

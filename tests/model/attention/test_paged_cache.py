@@ -44,6 +44,25 @@ def test_padding_is_not_written():
     np.testing.assert_array_equal(written, [[1, 0, 0, 0], [0, 0, 0, 1]])
 
 
+def test_a_page_that_is_begun_is_cleared_and_others_are_left():
+    pages = {"k": jnp.full((5, 1, PAGE, WIDTH), jnp.nan)}
+    cache = PagedCache(pages, None, jnp.array([[3, 1], [2, 4]], jnp.int32), clears=True)
+
+    def written(first, count, lengths):
+        nonlocal cache
+        new = {"k": jnp.full((2, count, 1, WIDTH), first + 1.0)}
+        positions = jnp.broadcast_to(first + jnp.arange(count), (2, count))
+        cache, view = cache.extend(new, positions, jnp.array(lengths))
+        assert view.arrays["k"].form.cleared
+        return np.asarray(cache.arrays["k"])[:, 0, :, 0].tolist()
+
+    nan = [str(np.nan)] * PAGE
+    shown = lambda found: [nan if np.isnan(page).all() else page for page in found]  # noqa: E731
+    assert shown(written(0, 3, (3, 2))) == [nan, nan, [1, 1, 0, 0], [1, 1, 1, 0], nan]
+    # The rest of a page is not cleared again, and a page that only padding begins is not cleared.
+    assert shown(written(3, 2, (5, 4))) == [nan, [4, 0, 0, 0], [1, 1, 0, 4], [1, 1, 1, 4], nan]
+
+
 def rounded(x, dtype):
     """Numbers in a smaller format and back, by a scale for the last axis, in NumPy."""
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))

@@ -26,6 +26,19 @@ def test_the_same_rows_have_the_same_choices():
     assert np.all(np.asarray(made.allowed_BW) == ALL)
 
 
+def test_prompts_have_known_tokens_and_draw_none():
+    maker, spans = ChoiceMaker(61, [4]), [Span(span_of(i, num_prompt_logprobs=i).sequence, i, 1) for i in range(2)]
+    read, scored, first = (
+        maker.of_prompts(4, some, scored=scored) for some, scored in ((spans, False), (spans, True), (spans[:1], True))
+    )
+    assert read.known_B.tolist() == [-1] * 4
+    assert scored.known_B.tolist() == [2, 3, -1, -1]
+    assert [(each.wants_logprob, each.wants_likeliest) for each in (read, scored, first)] == [
+        (False, False), (True, True), (True, False),
+    ]  # fmt: skip
+    assert maker.of_rows(4, spans).known_B.tolist() == [-1] * 4
+
+
 def test_a_penalty_is_counted_in_every_step():
     maker = ChoiceMaker(61, [2])
     span = span_of(0, sampling=Sampling(repetition_penalty=1.5), begin=1, logit_bias={5: 2.0})

@@ -1,11 +1,13 @@
 """The arrays of an engine: groups of layers with the same reach, their pages, and states that start at zero."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
 from model.inference.engine.device_state import PagedLayer, Rows, plan_cache
 from model.inference.engine.options import EngineOptions
-from model.layout import ONE_DEVICE
+from model.layout import ONE_DEVICE, Layout
 from tests.model.inference.engine.serving import MODELS
 
 OPTIONS = EngineOptions(rows=3, page_size=4, tokens_per_step=5)
@@ -39,6 +41,20 @@ def test_a_latent_cache_has_one_array():
     assert layer.shapes == (("latent", 1, 12, "float32"),)
 
 
+def test_pages_are_cleared_where_a_kernel_reads_what_is_not_written():
+    plan = plan_cache(MODELS["dense"], OPTIONS, 80)
+    rows = rows_of([0, 0, 0], [0, 1, 2], (np.zeros((3, 10), np.int32),))
+
+    @dataclasses.dataclass(frozen=True)
+    class Elsewhere(Layout):
+        platform: str = "cpu"
+        num_devices: int = 1
+
+    layouts = [Elsewhere("cpu"), Elsewhere("gpu"), Elsewhere("tpu"), Elsewhere("tpu", 4)]
+    clears = [plan.caches(plan.empty(ONE_DEVICE), rows, layout)["0"].clears for layout in layouts]
+    assert clears == [False, True, True, False]
+
+
 def test_states_start_at_zero_and_return_to_their_row():
     plan = plan_cache(MODELS["GRU"], OPTIONS, 80)
     assert plan.has_states
@@ -46,7 +62,7 @@ def test_states_start_at_zero_and_return_to_their_row():
         lambda x: x + np.arange(1, len(x) + 1).reshape(-1, *[1] * (x.ndim - 1)), plan.empty(ONE_DEVICE)
     )
     rows = rows_of([2, 0, 1], [2, 0, 3], (np.zeros((3, 10), np.int32),))
-    caches = plan.caches(state, rows)
+    caches = plan.caches(state, rows, ONE_DEVICE)
     hidden = np.asarray(caches["0"].arrays["hidden"])
     assert (hidden[0] == 3).all()
     assert (hidden[1] == 0).all()

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.inference.engine.programs import serving_config
+from model.inference.engine.speculation import NGram
 from model.inference.generate import generate
 from model.inference.request import Request
 from model.inference.sampling import Sampling
@@ -130,6 +131,34 @@ def test_answers_are_those_of_single_steps(name, schedule):
 @functools.cache
 def single_steps(name, rows):
     return engine_of(name, rows=rows, tokens_per_step=2 * rows + 1, steps_per_call=1)[0]
+
+
+@functools.cache
+def invariant(name, **options):
+    rows = 4 if name == "dense" else 2
+    return engine_of(name, rows=rows, tokens_per_step=2 * rows + 1, invariant=True, **options)[0]
+
+
+@few(4)
+@given(schedule=schedules())
+def test_one_program_for_all_tokens_gives_the_same_bits(schedule):
+    """On a CPU they are those of an engine with a program for each purpose."""
+    check_as_alone(invariant("dense"), served("dense"), schedule)
+
+
+@SWEEP
+@few(30)
+@given(schedule=schedules())
+def test_one_program_reads_guesses_too(schedule):
+    check_as_alone(invariant("dense", speculation=NGram(shortest=1)), served("dense"), schedule)
+
+
+@SWEEP
+@pytest.mark.parametrize("name", MODELS)
+@few(30)
+@given(schedule=schedules())
+def test_many_schedules_of_one_program(name, schedule):
+    check_as_alone(invariant(name), served(name), schedule)
 
 
 @few(4)

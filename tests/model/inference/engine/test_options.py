@@ -4,6 +4,7 @@ import pytest
 
 from model.errors import UserError
 from model.inference.engine.options import EngineOptions
+from model.inference.engine.speculation import Modules
 from model.options.tree import check
 
 
@@ -15,6 +16,10 @@ from model.options.tree import check
         (dict(rows=8, tokens_per_step=8), "engine.tokens_per_step: must be more than rows=8"),
         (dict(cache_tokens=3), "engine.cache_tokens: must be at least the 16 tokens of a page"),
         (dict(max_logprobs=-1), "engine.max_logprobs: must be 0 or more"),
+        (
+            dict(invariant=True, speculation=Modules()),
+            r"engine.speculation: Modules\(\) fills the caches .* take NGram\(\) or Draft\(\), or set invariant=False",
+        ),
     ],
 )
 def test_invalid_sizes_are_refused(options, message):
