@@ -234,7 +234,12 @@ def _on_engine(given: "list[Prompt]", sampling: "Sampling") -> int:
     from train.run.loading import load_run
 
     run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
-    if for_terminal and run.experiment.model.reads_prompts_whole and form is None and not engine_flags.is_given(ENGINE):
+    if (
+        for_terminal
+        and run.experiment.model.needs_static_batches
+        and form is None
+        and not engine_flags.is_given(ENGINE)
+    ):
         return _in_batches(run, given, sampling)
     if for_terminal:
         options = with_cache_for(options, run, given, sampling.max_tokens)

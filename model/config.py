@@ -186,9 +186,10 @@ class ModelConfig:
         return layers
 
     @property
-    def reads_prompts_whole(self) -> bool:
-        """Whether all tokens of a prompt are read at once: a source, or a prefix whose tokens see each other."""
-        return self.encoder is not None or self.visibility.prompt_is_prefix
+    def needs_static_batches(self) -> bool:
+        """Whether `generate` alone draws its texts: a prompt or a source is read in a way that the engine has not."""
+        reads_pages = self.encoder is None or self.encoder.cross.reads_pages
+        return self.visibility.prompt_is_prefix or not reads_pages
 
     @property
     def reads_lengths(self) -> bool:

@@ -36,16 +36,21 @@ class PagedCache(AttentionCache):
         page_BT = jnp.take_along_axis(self.table_BJ, jnp.minimum(positions_BT // size, count - 1), axis=1)
         page_BT = jnp.where(positions_BT < length_B[:, None], page_BT, num_pages)
         write = lambda x, x_BTKH: x.at[page_BT, :, positions_BT % size].set(x_BTKH.astype(x.dtype), mode="drop")  # noqa: E731
-        arrays, view = dict(self.arrays), {}
+        arrays = dict(self.arrays)
         for name, x_BTKH in new.items():
-            scales, scale_name = None, name + SCALE
-            if scale_name in arrays:
+            if (scale_name := name + SCALE) in arrays:
                 x_BTKH, scale_BTK1 = quantized(new[name], arrays[name].dtype)
-                arrays[scale_name] = scales = write(arrays[scale_name], scale_BTK1)
+                arrays[scale_name] = write(arrays[scale_name], scale_BTK1)
             arrays[name] = write(arrays[name], x_BTKH)
-            dtype = None if scales is None else str(new[name].dtype)
-            view[name] = PagedArray(arrays[name], self.table_BJ, scales, dtype)
-        return dataclasses.replace(self, arrays=arrays), CacheView(view, Coordinates(count * size))
+        after = dataclasses.replace(self, arrays=arrays)
+        view = {name: after.array(name, str(x_BTKH.dtype)) for name, x_BTKH in new.items()}
+        return after, CacheView(view, Coordinates(count * size))
+
+    def array(self, name: str, dtype: str) -> PagedArray:
+        """Returns what the cache holds under a name; the dtype is that of products, for a smaller format."""
+        assert self.table_BJ is not None, "the pages of rows"
+        scales = self.arrays.get(name + SCALE)
+        return PagedArray(self.arrays[name], self.table_BJ, scales, None if scales is None else dtype)
 
     def sharded(self, layout: Layout) -> "PagedCache":
         """Returns the cache with its pages split over the mesh by heads."""

@@ -29,14 +29,19 @@ def texts_and_sources(
     encoder = config.encoder
     if encoder is None:
         return prompts, None
-    if config.reads_lengths:
-        raise UserError("a model with an encoder generates no text with positions that depend on its length")
+    refuse_lengths(config)
     for number, prompt in enumerate(prompts, start=1):
         if len(prompt) == 0:
             raise UserError(f"prompt {number} has no tokens; expected a source of at least one")
         check_length(f"prompt {number}", prompt, encoder.context_length)
         check_ids(f"prompt {number}", prompt, config.vocab_size)
     return [[encoder.start_token]] * len(prompts), prompts
+
+
+def refuse_lengths(config: ModelConfig) -> None:
+    """Raises UserError for a model with an encoder whose positions depend on the length of a text."""
+    if config.encoder is not None and config.reads_lengths:
+        raise UserError("a model with an encoder generates no text with positions that depend on its length")
 
 
 def read_sources(

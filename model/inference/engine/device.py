@@ -17,6 +17,7 @@ from model.inference.engine.page_pool import NO_PAGE
 from model.inference.engine.programs import Drawn, Scores
 from model.inference.engine.scheduler import Span
 from model.inference.engine.sequence import Sequence as Text
+from model.inference.engine.sources import NAME, read_source
 from model.inference.request import Request
 from model.inference.sampling import Sampling
 from model.layout import Layout
@@ -120,9 +121,29 @@ class Device:
         self._state = self._empty(layout)
         self._last_R = jax.jit(lambda: layout.constrain(jnp.zeros(rows, jnp.int32), (None,)))()
         self._choices = ChoiceMaker(config.vocab_size, self._decode_sizes)
+        self._sources: list[tuple[int, ...] | None] = [None] * rows  # that the rows hold
         self.is_exact: bool | None = None
 
     # ------------------------------------------------------------------------------------------------------- passes
+
+    def read_sources(self, texts: Sequence[Text]) -> int:
+        """Runs the encoder on the sources of texts, except where their rows hold them; returns the tokens read."""
+        count = 0
+        for text in texts:
+            source, row, plan = text.request.source, text.row, self._plan.sources
+            assert source is not None
+            assert row is not None
+            assert plan is not None
+            if self._sources[row] != source:
+                self._sources[row] = source
+                inputs = self._source_inputs(plan.slots(len(source)), row, source)
+                self._state = self._source_program(inputs)(self.params, self._state, *inputs)
+                count += len(source)
+        return count
+
+    def replace_params(self, params: Params) -> None:
+        """Takes other parameters of the same model."""
+        self.params, self._sources = params, [None] * self._rows
 
     def read(self, spans: Sequence[Span]) -> None:
         """Reads parts of texts."""
@@ -204,6 +225,7 @@ class Device:
         tokens = np.zeros(shape, np.int32)
         first, count = np.full(size, parts[0].first, np.int32), np.zeros(size, np.int32)
         text_length, state = np.ones(size, np.int32), np.full(size, self._rows, np.int32)
+        sources = None if self._plan.sources is None else np.ones(size, np.int32)
         tables = tuple(np.zeros((size, self._plan.pages_of_text), np.int32) for _ in self._plan.reaches)
         for i, part in enumerate(parts):
             text = part.sequence
@@ -211,9 +233,11 @@ class Device:
             first[i], count[i] = part.first, part.count
             text_length[i] = max(len(text.tokens), part.first + part.count)
             state[i] = self._rows if text.row is None else text.row
+            if sources is not None:
+                sources[i] = len(text.request.source or ())
             for table, pages in zip(tables, text.pages, strict=True):
                 table[i, : len(pages)] = [0 if page == NO_PAGE else page for page in pages]
-        return Rows(tokens, first, count, text_length, state, tables)
+        return Rows(tokens, first, count, text_length, state, tables, sources)
 
     def _with_later(self, rows: Rows, parts: Sequence[Span]) -> Rows:
         """Adds the later tokens that modules read; 0 for those that are not known yet."""
@@ -231,7 +255,7 @@ class Device:
     @property
     def num_programs(self) -> int:
         """The programs of which `compile` tells."""
-        return len(self._decode_sizes) + 2
+        return len(self._decode_sizes) + 2 + (0 if self._plan.sources is None else len(self._plan.sources.all_slots()))
 
     def compile(self, progress: Callable[[int, int], None]) -> None:
         """Compiles all programs, and tries whether they give the same results for the same tokens.
@@ -257,6 +281,8 @@ class Device:
                 break
             left_out = self._read_sizes.pop(0)
             del self._programs["read", *left_out], self._programs["score", *left_out]
+        for slots in () if self._plan.sources is None else self._plan.sources.all_slots():
+            self._source_program(self._source_inputs(slots, 0, ()))
         progress(total, total)
         self._state = self._emptied()
         self.is_exact = agrees and (all_agree or chooses)
@@ -264,8 +290,10 @@ class Device:
     def _probe_text(self, count: int) -> Text:
         """Returns a text of random tokens, in the first pages and the first row."""
         tokens = np.random.default_rng(0).integers(0, self._vocab_size, count).tolist()
+        sources = self._plan.sources
         request = Request(
             prompt=tuple(tokens),
+            source=None if sources is None else tuple((tokens * PROBE)[: min(PROBE, sources.longest)]),
             sampling=Sampling(temperature=0),
             num_logprobs=self._num_likeliest,
             num_prompt_logprobs=self._num_likeliest,
@@ -276,6 +304,7 @@ class Device:
     def _probe_decode(self, size: int, count: int) -> dict[str, Any]:
         """Reads a text with the program of `size` rows; returns its scores and its part of the cache."""
         text, self._state, sizes = self._probe_text(count), self._emptied(), self._decode_sizes
+        self._read_probe_source(text)
         tokens, text.tokens, self._decode_sizes = text.tokens, [], [size]
         scores = []
         for token in tokens:
@@ -290,6 +319,7 @@ class Device:
         results = []
         for run in (self.read, self.score):
             text, self._state = self._probe_text(count), self._emptied()
+            self._read_probe_source(text)
             text.tokens.append(0)  # the last score is that of some token
             parts = run([Span(text, 0, count)])
             places = [(part, place) for part in parts or () for place in range(part.span.count)]
@@ -299,12 +329,18 @@ class Device:
 
     def _results(self, text: Text, scores: list[Scores]) -> dict[str, Any]:
         used = max([1, *(len(pages) for pages in text.pages)])
-        layers = {name: self._state[name] for name in self._state if int(name) < self._config.num_layers}  # no modules
+        names = [name for name in self._state if not name.startswith(NAME)]
+        layers = {name: self._state[name] for name in names if int(name) < self._config.num_layers}  # no modules
         cached = jax.tree.map(lambda x: np.asarray(x[:used]), layers)
         return {"cached": cached, "scores": [(each.likeliest, each.likeliest_logprob) for each in scores]}
 
+    def _read_probe_source(self, text: Text) -> None:
+        if self._plan.sources is not None:
+            self.read_sources([text])
+
     def _emptied(self) -> DeviceState:
         del self._state
+        self._sources = [None] * self._rows
         return self._empty(self._layout)
 
     def _program(self, name: str, rows: int, tokens: int) -> Callable[..., Any]:
@@ -325,6 +361,21 @@ class Device:
             ]
             function = getattr(programs, name)
             self._programs[key] = programs.compiled(function, *options, *inputs, platform=self._layout.platform)
+        return self._programs[key]
+
+    def _source_inputs(self, slots: int, row: int, source: Sequence[int]) -> tuple[np.ndarray, ...]:
+        """Returns the source of a row as inputs of a program, which has as many rows as the layout splits them into."""
+        rows = self._layout.ways("batch")
+        tokens, lengths = np.zeros((rows, slots), np.int32), np.zeros(rows, np.int32)
+        tokens[0, : len(source)], lengths[0] = source, len(source)
+        return tokens, lengths, np.full(rows, row, np.int32)
+
+    def _source_program(self, inputs: tuple[np.ndarray, ...]) -> Callable[..., Any]:
+        """Returns the compiled program that reads a source of this size."""
+        key = ("source", *inputs[0].shape)
+        if key not in self._programs:
+            options = self._config, self._layout, self._plan.sources, self.params, self._state
+            self._programs[key] = programs.compiled(read_source, *options, *inputs, platform=self._layout.platform)
         return self._programs[key]
 
 

@@ -52,6 +52,9 @@ class DraftProposer:
                 f"the draft model knows {model.config.vocab_size} tokens and the model {target.vocab_size}; take a "
                 "draft with the same tokenizer"
             )
+        for config, what in ((target, "the model"), (model.config, "the draft model")):
+            if config.encoder is not None:
+                raise UserError(f"engine.speculation: {what} has an encoder, and a draft reads no source; take NGram()")
         assert options.speculation is not None
         check_rolls_back(model.config, "the draft model")
         if any(layer.position.reads_lengths for layer in model.config.layers):
