@@ -69,13 +69,19 @@ def main(argv: list[str]) -> int:
 
     with listen(HOST.value, PORT.value) as listener:  # before the model is read: a port may be taken
         run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
-        served = served_of(run, name=MODEL_NAME.value, chat_template=CHAT_TEMPLATE.value, created=int(time.time()))
+        served = served_of(
+            run,
+            name=MODEL_NAME.value,
+            chat_template=CHAT_TEMPLATE.value,
+            created=int(time.time()),
+            source_tokens=options.source_tokens,
+        )
         draft = engine_flags.draft_of(ENGINE, run)
         engine = Engine(run.experiment.model, run.params, options, layout=run.layout, draft=draft)
         capacity = engine.capacity
         print(
             f"the cache holds {capacity.tokens:,} tokens in {capacity.cache_bytes / 1e6:,.1f} MB; a text may have "
-            f"{capacity.longest_text:,}, and {options.rows} are drawn at once",
+            f"{capacity.longest_text:,}, and {options.rows} are drawn at once{capacity.describe_sources()}",
             file=sys.stderr,
         )
         _compile(engine)

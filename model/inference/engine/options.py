@@ -87,6 +87,12 @@ class Capacity:
     longest_source: int = 0
     source_bytes: int = 0
 
+    def describe_sources(self) -> str:
+        """Returns what a source may have and costs, after a semicolon; nothing for a model without an encoder."""
+        if not self.longest_source:
+            return ""
+        return f"; a source may have {self.longest_source:,}, and has room of {self.source_bytes / 1e6:,.1f} MB"
+
 
 @dataclasses.dataclass
 class EngineStatistics:

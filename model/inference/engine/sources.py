@@ -22,7 +22,7 @@ from model.errors import UserError
 from model.inference.engine.options import EngineOptions
 from model.inference.prompts import check_ids
 from model.inference.request import Request
-from model.inference.sources import MIN_SLOTS, refuse_lengths
+from model.inference.sources import refuse_lengths, slots_of
 from model.layout import Layout
 from model.stack import empty_caches
 from model.transformer import Params, stream
@@ -87,8 +87,8 @@ class SourcePlan:
         return PagedSourceCache(PagedCache(arrays, "kv_heads", table_BJ), lengths_B, self.dtype)
 
     def slots(self, length: int) -> int:
-        """Returns the slots of the program that reads a source: the next power of two, at most the longest."""
-        return min(self.longest, max(MIN_SLOTS, 1 << (length - 1).bit_length()))
+        """Returns the slots of the program that reads a source of this length."""
+        return slots_of(length, self.longest)
 
     def all_slots(self) -> list[int]:
         """Returns the slots of all programs."""
@@ -167,12 +167,6 @@ def refuse_other_encoders(config: ModelConfig) -> None:
         )
 
 
-def refuse_encoder(config: ModelConfig, what: str) -> None:
-    """Raises UserError for a model with an encoder, where nothing gives a text its source; `what` names the caller."""
-    if config.encoder is not None:
-        raise UserError(f"{what}: the model has an encoder, and its texts need a source, which nothing here gives")
-
-
 def check_source(plan: SourcePlan | None, request: Request, vocab_size: int) -> None:
     """Raises UserError for a request whose source an engine with these arrays cannot read."""
     source = request.source
@@ -181,7 +175,10 @@ def check_source(plan: SourcePlan | None, request: Request, vocab_size: int) -> 
             raise UserError("request.source: this model has no encoder to read it; leave it out")
         return
     if source is None:
-        raise UserError("request.source: this model has an encoder; give the ids that it reads")
+        raise UserError(
+            "request.source: this model has an encoder; give the ids that it reads. Of commands, launch.generate and "
+            "launch.serve do"
+        )
     check_ids("request.source:", source, vocab_size)
     if len(source) > plan.longest:
         raise UserError(

@@ -58,7 +58,11 @@ class Pages:
             q_BTNH, visibility = jnp.concatenate([q_BTNH, q_BTNH], axis=1), visibility.padded(2 * t, num_keys)
         fill = -k.table_BJ.shape[1] % count
         if fill:
-            visibility = visibility.padded(q_BTNH.shape[1], num_keys + fill * k.page_size)
+            slots = num_keys + fill * k.page_size
+            visibility = visibility.padded(q_BTNH.shape[1], slots)
+            if not visibility.causal:
+                is_key_S = jnp.arange(slots) < num_keys
+                visibility = visibility.with_mask(jnp.broadcast_to(is_key_S, (1, q_BTNH.shape[1], slots)))
         k_table_BJ, v_table_BJ = (jnp.pad(x.table_BJ, ((0, 0), (0, fill))) for x in (k, v))
         q_BKGTH = request.scoring.scale_and_group(q_BTNH, num_heads)
         sink_KG = None if sink_N is None else sink_N.reshape(q_BKGTH.shape[1:3])

@@ -168,6 +168,22 @@ def test_the_programs_are_exact_and_agree_with_generate(name):
     assert engine.is_exact
 
 
+def test_a_source_is_read_once_in_a_row_and_pages_are_shared_with_the_same_source():
+    engine, params, _ = served("encoder")
+    engine.replace_params(params)
+    before = engine.statistics
+    texts = [
+        Request(prompt=(7, *HEADS[0][:12]), source=source, sampling=Sampling(max_tokens=1))
+        for source in ((5, 6), (5, 7), (5, 6))
+    ]
+    for text, counts in zip(texts, ((2, 0), (4, 0), (6, 12)), strict=True):
+        serve(engine, [text])
+        after = engine.statistics
+        assert (after.source_tokens - before.source_tokens, after.prefix_tokens - before.prefix_tokens) == counts
+    serve(engine, [texts[0]])  # its row holds the source
+    assert engine.statistics.source_tokens == after.source_tokens
+
+
 def test_a_smaller_format_rounds_a_little():
     engine, params, _ = served("keys of an earlier layer", "int8")
     tokens = tuple(HEADS[0][:30])
