@@ -173,6 +173,9 @@ class ModelConfig:
         """Yields fields with which training is not what it may seem to be."""
         if self.adapters is not None and any(isinstance(layer.ffn, Experts) for layer in self.layers):
             yield "adapters", "matrices of experts have none, and stay as they are; a shared expert's have them"
+        if self.pooler is not None:
+            keep = 'training.frozen=Frozen(parts=("pooler",))'
+            yield "pooler", f"no objective here trains it, and weight decay shrinks it; keep it with {keep}"
 
     def _layer_choices(self) -> list[dict[str, tuple[str, Any]]]:
         """Returns, for every layer and kind of mechanism, the path of the field that chose it, and the choice."""

@@ -21,7 +21,7 @@ from tests.parity.cases import CASES
 from tests.parity.shapes import ENCODERS, PROMPTS
 
 answer_help(__name__, __doc__)
-from tests.parity import keys, ours, reference  # noqa: E402
+from tests.parity import keys, ours, pooled, reference  # noqa: E402
 from tests.parity.sources import source_of  # noqa: E402
 
 LOGITS, GRADIENT = 1e-4, 1e-3
@@ -92,7 +92,7 @@ def main(names):
             numbers = f"{row['logits']:7.1e} | {row['packed']:7.1e} | {row['gradient']:8.1e} | {row['greedy']:>6}"
             print(f"| {family:<23} | {shape:<35} | {numbers} |{'' if good else ' OVER'}", flush=True)
             jax.clear_caches()  # a process cannot map the programs of all shapes into its memory
-    return ended
+    return ended | pooled.main([family for family in pooled.FAMILIES if family in (names or CASES)])
 
 
 if __name__ == "__main__":
