@@ -20,6 +20,7 @@ from model.layers import Except
 from model.parameters.adapters import DoRA
 from model.parameters.names import flatten, unflatten
 from model.positions.absolute import NoPositions
+from model.positions.relative import RelativeBias
 from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK
 from model.recurrent.delta import GatedDelta
@@ -73,6 +74,13 @@ MODELS = {
         mixer=GRU(num_heads=2),
         encoder=dataclasses.replace(ENCODER, mixer=BothWays(mixer=GRU(num_heads=2)), position=NoPositions()),
     ),
+    "long sources": dataclasses.replace(
+        DENSE,
+        position=RelativeBias(shared=True),
+        encoder=dataclasses.replace(
+            ENCODER, num_layers=2, context_length=300, position=RelativeBias(bidirectional=True, shared=True)
+        ),
+    ),
 }
 
 
@@ -96,10 +104,11 @@ def engine_of(name, draft=None, **options):
 
 
 def with_source(name, request):
-    """The request, with one of 14 sources if the model reads any; equal requests have equal ones."""
+    """The request, with one of 12 sources if the model reads any; equal requests have equal ones."""
     if MODELS[name].encoder is None:
         return request
-    length, first = 1 + 4 * (len(request.prompt) % 6), request.prompt[-1] % 2
+    parts, first = MODELS[name].encoder.context_length // 6, request.prompt[-1] % 2
+    length = 1 + parts * (len(request.prompt) % 6)
     return dataclasses.replace(request, source=tuple((first + 5 * i) % 61 for i in range(length)))
 
 

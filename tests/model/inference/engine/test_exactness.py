@@ -146,7 +146,7 @@ def test_a_cache_in_a_smaller_format_is_as_exact(schedule):
 
 @SWEEP
 @pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
-@pytest.mark.parametrize("name", ["dense", "window", "latent", "delta"])
+@pytest.mark.parametrize("name", ["dense", "window", "latent", "delta", "encoder"])
 @few(40)
 @given(schedule=schedules())
 def test_many_schedules_in_smaller_formats(name, dtype, schedule):
