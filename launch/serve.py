@@ -9,7 +9,8 @@ r"""Serves a model over HTTP, in the interface of OpenAI, and a page to chat in.
 /v1/completions, /v1/chat/completions, /v1/models, /tokenize, /detokenize, /health, /metrics (Prometheus), and the page
 at /. A model read from a Hugging Face folder brings its chat template. The server is for this machine alone unless
 --host says otherwise, which needs a key; $CAIRN_API_KEY hides it from the list of processes. SIGTERM or Ctrl-C: new
-requests get status 503, and running ones have --drain_timeout seconds. Needs `pip install 'cairn-lm[serve]'`.
+requests get status 503, and running ones have --drain_timeout seconds. With an encoder a prompt is a source, and the
+answer is the target alone. Needs `pip install 'cairn-lm[serve]'`.
 """
 
 import contextlib
