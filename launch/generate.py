@@ -24,7 +24,8 @@ before every draw the tokens that lead to none of them are left out. Needs `pip 
 
 --steer adds a vector of `launch.inspect steer` to the stream after a layer, SCALE times, at every token. The engine
 takes no vectors, so such texts are drawn in batches, each of which runs until its last text ends; and so are those of
-models that read a prompt whole, with an encoder or a prefix.
+models that read a prompt whole, as a prefix, or a source by additive attention. With an encoder, each prompt is a
+source, and the text is the target alone.
 """
 
 import sys
@@ -135,7 +136,7 @@ def _in_batches(run: "LoadedRun", given: "list[Prompt]", sampling: "Sampling") -
     rows = check_prompts(run.experiment.model, run.tokenizer, texts, named)
     rows = [row for row in rows for _ in range(NUM_SAMPLES.value)]
     cache = largest_cache_bytes(run.experiment.model, rows, sampling.max_tokens, BATCH_SIZE.value, run.layout)
-    before = prompts if run.experiment.model.encoder is None else [""] * len(prompts)  # a source is another text
+    before = prompts if run.experiment.model.encoder is None else [""] * len(prompts)
     printer = _Printer(before, cache, silent=JSON.value)
     results: list[GeneratedText] = []
     try:
@@ -234,7 +235,12 @@ def _on_engine(given: "list[Prompt]", sampling: "Sampling") -> int:
     from train.run.loading import load_run
 
     run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
-    if for_terminal and run.experiment.model.reads_prompts_whole and form is None and not engine_flags.is_given(ENGINE):
+    if (
+        for_terminal
+        and run.experiment.model.needs_static_batches
+        and form is None
+        and not engine_flags.is_given(ENGINE)
+    ):
         return _in_batches(run, given, sampling)
     if for_terminal:
         options = with_cache_for(options, run, given, sampling.max_tokens)
@@ -260,7 +266,7 @@ def _on_engine(given: "list[Prompt]", sampling: "Sampling") -> int:
 def _draw(texts: "EngineTexts", given: "list[Prompt]", step: int) -> None:
     """Draws texts for the terminal."""
     prompts = [prompt.text for prompt in given for _ in range(NUM_SAMPLES.value)]
-    printer = _Printer(prompts, texts.cache_bytes, silent=JSON.value)
+    printer = _Printer(texts.before(prompts), texts.cache_bytes, silent=JSON.value)
     results: list[Continuation] = []
     try:
         texts.draw(given, NUM_SAMPLES.value, printer.show, results)

@@ -9,7 +9,8 @@ r"""Serves a model over HTTP, in the interface of OpenAI, and a page to chat in.
 /v1/completions, /v1/chat/completions, /v1/models, /tokenize, /detokenize, /health, /metrics (Prometheus), and the page
 at /. A model read from a Hugging Face folder brings its chat template. The server is for this machine alone unless
 --host says otherwise, which needs a key; $CAIRN_API_KEY hides it from the list of processes. SIGTERM or Ctrl-C: new
-requests get status 503, and running ones have --drain_timeout seconds. Needs `pip install 'cairn-lm[serve]'`.
+requests get status 503, and running ones have --drain_timeout seconds. With an encoder a prompt is a source, and the
+answer is the target alone. Needs `pip install 'cairn-lm[serve]'`.
 """
 
 import contextlib
@@ -69,13 +70,19 @@ def main(argv: list[str]) -> int:
 
     with listen(HOST.value, PORT.value) as listener:  # before the model is read: a port may be taken
         run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
-        served = served_of(run, name=MODEL_NAME.value, chat_template=CHAT_TEMPLATE.value, created=int(time.time()))
+        served = served_of(
+            run,
+            name=MODEL_NAME.value,
+            chat_template=CHAT_TEMPLATE.value,
+            created=int(time.time()),
+            source_tokens=options.source_tokens,
+        )
         draft = engine_flags.draft_of(ENGINE, run)
         engine = Engine(run.experiment.model, run.params, options, layout=run.layout, draft=draft)
         capacity = engine.capacity
         print(
             f"the cache holds {capacity.tokens:,} tokens in {capacity.cache_bytes / 1e6:,.1f} MB; a text may have "
-            f"{capacity.longest_text:,}, and {options.rows} are drawn at once",
+            f"{capacity.longest_text:,}, and {options.rows} are drawn at once{capacity.describe_sources()}",
             file=sys.stderr,
         )
         _compile(engine)

@@ -173,6 +173,9 @@ class ModelConfig:
         """Yields fields with which training is not what it may seem to be."""
         if self.adapters is not None and any(isinstance(layer.ffn, Experts) for layer in self.layers):
             yield "adapters", "matrices of experts have none, and stay as they are; a shared expert's have them"
+        if self.pooler is not None:
+            keep = 'training.frozen=Frozen(parts=("pooler",))'
+            yield "pooler", f"no objective here trains it, and weight decay shrinks it; keep it with {keep}"
 
     def _layer_choices(self) -> list[dict[str, tuple[str, Any]]]:
         """Returns, for every layer and kind of mechanism, the path of the field that chose it, and the choice."""
@@ -186,9 +189,10 @@ class ModelConfig:
         return layers
 
     @property
-    def reads_prompts_whole(self) -> bool:
-        """Whether all tokens of a prompt are read at once: a source, or a prefix whose tokens see each other."""
-        return self.encoder is not None or self.visibility.prompt_is_prefix
+    def needs_static_batches(self) -> bool:
+        """Whether `generate` alone draws its texts: a prompt or a source is read in a way that the engine has not."""
+        reads_pages = self.encoder is None or self.encoder.cross.reads_pages
+        return self.visibility.prompt_is_prefix or not reads_pages
 
     @property
     def reads_lengths(self) -> bool:

@@ -16,6 +16,7 @@ from model.inference.generate import cache_slots
 from model.inference.prompts import occurrence_indices
 from model.inference.request import Request
 from model.inference.sampling import Sampling
+from model.inference.sources import prompt_and_source, slots_of
 from model.options.json import to_json
 from train.evaluation.stored_scores import fingerprint_of_params
 from train.generation.chat_template import NO_TEMPLATE, chat_prompts, stop_tokens
@@ -89,6 +90,10 @@ class EngineTexts:
         """Draws `samples` texts of each prompt; see `continue_all`."""
         continue_all(self._engine, self._requests(prompts, samples), 2 * self._rows, on_text, results)
 
+    def before(self, prompts: list[str]) -> list[str]:
+        """What stands before each new text: its prompt, except that a source is another text."""
+        return prompts if self._run.experiment.model.encoder is None else [""] * len(prompts)
+
     def write(self, prompts: Sequence[Prompt], samples: int, path: pathlib.Path) -> None:
         """Writes `samples` texts of each prompt into a file; continues it if it has some of them already."""
         lines = numbered([prompt.text for prompt in prompts], samples)
@@ -151,8 +156,9 @@ class EngineTexts:
         return [self._fitting(row, prompt.where) for row, prompt in zip(rows, prompts, strict=True)]
 
     def _fitting(self, ids: Sequence[int], name: str) -> tuple[int, ...]:
-        """Ids that fit the context. Raises UserError for more."""
-        context = self._run.experiment.model.context_length
+        """Ids that fit the context, or that of the encoder. Raises UserError for more."""
+        model = self._run.experiment.model
+        context = model.context_length if model.encoder is None else model.encoder.context_length
         if not 0 < len(ids) <= context:
             raise UserError(
                 f"{name} has {len(ids)} tokens with its chat template; expected 1 to {context}, the context"
@@ -172,8 +178,10 @@ class EngineTexts:
 
     def _request(self, ids: tuple[int, ...], sample_index: int) -> TextRequest:
         tokenizer = self._run.tokenizer
+        prompt, source = prompt_and_source(self._run.experiment.model.encoder, ids)
         request = Request(
-            prompt=ids,
+            prompt=prompt,
+            source=source,
             sampling=self._sampling,
             begin=tokenizer.begin_of_document,
             end=tokenizer.end_of_document,
@@ -185,15 +193,20 @@ class EngineTexts:
 
 
 def with_cache_for(options: EngineOptions, run: LoadedRun, prompts: Sequence[Prompt], max_tokens: int) -> EngineOptions:
-    """Returns options whose cache holds the longest of these texts in every row, unless they say its size.
+    """Returns options whose cache holds the longest of these texts and sources in every row, unless they say its size.
 
     Raises UserError for prompts that `check_prompts` refuses.
     """
     if options.cache_tokens is not None:
         return options
-    texts, names = zip(*prompts, strict=True)
-    rows = check_prompts(run.experiment.model, run.tokenizer, texts, names)
-    pages = -(-cache_slots(run.experiment.model, rows, max_tokens) // options.page_size)
+    model, (texts, names) = run.experiment.model, zip(*prompts, strict=True)
+    rows = check_prompts(model, run.tokenizer, texts, names)
+    if model.encoder is not None:
+        if options.source_tokens is None:
+            longest = slots_of(max(map(len, rows)), model.encoder.context_length)
+            options = dataclasses.replace(options, source_tokens=longest)
+        rows = [[model.encoder.start_token]]
+    pages = -(-cache_slots(model, rows, max_tokens) // options.page_size)
     return dataclasses.replace(options, cache_tokens=options.rows * pages * options.page_size)
 
 

@@ -46,21 +46,26 @@ class PagedCache(AttentionCache):
                 return x.at[page_BT, :, slot_BT].set(x_BTKH, mode="drop")
             return x.at[page_BT[..., None], heads_K, slot_BT[..., None]].set(x_BTKH, mode="drop")
 
-        arrays, view = dict(self.arrays), {}
+        arrays = dict(self.arrays)
         if self.clears:
             # A write has the numbers of one head: with those of all heads XLA on a TPU copies the pool between writes.
             heads_K, begun_BT = jnp.arange(heads), jnp.where(slot_BT == 0, page_BT, num_pages)
             clear = lambda x: x.at[begun_BT[..., None], heads_K].set(0, mode="drop")  # noqa: E731
             arrays = {name: clear(x) for name, x in arrays.items()}
         for name, x_BTKH in new.items():
-            scales, scale_name = None, name + SCALE
-            if scale_name in arrays:
+            if (scale_name := name + SCALE) in arrays:
                 x_BTKH, scale_BTK1 = quantized(new[name], arrays[name].dtype)
-                arrays[scale_name] = scales = write(arrays[scale_name], scale_BTK1)
+                arrays[scale_name] = write(arrays[scale_name], scale_BTK1)
             arrays[name] = write(arrays[name], x_BTKH)
-            dtype = None if scales is None else str(new[name].dtype)
-            view[name] = PagedArray(arrays[name], self.table_BJ, scales, dtype, self.clears)
-        return dataclasses.replace(self, arrays=arrays), CacheView(view, Coordinates(count * size))
+        after = dataclasses.replace(self, arrays=arrays)
+        view = {name: after.array(name, str(x_BTKH.dtype)) for name, x_BTKH in new.items()}
+        return after, CacheView(view, Coordinates(count * size))
+
+    def array(self, name: str, dtype: str) -> PagedArray:
+        """Returns what the cache holds under a name; the dtype is that of products, for a smaller format."""
+        assert self.table_BJ is not None, "the pages of rows"
+        scales = self.arrays.get(name + SCALE)
+        return PagedArray(self.arrays[name], self.table_BJ, scales, None if scales is None else dtype, self.clears)
 
     def sharded(self, layout: Layout) -> "PagedCache":
         """Returns the cache with its pages split over the mesh by heads."""

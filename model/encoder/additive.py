@@ -11,7 +11,7 @@ Scores are made for a few queries at a time: tanh has an entry for each query, t
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,8 @@ class AdditiveAttention:
     Attributes:
       units: the number H of units of the network that scores; None for the model width.
     """
+
+    reads_pages: ClassVar[bool] = False
 
     units: int | None = None
 
@@ -103,8 +105,7 @@ class AdditiveLayer(nnx.Module):
             cache = None if cache is None else cache.filled(k_BSKH, v_BSKH, segment_ids_BS)
         else:
             assert cache is not None, "a pass without a source reads one from the cache"
-            k_BSKH, v_BSKH = cache.k_BKSH.swapaxes(1, 2), cache.v_BKSH.swapaxes(1, 2)
-            segment_ids_BS = cache.segment_ids_BS
+            k_BSKH, v_BSKH, segment_ids_BS = cache.kept()
         visibility = visible_source(context.visibility.queries, k_BSKH.shape[1], segment_ids_BS)
         q_BTH, k_BSH, v_BSD = q_BTNH[:, :, 0], k_BSKH[:, :, 0], v_BSKH[:, :, 0]
         context.offer("cross_weights", lambda: self._weights(q_BTH, k_BSH, visibility)[:, None].astype(q_BTH.dtype))

@@ -5,6 +5,7 @@ Vaswani et al. 2017, "Attention Is All You Need", section 3.2.3, "encoder-decode
 
 import dataclasses
 from collections.abc import Iterator
+from typing import ClassVar
 
 import jax
 from flax import nnx
@@ -13,7 +14,7 @@ from model import kernels
 from model.attention.grouped_query import QKNorm
 from model.attention.heads import problems_of_heads
 from model.context import Context
-from model.encoder.cache import SourceCache, empty_source_cache
+from model.encoder.cache import AnySourceCache, SourceCache, empty_source_cache
 from model.encoder.source import visible_source
 from model.kernels.scoring import Scoring
 from model.parameters.maker import ParameterMaker
@@ -31,7 +32,10 @@ class CrossAttention:
       qkv_bias, output_bias: whether the projections to heads, and the output projection, have biases.
       qk_norm: norms on queries and keys, or None.
       scale: the factor on products of queries and keys; None for H^-1/2.
+      reads_pages: whether keys and values may lie in pages, as in the engine.
     """
+
+    reads_pages: ClassVar[bool] = True
 
     num_heads: int
     num_kv_heads: int | None = None
@@ -103,8 +107,8 @@ class CrossAttentionLayer(nnx.Module):
         self.key_norm = None if norm is None else norm.build(k, h, "kv_heads", make, reductions)
 
     def __call__(
-        self, x_BTD: jax.Array, context: Context, cache: SourceCache | None
-    ) -> tuple[jax.Array, SourceCache | None]:
+        self, x_BTD: jax.Array, context: Context, cache: AnySourceCache | None
+    ) -> tuple[jax.Array, AnySourceCache | None]:
         """Maps (B, T, D) to (B, T, D). A pass with a source fills the cache if it has one; others read the cache."""
         assert context.visibility is not None
         q_BTNH = project(x_BTD, self.query, context.layout, self.query_bias)
@@ -116,11 +120,7 @@ class CrossAttentionLayer(nnx.Module):
             cache = None if cache is None else cache.filled(k_BSKH, v_BSKH, segment_ids_BS)
         else:
             assert cache is not None, "a pass without a source reads one from the cache"
-            k_BSKH, v_BSKH, segment_ids_BS = (
-                cache.k_BKSH.swapaxes(1, 2),
-                cache.v_BKSH.swapaxes(1, 2),
-                cache.segment_ids_BS,
-            )
+            k_BSKH, v_BSKH, segment_ids_BS = cache.kept()
         visibility = visible_source(context.visibility.queries, k_BSKH.shape[1], segment_ids_BS)
         scale = q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale
         scoring = Scoring(scale, None, self.reductions)

@@ -28,8 +28,7 @@ class Source:
     @classmethod
     def of_lengths(cls, tokens_BS: jax.Array, lengths_B: jax.Array) -> "Source":
         """Returns rows of one document each, of so many tokens; those after them are padding."""
-        is_real_BS = jnp.arange(tokens_BS.shape[1]) < lengths_B[:, None]
-        return cls(tokens_BS=tokens_BS, segment_ids_BS=jnp.where(is_real_BS, 0, PADDING))
+        return cls(tokens_BS=tokens_BS, segment_ids_BS=segments_of_lengths(tokens_BS.shape[1], lengths_B))
 
 
 @struct.dataclass
@@ -43,6 +42,11 @@ class EncodedSource:
 
     stream_BSD: jax.Array
     segment_ids_BS: jax.Array | None = None
+
+
+def segments_of_lengths(count: int, lengths_B: jax.Array) -> jax.Array:
+    """Returns the documents of rows of `count` slots: each has one document of so many tokens, then padding."""
+    return jnp.where(jnp.arange(count) < lengths_B[:, None], 0, PADDING)
 
 
 def visible_source(targets: Coordinates, sources: int, segment_ids_BS: jax.Array | None) -> Visibility:

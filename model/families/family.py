@@ -41,6 +41,7 @@ class Family:
       weights: the table of its weights, or a function from a model to the table, where names depend on the model.
       prefix: a prefix that files may leave out of the names of tensors.
       old_names: ends of the names of tensors, and what early files have in their place.
+      parts_of_files: names of tensors that some files have, and the fields of the model that it has with them.
       buffers: shell patterns of tensors that files may have and that hold no weights of the model; {num_layers} in them
         stands for the number of layers, and so for the first layer that the model does not have.
       write_config: returns the values of a config.json from a model; None where the user has to give a config.json.
@@ -57,6 +58,7 @@ class Family:
     weights: tuple[Weight, ...] | Callable[[ModelConfig], tuple[Weight, ...]]
     prefix: str = ""
     old_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    parts_of_files: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     buffers: tuple[str, ...] = ()
     write_config: Callable[[ModelConfig], dict[str, Any]] | None = None
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -125,6 +127,12 @@ class Family:
                 )
             renamed |= {} if value is None else {key: value}
         return renamed
+
+    def with_parts(self, config: ModelConfig, present: Collection[str]) -> ModelConfig:
+        """Returns the model of a config.json with the parts that files have beside it, by the names `present`."""
+        for name, fields in self.parts_of_files.items():
+            config = dataclasses.replace(config, **fields) if name in present else config
+        return config
 
     def tensors(self, config: ModelConfig) -> dict[str, Tensor]:
         """Returns the tensors of a model by name. Raises UserError where a parameter has none in this family."""

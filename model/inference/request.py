@@ -1,7 +1,8 @@
 """What an engine is asked for, and what it answers: requests of token ids, and updates with new tokens.
 
-A request's tokens and log-probabilities are a function of the model, the prompt, the options and `sample_index`. They
-do not depend on the requests beside it, on when it was submitted, or on the contents of the engine's caches.
+A request's tokens and log-probabilities are a function of the model, the source, the prompt, the options and
+`sample_index`. They do not depend on the requests beside it, on when it was submitted, or on the contents of the
+engine's caches.
 """
 
 import dataclasses
@@ -19,7 +20,8 @@ class Request:
     """One text to continue.
 
     Attributes:
-      prompt: the ids of the prompt, at least one.
+      prompt: the ids of the prompt, at least one. With an encoder it is the beginning of the target: its start token.
+      source: the ids that an encoder reads; None for a model without one.
       sampling: the number of new tokens, and the rules that choose them.
       begin, end: the ids that begin and end a text; None for none. The end mark ends the text, and the repetition
         penalty counts neither.
@@ -42,6 +44,7 @@ class Request:
     """
 
     prompt: tuple[int, ...]
+    source: tuple[int, ...] | None = None
     sampling: Sampling = Sampling()
     begin: int | None = None
     end: int | None = None
@@ -60,6 +63,8 @@ class Request:
         """Yields each invalid field with its problem."""
         if not self.prompt:
             yield "prompt", "has no tokens; expected at least one, such as the id that ends documents"
+        if self.source is not None and not self.source:
+            yield "source", "has no tokens; expected at least one, or None for a model without an encoder"
         if self.sample_index < 0:
             yield "sample_index", f"must be 0 or more, got {self.sample_index}"
         for name in ("num_logprobs", "num_prompt_logprobs"):

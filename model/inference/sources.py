@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.config import ModelConfig
+from model.encoder.option import Encoder
 from model.encoder.source import Source
 from model.errors import UserError
 from model.inference.prompts import check_ids, check_length
@@ -29,8 +30,7 @@ def texts_and_sources(
     encoder = config.encoder
     if encoder is None:
         return prompts, None
-    if config.reads_lengths:
-        raise UserError("a model with an encoder generates no text with positions that depend on its length")
+    refuse_lengths(config)
     for number, prompt in enumerate(prompts, start=1):
         if len(prompt) == 0:
             raise UserError(f"prompt {number} has no tokens; expected a source of at least one")
@@ -39,13 +39,28 @@ def texts_and_sources(
     return [[encoder.start_token]] * len(prompts), prompts
 
 
+def prompt_and_source(encoder: Encoder | None, ids: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Returns the prompt and the source of a request of the engine with the ids of a text, which an encoder reads."""
+    return (tuple(ids), None) if encoder is None else ((encoder.start_token,), tuple(ids))
+
+
+def slots_of(length: int, most: int) -> int:
+    """Returns the slots of a program that reads a source: the next power of two, at most `most`."""
+    return min(most, max(MIN_SLOTS, 1 << (length - 1).bit_length()))
+
+
+def refuse_lengths(config: ModelConfig) -> None:
+    """Raises UserError for a model with an encoder whose positions depend on the length of a text."""
+    if config.encoder is not None and config.reads_lengths:
+        raise UserError("a model with an encoder generates no text with positions that depend on its length")
+
+
 def read_sources(
     config: ModelConfig, layout: Layout, params: Params, state: Any, sources: Sequence[Sequence[int]]
 ) -> Any:
     """Returns a `DecodeState` whose cache has the keys and values of these sources, one for each of its first rows."""
     assert config.encoder is not None
-    rows, longest = len(state.token_B), max(map(len, sources))
-    slots = min(config.encoder.context_length, max(MIN_SLOTS, 1 << (longest - 1).bit_length()))
+    rows, slots = len(state.token_B), slots_of(max(map(len, sources)), config.encoder.context_length)
     tokens_BS, lengths_B = np.zeros((rows, slots), np.int32), np.ones(rows, np.int32)
     for row, source in enumerate(sources):
         tokens_BS[row, : len(source)], lengths_B[row] = source, len(source)

@@ -36,6 +36,7 @@ from model.recompute import SaveOnly
 from model.residual import PostNorm
 from model.stack import empty_caches
 from model.transformer import abstract_params, forward
+from tests.model.encoder.parts import read_in_parts
 
 # The numbers that a field is drawn from: few and small, so that most are compatible and operations compile once.
 NUMBERS = {
@@ -190,14 +191,9 @@ def check_order(config, params, tokens, run, full):
     changed[:, 5:] = (changed[:, 5:] + 1) % config.vocab_size
     np.testing.assert_array_equal(run(params, changed)[:, :5], full[:, :5])
 
-    step = jax.jit(lambda p, t, at, cache, source: _logits_and_cache(config, p, t, at, cache, source))
-    cache, parts, source = empty_caches(config, 2, LENGTH + 2), [], source_of(config)
-    for begin in range(0, LENGTH, 2):
-        positions = np.broadcast_to(np.arange(begin, begin + 2, dtype=np.int32), (2, 2))
-        logits, cache = step(params, tokens[:, begin : begin + 2], positions, cache, source)
-        source = {}  # its keys and values are in the cache
-        parts.append(logits)
-    assert_close(np.concatenate(parts, axis=1), full)
+    step = jax.jit(functools.partial(_logits_and_cache, config, params))
+    sizes, cache = LENGTH // 2 * [2], empty_caches(config, 2, LENGTH + 2)
+    assert_close(read_in_parts(step, tokens, sizes, cache, source_of(config)), full)
 
 
 # ------------------------------------------------------------------------------------------------------- mutations

@@ -3,10 +3,12 @@
     python -m tests.parity.live [--no_greedy] [FAMILY ...]
 
 Columns: the largest difference of logits in units of their standard deviation (for whole rows, and for documents packed
-into a row), the largest relative difference of a gradient, and how many of 64 greedy tokens are the same. Exits with
-status 1 when a number is over its bound.
+into a row), the largest relative difference of a gradient, and how many of 64 greedy tokens are the same. Below the
+table: the largest difference of pooled texts, of files that have BERT's pooler. Exits with status 1 when a number is
+over its bound.
 """
 
+import pathlib
 import sys
 import tempfile
 
@@ -15,16 +17,19 @@ import numpy as np
 
 from model.options.words import nearest
 from model.parameters.specs import is_trained, partition
-from model.transformer import specs
+from model.transformer import specs, stream
+from model.vocabulary.pooling import first_token
 from tests.benchmarks.command import answer_help, fail
 from tests.parity.cases import CASES
 from tests.parity.shapes import ENCODERS, PROMPTS
+from train.conversion.reading import open_published, read_params
 
 answer_help(__name__, __doc__)
 from tests.parity import keys, ours, reference  # noqa: E402
 from tests.parity.sources import source_of  # noqa: E402
 
 LOGITS, GRADIENT = 1e-4, 1e-3
+POOLED, POOLED_BOUND = ("bert", "roberta"), 1e-5  # of numbers between -1 and 1
 
 
 def compare(family, shape, greedy):
@@ -67,6 +72,38 @@ def largest_difference(ours, theirs):
     return worst
 
 
+def files_with_pooler(family, shape, folder):
+    """Saves a model with a pooler; returns token ids and what the pooler makes of each row."""
+    import torch
+    import transformers
+
+    masked = reference.make(family, shape)
+    kind = transformers.BertModel if family == "bert" else transformers.RobertaModel
+    torch.manual_seed(1)
+    model = kind(masked.config, add_pooling_layer=True)
+    body = getattr(masked, family)
+    model.load_state_dict(body.state_dict(), strict=False)
+    masked.add_module(family, model.eval())  # its files have the pooler beside the weights of masked tokens
+    masked.save_pretrained(folder)
+    ids = reference.tokens(family, shape)
+    with torch.no_grad():
+        pooled = model(
+            input_ids=torch.tensor(ids, dtype=torch.long), attention_mask=torch.ones(ids.shape)
+        ).pooler_output
+    return ids, pooled.numpy()
+
+
+def difference_of_pooled(family, shape):
+    """Returns the largest difference of a pooled number."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        ids, expected = files_with_pooler(family, shape, folder)
+        opened = open_published(folder, folder / "data", parameter_dtype="float32")
+        params = read_params(opened.folder, opened.family, opened.tensors, opened.experiment)
+    output = stream(opened.experiment.model, params, np.asarray(ids, np.int32))
+    return float(np.abs(np.asarray(first_token(params, output.stream_BTD)) - expected).max())
+
+
 def main(names):
     """Prints the table and returns the exit status."""
     ended, greedy = 0, "--no_greedy" not in names
@@ -92,6 +129,13 @@ def main(names):
             numbers = f"{row['logits']:7.1e} | {row['packed']:7.1e} | {row['gradient']:8.1e} | {row['greedy']:>6}"
             print(f"| {family:<23} | {shape:<35} | {numbers} |{'' if good else ' OVER'}", flush=True)
             jax.clear_caches()  # a process cannot map the programs of all shapes into its memory
+    for family in [family for family in POOLED if family in (names or CASES)]:
+        for shape in CASES[family]:
+            found = difference_of_pooled(family, shape)
+            ended |= not found < POOLED_BOUND
+            print(
+                f"pooled texts of {family}, {shape}: {found:.1e}{'' if found < POOLED_BOUND else ' OVER'}", flush=True
+            )
     return ended
 
 

@@ -101,13 +101,16 @@ def _format(source: Source, quantized_format: str) -> str:
 
 def copy_origin(origin: pathlib.Path, into: pathlib.Path) -> list[Header]:
     """Copies the files beside the weights; returns the headers of the weight files."""
-    headers = []
     for path in sorted(origin.iterdir()):
-        if path.name.endswith(HEADER):
-            headers.append(Header(path.name.removesuffix(HEADER), path.read_bytes()))
-        elif path.name not in (BUFFERS, QUANTIZATION, RECORD):
+        if not path.name.endswith(HEADER) and path.name not in (BUFFERS, QUANTIZATION, RECORD):
             shutil.copyfile(path, into / path.name)
-    return headers
+    return headers_of(origin)
+
+
+def headers_of(origin: pathlib.Path) -> list[Header]:
+    """The headers of the weight files."""
+    paths = [path for path in sorted(origin.iterdir()) if path.name.endswith(HEADER)]
+    return [Header(path.name.removesuffix(HEADER), path.read_bytes()) for path in paths]
 
 
 def buffers(origin: pathlib.Path) -> TensorFiles:

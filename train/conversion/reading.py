@@ -175,7 +175,7 @@ def open_published(
     """
     folder = LanguageModelFolder(source)
     family, reading = folder.model.family, folder.model.read(accept)
-    config = reading.config
+    config = family.with_parts(reading.config, folder.tensors)
     if context_length is not None:
         config = _with_context_length(config, context_length)
     tensors = published_tensors(family, config, folder)

@@ -15,7 +15,7 @@ from model.parameters.names import flatten
 from model.transformer import abstract_params
 from train import experiment as experiments
 from train.conversion.folder import INDEX, Header, StoredTensor, TensorFiles, make_header, new_folder, write_tensors
-from train.conversion.origin import FORMATS, buffers, copy_origin, was_quantized
+from train.conversion.origin import FORMATS, buffers, copy_origin, headers_of, was_quantized
 from train.conversion.published_config import config_like, family_for
 from train.data.shards.dataset import dataset_of_run
 from train.files.files import read_json, write_json
@@ -77,7 +77,10 @@ def write_published(
         if like is not None:
             raise UserError(f"--like={like}, but {run} has the config.json that it was read with; leave it out")
         # --context_length may have set the context length.
-        if changed := model_differences(published.read(record["accepted"]).config, config, "context_length"):
+        stored = {tensor.name for header in headers_of(origin) for tensor in header.tensors}
+        described = published.read(record["accepted"]).config
+        described = chosen.with_parts(described, stored - buffers(origin).tensors.keys())
+        if changed := model_differences(described, config, "context_length"):
             listed = "\n  ".join(changed)
             raise UserError(
                 f"the model is not the one of {origin}/config.json (its value -> this run's):\n  {listed}\n"

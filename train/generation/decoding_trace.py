@@ -99,7 +99,9 @@ class TraceSpeed:
 
 
 def draw_trace(config: ModelConfig, count: int, per_second: float | None = None, seed: int = 0) -> Trace:
-    """Draws requests. Raises UserError if the context is too short for them."""
+    """Draws requests. Raises UserError if the context is too short for them, and for a model that reads sources."""
+    if config.encoder is not None:
+        raise UserError("a trace has prompts and no sources, and this model has an encoder; take --decode without it")
     longest = min(LONGEST, config.context_length // 2)
     if longest < SHORTEST:
         raise UserError(f"a trace needs a context of {2 * SHORTEST} tokens; the model has {config.context_length}")

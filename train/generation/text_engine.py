@@ -146,7 +146,8 @@ class _Text:
     """One unfinished text."""
 
     def __init__(self, tokenizer: Tokenizer, request: TextRequest) -> None:
-        self._stream = TextStream(tokenizer, request.request.prompt, request.stop_strings)
+        before = request.request.prompt if request.request.source is None else request.request.prompt[1:]
+        self._stream = TextStream(tokenizer, before, request.stop_strings)  # a start token is no text
         self._waiting: collections.deque[TextToken] = collections.deque()
         self._shown = self._num_tokens = 0
 

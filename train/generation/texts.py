@@ -219,13 +219,15 @@ class TextStream:
         self.decoded = 0
         self._stop_strings = tuple(stop_strings)
         self._pending = ""
-        self._decoder = StreamDecoder(tokenizer)
+        self._decoder, self._vocab_size = StreamDecoder(tokenizer), tokenizer.vocab_size
         # A tokenizer may decode the first ids of a text differently (without a space), so the prompt comes first.
         self._decoder.push(prompt)
         self._decoder.end_known_text()
 
     def push(self, token: int) -> str:
-        """Takes the next id and returns the text that can be shown now."""
+        """Takes the next id and returns the text that can be shown now; a sentinel of the model alone is its <ID>."""
+        if token >= self._vocab_size:
+            return self._release(f"<{token}>")
         return self._release(self._decoder.push([token]))
 
     def finish(self, *, truncated: bool) -> str:

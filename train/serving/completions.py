@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from model.errors import UserError
+from train.data.tokenizers.interface import ids_with_end
 from train.generation.prompts import check_text
 from train.generation.text_engine import TextUpdate
 from train.generation.texts import prompt_ids
@@ -29,6 +30,10 @@ def completion_job(parameters: Parameters, served: Served) -> Job:
     check_model(parameters, served)
     given = prompts_of(parameters, served)
     echo = parameters.flag("echo")
+    if echo and served.encoder is not None:
+        raise bad_parameter(
+            "echo", "has no effect: the model reads a prompt as a source, and its answer is another text"
+        )
     max_tokens = parameters.whole("max_tokens", DEFAULT_TOKENS, 0 if echo else 1)
     return make_job(
         parameters,
@@ -64,15 +69,19 @@ def prompts_of(parameters: Parameters, served: Served) -> list[tuple[Sequence[in
 
 
 def text_ids(text: str, served: Served, *, marked: bool) -> list[int]:
-    """The ids of a text, with the mark that begins a document if `marked`. Raises ApiError."""
+    """The ids of a text, with the mark that begins a document, or ends a source, if `marked`. Raises ApiError."""
     try:
         check_text(text, "the text", "half of a pair such as \\ud83d\\ude00 stands alone; write both")
-        ids = prompt_ids(served.tokenizer, text) if marked else served.tokenizer.encode(text).tolist()
+        ids = _marked(text, served) if marked else served.tokenizer.encode(text).tolist()
     except UserError as error:
         raise bad_parameter("prompt", f"cannot be encoded: {error}") from None
     if not ids:
         raise bad_parameter("prompt", "has no token; give a text, or at least one id")
     return ids
+
+
+def _marked(text: str, served: Served) -> list[int]:
+    return prompt_ids(served.tokenizer, text) if served.encoder is None else ids_with_end(served.tokenizer, text)
 
 
 class Completions:

@@ -23,7 +23,9 @@ class TokenTexts:
         self._anchor = anchor_of(tokenizer)
 
     def text(self, token: int) -> str:
-        """The text of an id; empty for a mark, with U+FFFD for bytes that are no character."""
+        """The text of an id; empty for a mark and an id of the model alone, with U+FFFD for bytes of no character."""
+        if token >= self._tokenizer.vocab_size:
+            return ""
         if (known := self._texts.get(token)) is not None:
             return known
         text = text_inside(self._tokenizer, self._anchor, token)

@@ -1,7 +1,8 @@
 """BERT: an encoder with learned positions, types of tokens, norms after sublayers and a head before the unembedding.
 
-Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding". The layers of
-the files for pooled texts and for next sentences are kept beside a run and written back; the model does not have them.
+Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding". Files that have
+the layer for pooled texts give a model with a pooler. The layer for next sentences is kept beside a run and written
+back; the model does not have it.
 """
 
 from typing import Any
@@ -18,6 +19,7 @@ from model.parameters.maker import Normal
 from model.positions.absolute import Learned
 from model.residual import PostNorm
 from model.vocabulary.embedding import Tied
+from model.vocabulary.pooling import Pooler
 from model.vocabulary.prediction_head import PredictionHead
 
 # Early files have these names of the weights of norms.
@@ -107,6 +109,14 @@ def head(dense: str, norm: str, bias: str, decoder: str) -> tuple[Weight, ...]:
     )
 
 
+def pooler(model: str) -> tuple[Weight, ...]:
+    """Returns the rows of the pooler, which some files have; `model` is the prefix of their tensors."""
+    return (
+        Weight("pooler.dense", model + "pooler.dense.weight", "e d -> d e"),
+        Weight("pooler.dense_bias", model + "pooler.dense.bias"),
+    )
+
+
 FAMILY = Family(
     name="bert",
     model_types=("bert",),
@@ -120,7 +130,9 @@ FAMILY = Family(
             "cls.predictions.bias",
             "cls.predictions.decoder.",
         ),
+        *pooler("bert."),
     ),
+    parts_of_files={"bert.pooler.dense.weight": {"pooler": Pooler()}},
     old_names=OLD_NORMS,
-    buffers=("*embeddings.position_ids", "bert.pooler.*", "cls.seq_relationship.*"),
+    buffers=("*embeddings.position_ids", "cls.seq_relationship.*"),
 )

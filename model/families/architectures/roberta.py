@@ -8,6 +8,7 @@ from model.families.architectures import bert
 from model.families.config_json import ConfigJson
 from model.families.family import Family
 from model.positions.absolute import Learned
+from model.vocabulary.pooling import Pooler
 from model.vocabulary.prediction_head import PredictionHead
 
 
@@ -32,6 +33,8 @@ FAMILY = Family(
     weights=(
         *bert.stack("roberta."),
         *bert.head("lm_head.dense.", "lm_head.layer_norm.", "lm_head.bias", "lm_head.decoder."),
+        *bert.pooler("roberta."),
     ),
-    buffers=("*embeddings.position_ids", "roberta.pooler.*"),
+    parts_of_files={"roberta.pooler.dense.weight": {"pooler": Pooler()}},
+    buffers=("*embeddings.position_ids",),
 )

@@ -40,7 +40,7 @@ def capacity_of(plan: CachePlan) -> Capacity:
     """Returns the size of the arrays of a plan."""
     groups = list(enumerate(zip(plan.reaches, plan.num_pages, strict=True)))
     whole = [group for group, (reach, _) in groups if reach is None]
-    row_bytes = plan.bytes_of(None)
+    row_bytes, sources = plan.bytes_of(None), plan.sources
     window_bytes = sum(plan.bytes_of(group) * pages for group, (reach, pages) in groups if reach is not None)
     page_bytes = sum(plan.bytes_of(group) for group in whole)
     tokens = plan.num_pages[whole[0]] * plan.page_size if whole else plan.rows * plan.longest_text
@@ -50,6 +50,8 @@ def capacity_of(plan: CachePlan) -> Capacity:
         cache_bytes=sum(plan.bytes_of(group) * pages for group, (_, pages) in groups) + plan.rows * row_bytes,
         bytes_per_token=page_bytes // plan.page_size,
         bytes_per_row=row_bytes + window_bytes // plan.rows,
+        longest_source=0 if sources is None else sources.longest,
+        source_bytes=0 if sources is None else sources.row_bytes,
     )
 
 

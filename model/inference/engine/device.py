@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.config import ModelConfig
-from model.errors import UserError
 from model.inference.engine import programs
 from model.inference.engine.choices import ChoiceMaker
 from model.inference.engine.device_state import CachePlan, DeviceState, Rows
@@ -18,12 +17,13 @@ from model.inference.engine.page_pool import NO_PAGE
 from model.inference.engine.programs import Choices, Drawn, Scores
 from model.inference.engine.scheduler import Span
 from model.inference.engine.sequence import Sequence as Text
+from model.inference.engine.sources import read_source
 from model.inference.request import Request, TokenScore
 from model.inference.sampling import Sampling
 from model.layout import Layout
 from model.transformer import Params
 
-PROBE = 8  # tokens that `Device.compile` reads with each program
+PROBE = 8  # tokens of the text with which programs are made, and tried (tried_device.py)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,9 +141,29 @@ class Device:
         self._state = self._empty(layout)
         self._last_R = jax.jit(lambda: layout.constrain(jnp.zeros(rows, jnp.int32), (None,)))()
         self._choices = ChoiceMaker(config.vocab_size, self._decode_sizes)
+        self._sources: list[tuple[int, ...] | None] = [None] * rows  # that the rows hold
         self.is_exact: bool | None = None
 
     # ------------------------------------------------------------------------------------------------------- passes
+
+    def read_sources(self, texts: Sequence[Text]) -> int:
+        """Runs the encoder on the sources of texts, except where their rows hold them; returns the tokens read."""
+        count = 0
+        for text in texts:
+            source, row, plan = text.request.source, text.row, self._plan.sources
+            assert source is not None
+            assert row is not None
+            assert plan is not None
+            if self._sources[row] != source:
+                self._sources[row] = source
+                inputs = self._source_inputs(plan.slots(len(source)), row, source)
+                self._state = self._source_program(inputs)(self.params, self._state, *inputs)
+                count += len(source)
+        return count
+
+    def replace_params(self, params: Params) -> None:
+        """Takes other parameters of the same model."""
+        self.params, self._sources = params, [None] * self._rows
 
     def read(self, spans: Sequence[Span]) -> None:
         """Reads parts of texts."""
@@ -238,6 +258,7 @@ class Device:
         tokens = np.zeros(shape, np.int32)
         first, count = np.full(size, parts[0].first, np.int32), np.zeros(size, np.int32)
         text_length, state = np.ones(size, np.int32), np.full(size, self._rows, np.int32)
+        sources = None if self._plan.sources is None else np.ones(size, np.int32)
         tables = tuple(np.zeros((size, self._plan.pages_of_text), np.int32) for _ in self._plan.reaches)
         for i, part in enumerate(parts):
             text = part.sequence
@@ -245,9 +266,11 @@ class Device:
             first[i], count[i] = part.first, part.count
             text_length[i] = max(len(text.tokens), part.first + part.count)
             state[i] = self._rows if text.row is None else text.row
+            if sources is not None:
+                sources[i] = len(text.request.source or ())
             for table, pages in zip(tables, text.pages, strict=True):
                 table[i, : len(pages)] = [0 if page == NO_PAGE else page for page in pages]
-        return Rows(tokens, first, count, text_length, state, tables)
+        return Rows(tokens, first, count, text_length, state, tables, sources)
 
     def _with_later(self, rows: Rows, parts: Sequence[Span]) -> Rows:
         """Adds the later tokens that modules read; 0 for those that are not known yet."""
@@ -262,64 +285,13 @@ class Device:
 
     # ------------------------------------------------------------------------------------------------------ programs
 
-    @property
-    def num_programs(self) -> int:
-        """The programs of which `compile` tells."""
-        return 1 if self._invariant else len(self._decode_sizes) + 2
-
-    def compile(self, progress: Callable[[int, int], None]) -> None:
-        """Compiles all programs, and tries whether they give the same results for the same tokens.
-
-        On a CPU it takes the largest programs that do. `progress` is called with the programs done, and of all.
-
-        Raises:
-          UserError: if the only program of an invariant engine gives other results in other rows.
-        """
-        if self._invariant:
-            self._compile_one()
-            return progress(1, 1)
-        sizes, total = list(self._decode_sizes), self.num_programs
-        count = min(PROBE, self._plan.longest_text)
-        chooses, all_agree = self._layout.platform == "cpu", True
-        if sizes:
-            [whole], [first] = self._probe_decode(sizes[0], count), self._probe_decode(sizes[0], 1)
-        else:
-            whole = self._probe_read(count)[0]
-        for done, size in enumerate(sizes):
-            agrees = _equal(first, self._probe_decode(size, 1)[0])
-            all_agree &= agrees
-            if chooses and not agrees:
-                self._decode_sizes.remove(size)
-            progress(done + 1, total)
-        while True:
-            agrees = all(_equal(whole, each) for each in self._probe_read(count))
-            if agrees or not chooses or len(self._read_sizes) == 1:
-                break
-            left_out = self._read_sizes.pop(0)
-            del self._programs["read", *left_out], self._programs["score", *left_out]
-        progress(total, total)
-        self._state = self._emptied()
-        self.is_exact = agrees and (all_agree or chooses)
-
-    def _compile_one(self) -> None:
-        """Compiles the only program, and tries a text alone, in all rows at once, and with its tokens side by side."""
-        count, size = min(PROBE, self._plan.longest_text), self._decode_sizes[0]
-        [alone], in_all_rows = (self._probe_decode(size, count, copies) for copies in (1, size))
-        found = in_all_rows if self._plan.has_states else [*in_all_rows, self._probe_side_by_side(count)]
-        self.is_exact = all(_equal(alone, each) for each in found)
-        self._state = self._emptied()
-        if not self.is_exact:
-            raise UserError(
-                f"engine.invariant: on this {self._layout.platform} the results of a row depend on its place or on the "
-                f"other rows (a program of {size} rows, {count} tokens tried); try other engine.rows, fewer devices, "
-                "or set engine.invariant=False"
-            )
-
     def _probe_text(self, count: int) -> Text:
         """Returns a text of random tokens, in the first pages and the first row."""
         tokens = np.random.default_rng(0).integers(0, self._vocab_size, count).tolist()
+        sources = self._plan.sources
         request = Request(
             prompt=tuple(tokens),
+            source=None if sources is None else tuple((tokens * PROBE)[: min(PROBE, sources.longest)]),
             sampling=Sampling(temperature=0),
             num_logprobs=self._num_likeliest,
             num_prompt_logprobs=self._num_likeliest,
@@ -327,45 +299,9 @@ class Device:
         pages = [list(range(-(-count // self._plan.page_size))) for _ in self._plan.reaches]
         return Text(0, request, 1, "max_tokens", tokens, pages, row=0)
 
-    def _probe_decode(self, size: int, count: int, copies: int = 1) -> list[dict[str, Any]]:
-        """Reads a text with the program of `size` rows; returns its scores in each row, and its part of the cache."""
-        text, self._state, sizes = self._probe_text(count), self._emptied(), self._decode_sizes
-        tokens, text.tokens, self._decode_sizes = text.tokens, [], [size]
-        scores: list[list[Scores]] = [[] for _ in range(copies)]
-        for token in tokens:
-            text.tokens.append(token)
-            chosen = self.decode([Span(text, len(text.tokens) - 1, 1)] * copies).chosen()
-            for of_copy, [each] in zip(scores, chosen, strict=True):
-                of_copy.append(each.own_scores())
-        self._decode_sizes = sizes
-        return [self._results(text, of_copy) for of_copy in scores]
-
-    def _probe_side_by_side(self, count: int) -> dict[str, Any]:
-        """Reads a text with the program that decodes, a token a row; returns its results."""
-        text, self._state = self._probe_text(count), self._emptied()
-        chosen = self.decode([Span(text, first, 1) for first in range(count)]).chosen()
-        return self._results(text, [each.own_scores() for [each] in chosen])
-
-    def _probe_read(self, count: int) -> list[dict[str, Any]]:
-        """Reads a text with the programs that read and that score; returns the results of each."""
-        results = []
-        for run in (self.read, self.score):
-            text, self._state = self._probe_text(count), self._emptied()
-            text.tokens.append(0)  # the last score is that of some token
-            parts = run([Span(text, 0, count)])
-            places = [(part, place) for part in parts or () for place in range(part.span.count)]
-            scores = [jax.tree.map(lambda x, part=part, t=t: x[part.row, t], part.scores) for part, t in places]
-            results.append(self._results(text, scores))
-        return results
-
-    def _results(self, text: Text, scores: list[Scores]) -> dict[str, Any]:
-        used = max([1, *(len(pages) for pages in text.pages)])
-        layers = {name: self._state[name] for name in self._state if int(name) < self._config.num_layers}  # no modules
-        cached = jax.tree.map(lambda x: np.asarray(x[:used]), layers)
-        return {"cached": cached, "scores": [(each.likeliest, each.likeliest_logprob) for each in scores]}
-
     def _emptied(self) -> DeviceState:
         del self._state
+        self._sources = [None] * self._rows
         return self._empty(self._layout)
 
     def _program(self, name: str, rows: int, tokens: int) -> Callable[..., Any]:
@@ -388,9 +324,17 @@ class Device:
             self._programs[key] = programs.compiled(function, *options, *inputs, platform=self._layout.platform)
         return self._programs[key]
 
+    def _source_inputs(self, slots: int, row: int, source: Sequence[int]) -> tuple[np.ndarray, ...]:
+        """Returns the source of a row as inputs of a program, which has as many rows as the layout splits them into."""
+        rows = self._layout.ways("batch")
+        tokens, lengths = np.zeros((rows, slots), np.int32), np.zeros(rows, np.int32)
+        tokens[0, : len(source)], lengths[0] = source, len(source)
+        return tokens, lengths, np.full(rows, row, np.int32)
 
-def _equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two results have the same bits; scores that one of them lacks are not compared."""
-    one, other = ({name: x for name, x in each.items() if one[name] and other[name]} for each in (one, other))
-    equal = jax.tree.map(np.array_equal, one, other)
-    return all(jax.tree.leaves(equal))
+    def _source_program(self, inputs: tuple[np.ndarray, ...]) -> Callable[..., Any]:
+        """Returns the compiled program that reads a source of this size."""
+        key = ("source", *inputs[0].shape)
+        if key not in self._programs:
+            options = self._config, self._layout, self._plan.sources, self.params, self._state
+            self._programs[key] = programs.compiled(read_source, *options, *inputs, platform=self._layout.platform)
+        return self._programs[key]

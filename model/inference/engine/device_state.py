@@ -1,5 +1,7 @@
 """The arrays that an engine keeps on the device: pages of attention layers, and a state per row of recurrent layers.
 
+With an encoder, every row also has the keys and values of a source (sources.py).
+
 They are planned from the options alone (`CachePlan`), so that their sizes are known before they are made.
 """
 
@@ -14,8 +16,10 @@ from flax import struct
 from model.attention.cache import AttentionCache
 from model.attention.paged_cache import SCALE, PagedCache
 from model.config import ModelConfig
+from model.encoder.cache import DecoderLayerCache
 from model.inference.engine.options import EngineOptions
 from model.inference.engine.scheduler import pages_of_window
+from model.inference.engine.sources import NAME, SourcePlan, plan_sources
 from model.inference.engine.speculation import Modules
 from model.interfaces import AttentionOption
 from model.kernels import needs_cleared_pages
@@ -38,6 +42,7 @@ class Rows:
       text_length_B: the tokens that the whole text has by now.
       state_B: the number of the row's recurrent state; past the last one in a row without a request.
       tables: of every group of layers, the pages of each row (B, J).
+      source_length_B: the tokens of each row's source; None for a model without an encoder.
       later_KBT: for modules of multi-token prediction, the token k + 1 places after each; None if they are yet to come.
     """
 
@@ -47,6 +52,7 @@ class Rows:
     text_length_B: Any
     state_B: Any
     tables: tuple[Any, ...]
+    source_length_B: Any = None
     later_KBT: Any = None
 
 
@@ -83,6 +89,7 @@ class CachePlan:
       num_pages: the pages of every group.
       layers: every layer with a cache, by its number; those of modules follow the layers of the model.
       modules: K, the modules of multi-token prediction that guess tokens.
+      sources: the arrays of sources, which every layer reads; None for a model without an encoder.
     """
 
     rows: int
@@ -92,6 +99,7 @@ class CachePlan:
     num_pages: tuple[int, ...]
     layers: tuple[tuple[str, PagedLayer | RecurrentLayer], ...]
     modules: int = 0
+    sources: SourcePlan | None = None
 
     @property
     def pages_of_text(self) -> int:
@@ -105,7 +113,7 @@ class CachePlan:
 
     def shapes(self) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
         """Returns the shape and dtype of every array."""
-        shapes: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
+        shapes: dict[str, dict[str, jax.ShapeDtypeStruct]] = {} if self.sources is None else self.sources.shapes()
         for name, layer in self.layers:
             if isinstance(layer, PagedLayer):
                 pages = self.num_pages[layer.group]
@@ -125,7 +133,11 @@ class CachePlan:
 
     def sharded(self, state: DeviceState, layout: Layout) -> DeviceState:
         """Returns the arrays, laid out over the mesh."""
-        sharded: DeviceState = {}
+        sharded: DeviceState = {
+            name: PagedCache(arrays, "kv_heads").sharded(layout).arrays
+            for name, arrays in state.items()
+            if name.startswith(NAME)
+        }
         for name, layer in self.layers:
             if isinstance(layer, PagedLayer):
                 sharded[name] = PagedCache(state[name], layer.heads).sharded(layout).arrays
@@ -147,22 +159,28 @@ class CachePlan:
                 caches[name] = RecurrentState(
                     {each: _zero_at_start(x.at[rows.state_B].get(mode="clip"), rows) for each, x in state[name].items()}
                 )
+        if self.sources is not None:
+            for name in self.sources.layers:
+                source = self.sources.cache(state[NAME + name], rows.state_B, rows.source_length_B)
+                caches[name] = DecoderLayerCache(caches.get(name), source)
         return caches
 
     def with_caches(self, state: DeviceState, caches: LayerCaches, rows: Rows, layout: Layout) -> DeviceState:
         """Returns the arrays with the caches of some rows after a pass."""
-        after: DeviceState = {}
+        after: DeviceState = {name: arrays for name, arrays in state.items() if name.startswith(NAME)}
         for name, layer in self.layers:
+            cache: Any = caches[name]
+            cache = cache if self.sources is None else cache.mixer
             if isinstance(layer, PagedLayer):
-                after[name] = caches[name].arrays
+                after[name] = cache.arrays
             else:
                 write = lambda x, new: x.at[rows.state_B].set(new, mode="drop")  # noqa: E731
-                after[name] = jax.tree.map(write, state[name], caches[name].arrays)
+                after[name] = jax.tree.map(write, state[name], cache.arrays)
         return self.sharded(after, layout)
 
     def bytes_of(self, group: int | None) -> int:
-        """Returns the bytes of a page of all layers of a group, or of the states of a row."""
-        total = 0
+        """Returns the bytes of a page of all layers of a group, or of the states and the source of a row."""
+        total = self.sources.row_bytes if self.sources is not None and group is None else 0
         for _, layer in self.layers:
             if isinstance(layer, RecurrentLayer) and group is None:
                 total += sum(math.prod(shape) * jnp.dtype(dtype).itemsize for _, shape, dtype in layer.shapes)
@@ -174,7 +192,9 @@ class CachePlan:
 
 def plan_cache(config: ModelConfig, options: EngineOptions, cache_tokens: int) -> CachePlan:
     """Returns the arrays of an engine whose cache holds so many tokens."""
-    caches = jax.eval_shape(lambda: empty_caches(config, 1, 1))
+    caches: dict[str, Any] = jax.eval_shape(lambda: empty_caches(config, 1, 1))
+    if config.encoder is not None:
+        caches = {name: cache.mixer for name, cache in caches.items() if cache.mixer is not None}
     modules = options.speculation.tokens if isinstance(options.speculation, Modules) else 0
     last = caches.get(str(config.num_layers - 1))
     caches |= {str(config.num_layers + k): last for k in range(modules) if last is not None}
@@ -206,7 +226,8 @@ def plan_cache(config: ModelConfig, options: EngineOptions, cache_tokens: int) -
         return max(window, min(pages, options.rows * window))
 
     num_pages = tuple(pages_of(reach) for reach in reaches)
-    return CachePlan(options.rows, size, longest, tuple(reaches), num_pages, tuple(layers), modules)
+    sources = plan_sources(config, options)
+    return CachePlan(options.rows, size, longest, tuple(reaches), num_pages, tuple(layers), modules, sources)
 
 
 def _zero_at_start(x: jax.Array, rows: Rows) -> jax.Array:

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.inference.engine.device import Device
 from model.inference.engine.device_state import CachePlan, plan_cache
 from model.inference.engine.options import EngineOptions
 from model.inference.engine.programs import serving_config
 from model.inference.engine.scheduler import Span
 from model.inference.engine.sequence import Sequence as Text
 from model.inference.engine.speculation import check_rolls_back
+from model.inference.engine.tried_device import TriedDevice
 from model.inference.generate import PreparedParams, prepare_params
 from model.layout import Layout
 from model.transformer import Params
@@ -52,13 +52,16 @@ class DraftProposer:
                 f"the draft model knows {model.config.vocab_size} tokens and the model {target.vocab_size}; take a "
                 "draft with the same tokenizer"
             )
+        for config, what in ((target, "the model"), (model.config, "the draft model")):
+            if config.encoder is not None:
+                raise UserError(f"engine.speculation: {what} has an encoder, and a draft reads no source; take NGram()")
         assert options.speculation is not None
         check_rolls_back(model.config, "the draft model")
         if any(layer.position.reads_lengths for layer in model.config.layers):
             raise UserError("the draft model's positions depend on the length of a text; take a draft without such")
         self._plan = _plan(model.config, options, longest_text)
         self._budget = options.tokens_per_step
-        self._device = Device(
+        self._device = TriedDevice(
             serving_config(model.config),
             layout,
             self._plan,

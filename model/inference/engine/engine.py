@@ -32,7 +32,7 @@ from model.errors import UserError
 from model.inference.constraint import Follower
 from model.inference.engine import programs
 from model.inference.engine.capacity import capacity_of, plan_of, shares_pages
-from model.inference.engine.device import Chosen, Decoding, Device, token_score
+from model.inference.engine.device import Chosen, Decoding, token_score
 from model.inference.engine.draft import DraftModel, DraftProposer
 from model.inference.engine.modules import ModulesProposer
 from model.inference.engine.ngram import NGramProposer
@@ -41,7 +41,9 @@ from model.inference.engine.page_pool import PagePool
 from model.inference.engine.scheduler import Scheduler, Span
 from model.inference.engine.sequence import ON_DEVICE
 from model.inference.engine.sequence import Sequence as Text
+from model.inference.engine.sources import check_source, refuse_other_encoders
 from model.inference.engine.speculation import Draft, Modules, NGram, Proposer, accepted, check_rolls_back
+from model.inference.engine.tried_device import TriedDevice
 from model.inference.generate import PreparedParams, prepare_params
 from model.inference.prompts import check_ids, check_length
 from model.inference.request import EndedBy, Request, Update
@@ -83,10 +85,7 @@ class Engine:
         """
         check(options, "engine")
         refuse_without_chunks(config, "engine")
-        if config.encoder is not None:
-            raise UserError(
-                "the engine serves no model with an encoder; take python -m launch.generate without --output"
-            )
+        refuse_other_encoders(config)
         self.options, self._config, self._layout = options, config, layout
         self._vocab_size, self._context = config.vocab_size, config.context_length
         self._plan = plan_of(config, options)
@@ -100,7 +99,7 @@ class Engine:
         self._num_likeliest = max(1, min(options.max_logprobs, config.vocab_size))
         self._proposer = self._make_proposer(draft)
         guesses = 0 if options.speculation is None else options.speculation.tokens
-        self._device = Device(
+        self._device = TriedDevice(
             programs.serving_config(config),
             layout,
             self._plan,
@@ -172,6 +171,7 @@ class Engine:
             raise UserError(f"request.{name}: {problem}")
         prompt, new = request.prompt, request.sampling.max_tokens
         check_ids("request.prompt:", prompt, self._vocab_size)
+        check_source(self._plan.sources, request, self._vocab_size)
         check_ids("request.logit_bias:", tuple(request.logit_bias), self._vocab_size)
         for name in ("num_logprobs", "num_prompt_logprobs"):
             if (getattr(request, name) or 0) > self._num_likeliest:
@@ -218,7 +218,7 @@ class Engine:
             raise UserError(
                 f"{self.num_unfinished} requests are unfinished; finish or cancel them before new parameters"
             )
-        self._device.params = prepare_params(self._config, params, self._layout).params
+        self._device.replace_params(prepare_params(self._config, params, self._layout).params)
         for pool in self._scheduler.pools:
             pool.forget()
 
@@ -234,7 +234,9 @@ class Engine:
         """
         if self._device.is_exact is not None:
             return
-        parts: list[Device | Proposer] = [self._device] if self._proposer is None else [self._device, self._proposer]
+        parts: list[TriedDevice | Proposer] = (
+            [self._device] if self._proposer is None else [self._device, self._proposer]
+        )
         total = sum(part.num_programs for part in parts)
         before = 0
 
@@ -260,13 +262,14 @@ class Engine:
         updates = [Update(text.request_id, (), ended_by="cancelled") for text in self._cancelled]
         self._cancelled.clear()
         plan = self._scheduler.plan()
+        self._statistics.source_tokens += self._device.read_sources(plan.sources)
         if not plan.decoding and not plan.reading:
-            assert not self._texts or self._in_flight is not None, "requests wait and none can run"
+            assert plan.sources or not self._texts or self._in_flight is not None, "requests wait and none can run"
             return updates + self._land()
         self._statistics.steps += not plan.decoding
         updates += self._read(plan.reading)
         self._propose(plan.decoding, self.options.tokens_per_step - sum(span.count for span in plan.reading))
-        return updates + self._decode(plan.decoding, alone=not plan.reading)
+        return updates + self._decode(plan.decoding, alone=not plan.reading and not plan.sources)
 
     def _read(self, spans: list[Span]) -> list[Update]:
         """Reads parts of prompts, and keeps the scores that are asked for; returns updates of texts that end so."""

@@ -19,6 +19,8 @@ class EngineOptions:
       page_size: the tokens of a page of the cache.
       cache_tokens: the tokens that the cache holds, of all texts together; None for `rows` texts of the context length,
         or as many as half of the device's memory holds.
+      source_tokens: for a model with an encoder, the most tokens of a source: every row has room for so many. None for
+        as many as the encoder reads.
       cache_dtype: a smaller format of keys and values in pages, with a scale for each token and head; None for that of
         the model's products. Recurrent states keep theirs.
       prefix_cache: whether texts that begin alike share pages, also those of texts that ended.
@@ -35,6 +37,7 @@ class EngineOptions:
     steps_per_call: int = 4
     page_size: int = 16
     cache_tokens: int | None = None
+    source_tokens: int | None = None
     cache_dtype: Literal["int8", "float8_e4m3fn"] | None = None
     prefix_cache: bool = True
     max_logprobs: int = 20
@@ -58,6 +61,8 @@ class EngineOptions:
                 "cache_tokens",
                 f"must be at least the {self.page_size} tokens of a page, or None; got {self.cache_tokens}",
             )
+        if self.source_tokens is not None and self.source_tokens < 1:
+            yield "source_tokens", f"must be at least 1, or None for the encoder's length, got {self.source_tokens}"
         if self.only_scores and self.speculation is not None:
             yield "speculation", "guesses new tokens, and with only_scores there are none; set one of them"
         if self.invariant and isinstance(self.speculation, Modules):
@@ -79,7 +84,9 @@ class Capacity:
       longest_text: the most tokens of one text: its prompt and new tokens, without the last, which needs no place.
       cache_bytes: the bytes of all arrays.
       bytes_per_token: the bytes that one more token of every text needs; windows and recurrent states need none.
-      bytes_per_row: the bytes of the states of recurrent layers, and of the windows, of one decoding request.
+      bytes_per_row: the bytes of the states of recurrent layers, of the windows, and of the source, of one decoding
+        request.
+      longest_source, source_bytes: the most tokens of a source, and the bytes of one; 0 for a model without an encoder.
     """
 
     tokens: int
@@ -87,6 +94,14 @@ class Capacity:
     cache_bytes: int
     bytes_per_token: int
     bytes_per_row: int
+    longest_source: int = 0
+    source_bytes: int = 0
+
+    def describe_sources(self) -> str:
+        """Returns what a source may have and costs, after a semicolon; nothing for a model without an encoder."""
+        if not self.longest_source:
+            return ""
+        return f"; a source may have {self.longest_source:,}, and has room of {self.source_bytes / 1e6:,.1f} MB"
 
 
 @dataclasses.dataclass
@@ -96,6 +111,7 @@ class EngineStatistics:
     Attributes:
       steps: the steps that read tokens.
       prompt_tokens, new_tokens: the tokens read for prompts (those read again too), and generated.
+      source_tokens: the tokens of sources that the encoder read.
       prefix_tokens: the tokens of prompts that were found in the cache in place of being read.
       text_steps: the steps of all texts that brought a new token, or several.
       proposed_tokens, accepted_tokens: the guesses of speculation, and those that were right.
@@ -108,6 +124,7 @@ class EngineStatistics:
     steps: int = 0
     prompt_tokens: int = 0
     new_tokens: int = 0
+    source_tokens: int = 0
     prefix_tokens: int = 0
     text_steps: int = 0
     proposed_tokens: int = 0

@@ -3,7 +3,7 @@
 The requests are served by rank: priority, then arrival. A step first takes a token of every running request whose text
 was read (it decodes), then reads parts of prompts, while the budget lasts. If pages run out, the running request of the
 highest rank number gives way: it loses its pages and waits, and its tokens are read again later. So the first request
-always goes on.
+always goes on. A source is read when its request gets a row, as many in a step as the budget allows, and at least one.
 
 Full pages are shared: a request takes a page that is known in place of reading its tokens. Of several requests that are
 about to read the same page, one reads it and the others wait a step for it, so that samples of one prompt read it once,
@@ -36,10 +36,12 @@ class Plan:
     """What one step reads.
 
     Attributes:
+      sources: the requests whose source it reads, before all else.
       decoding: the requests of which it reads the last token, to choose the next.
       reading: the parts of prompts, and of the texts of requests that gave way, that it reads.
     """
 
+    sources: list[Sequence]
     decoding: list[Sequence]
     reading: list[Span]
 
@@ -93,20 +95,22 @@ class Scheduler:
             pages.clear()
         self.running.remove(sequence)
         sequence.row, sequence.num_read, sequence.num_published = None, 0, 0
+        sequence.source_read = sequence.request.source is None
 
     # ---------------------------------------------------------------------------------------------------------- plans
 
     def plan(self) -> Plan:
         """Chooses the tokens of the next step, and gives them pages."""
         self._admit()
+        sources = self._sources()
         own_pages = {each: self._share(each) for each in self._by_rank(self.running)}
         decoding = [each for each in self._by_rank(self.running) if each.may_decode]
         decoding = [each for each in decoding if each.row is not None and self._make_room(each, len(each.tokens))]
         decoding = [each for each in decoding if each.row is not None]  # later ones may have given way
-        budget, claimed = self.tokens_per_step - len(decoding), set[bytes]()
+        budget, claimed = self.tokens_per_step - len(decoding) - _source_tokens(sources), set[bytes]()
         reading: list[Span] = []
         for each in self._by_rank(self.running):
-            if each.row is None or budget < 1 or each.num_to_read == 0:
+            if each.row is None or budget < 1 or each.num_to_read == 0 or not each.source_read:
                 continue
             if (own := own_pages[each]) in claimed:
                 continue
@@ -119,6 +123,7 @@ class Scheduler:
             reading.append(Span(each, each.num_read, count))
             budget -= count
         return Plan(
+            [each for each in sources if each.row is not None],
             [each for each in decoding if each.row is not None],
             [span for span in reading if span.sequence.row is not None],
         )
@@ -188,6 +193,18 @@ class Scheduler:
             self.waiting.remove(each)
             each.row = min(set(range(self.rows)) - {other.row for other in self.running})
             self.running.append(each)
+
+    def _sources(self) -> list[Sequence]:
+        """Chooses the sources of the next step: the first by rank, and others that its tokens leave room for."""
+        chosen: list[Sequence] = []
+        for each in self._by_rank(self.running):
+            if each.source_read:
+                continue
+            if chosen and _source_tokens([*chosen, each]) > self.tokens_per_step:
+                break
+            each.source_read = True
+            chosen.append(each)
+        return chosen
 
     def _has_room(self, sequence: Sequence) -> bool:
         """Whether the pages suffice for all tokens of a waiting request and of the running ones."""
@@ -268,6 +285,10 @@ class Scheduler:
     def _first_page(self, num_read: int, reach: int | None) -> int:
         """Returns the first page that the query after `num_read` tokens sees."""
         return 0 if reach is None else max(0, num_read - reach + 1) // self.page_size
+
+
+def _source_tokens(sequences: list[Sequence]) -> int:
+    return sum(len(each.request.source or ()) for each in sequences)
 
 
 def pages_of_window(reach: int, tokens_per_step: int, page_size: int) -> int:

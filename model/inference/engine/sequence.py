@@ -23,6 +23,7 @@ class Sequence:
       budget_ends_by: the reason if it has that many.
       tokens: the prompt and all new tokens; the last ones may be ON_DEVICE.
       num_read: how many of these the cache holds.
+      source_read: whether its row holds its source, or it has none.
       row: the number of its row while it runs; None while it waits.
       pages: of every group of layers, the pages of the tokens read; NO_PAGE before a window.
       digests: of the full pages of `tokens`, as far as they were needed.
@@ -42,6 +43,7 @@ class Sequence:
     tokens: list[int]
     pages: list[list[int]]
     num_read: int = 0
+    source_read: bool = dataclasses.field(init=False)
     row: int | None = None
     digests: list[bytes] = dataclasses.field(default_factory=list)
     num_published: int = 0
@@ -55,7 +57,9 @@ class Sequence:
 
     def __post_init__(self) -> None:
         """Computes what the draws of this request depend on, as `generate` does."""
-        self.prompt_hash = hash_of(self.request.prompt)
+        source, prompt = self.request.source, self.request.prompt
+        self.prompt_hash = hash_of(prompt if source is None else (*source, *prompt[1:]))
+        self.source_read = source is None
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -85,7 +89,7 @@ class Sequence:
     def may_decode(self) -> bool:
         """Whether all tokens but the last were read, and those on the device leave room for another."""
         has_room = self.tokens[-1] != ON_DEVICE or self.num_new < self.budget
-        return self.num_to_read == 0 and has_room
+        return self.source_read and self.num_to_read == 0 and has_room
 
     @property
     def num_to_read(self) -> int:
@@ -122,10 +126,11 @@ class Sequence:
         self.proposed = guesses
 
     def digest(self, index: int, page_size: int) -> bytes:
-        """Returns the digest of the page with this index, whose tokens are known."""
+        """Returns the digest of the page with this index, whose tokens are known; it depends on the source too."""
         while len(self.digests) <= index:
             first = len(self.digests) * page_size
-            before = self.digests[-1] if self.digests else b""
+            of_source = b"" if self.request.source is None else next_digest(b"source", self.request.source)
+            before = self.digests[-1] if self.digests else of_source
             self.digests.append(next_digest(before, self.tokens[first : first + page_size]))
         return self.digests[index]
 

@@ -59,7 +59,11 @@ class Pages:
             q_BTNH, visibility = jnp.concatenate([q_BTNH, q_BTNH], axis=1), visibility.padded(2 * t, num_keys)
         fill = -k.table_BJ.shape[1] % count
         if fill:
-            visibility = visibility.padded(q_BTNH.shape[1], num_keys + fill * k.page_size)
+            slots = num_keys + fill * k.page_size
+            visibility = visibility.padded(q_BTNH.shape[1], slots)
+            if not visibility.causal:
+                is_key_S = jnp.arange(slots) < num_keys
+                visibility = visibility.with_mask(jnp.broadcast_to(is_key_S, (1, q_BTNH.shape[1], slots)))
         k_table_BJ, v_table_BJ = (jnp.pad(x.table_BJ, ((0, 0), (0, fill))) for x in (k, v))
         q_BKGTH = request.scoring.scale_and_group(q_BTNH, num_heads)
         sink_KG = None if sink_N is None else sink_N.reshape(q_BKGTH.shape[1:3])
@@ -103,11 +107,22 @@ def _sum_over_blocks(
 
 
 def _blocks(visibility: Visibility, block: int, count: int) -> tuple[jax.Array, jax.Array]:
-    """Returns the first and the end of the blocks that any query sees."""
+    """Returns the first and the end of the blocks that any query sees; without an order, up to its last document."""
+    if not visibility.causal:
+        return jnp.int32(0), jnp.minimum((_end_of_documents(visibility) + block - 1) // block, count)
     index_BT, reach = visibility.queries.indices(), visibility.reach
     last = jnp.minimum(jnp.max(index_BT) // block + 1, count)
     first = 0 if reach is None else jnp.maximum(jnp.min(index_BT) - reach + 1, 0) // block
     return jnp.asarray(first, jnp.int32), jnp.asarray(last, jnp.int32)
+
+
+def _end_of_documents(visibility: Visibility) -> jax.Array:
+    """Returns the number of keys up to the last one that may be of a query's document."""
+    queries, keys = visibility.queries.segment_ids, visibility.keys.segment_ids
+    if queries is None or keys is None:
+        return jnp.int32(visibility.keys.count)
+    among_BS = (keys >= jnp.min(queries)) & (keys <= jnp.max(queries))
+    return jnp.max(jnp.where(among_BS, jnp.arange(1, visibility.keys.count + 1, dtype=jnp.int32), 0))
 
 
 def _in_groups(function: Callable[..., jax.Array], group: int, *inputs: Any) -> jax.Array:

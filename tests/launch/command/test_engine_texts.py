@@ -8,11 +8,17 @@ import re
 import jax
 import pytest
 
-from launch.command.engine_texts import EngineTexts
+from launch.command.engine_texts import EngineTexts, with_cache_for
+from model.attention.grouped_query import GroupedQuery
+from model.encoder.cross import CrossAttention
+from model.encoder.option import Encoder
 from model.errors import UserError
+from model.feedforward.mlp import MLP
 from model.inference.engine.options import EngineOptions
 from model.inference.engine.speculation import NGram
 from model.inference.sampling import Sampling
+from model.transformer import init
+from tests.tiers import SWEEP
 from train.generation.constraints import Constraints, Form
 from train.generation.prompts import Prompt
 from train.generation.texts import generate_texts
@@ -149,3 +155,44 @@ def test_flags_that_clash(command, given, words):
     status, printed = command(MODULE, "--run=nowhere", *given)
     assert status == 2
     assert words in printed
+
+
+@pytest.fixture(scope="module")
+def pair(run):
+    """A run of a model with an encoder."""
+    encoder = Encoder(
+        num_layers=1,
+        context_length=40,
+        mixer=GroupedQuery(num_heads=2),
+        ffn=MLP(width=20),
+        cross=CrossAttention(num_heads=2),
+        start_token=5,
+    )
+    model = dataclasses.replace(run.experiment.model, num_layers=1, encoder=encoder)
+    params = jax.jit(init, static_argnums=0)(model, jax.random.key(0))
+    return dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, model=model), params=params)
+
+
+@pytest.fixture(scope="module")
+def targets(pair):
+    options = with_cache_for(EngineOptions(rows=1, tokens_per_step=2), pair, PROMPTS, SAMPLING.max_tokens)
+    assert (options.source_tokens, options.cache_tokens) == (16, 32)
+    return EngineTexts(pair, SAMPLING, stop_strings=(), engine=options, chat=False, chat_template=None)
+
+
+def test_prompts_that_an_encoder_reads(targets, run, tmp_path):
+    """They end as sources do in training, and the texts are others."""
+    assert targets.before(["a", "b"]) == ["", ""]
+    first = targets._requests(PROMPTS, 1)[0].request
+    assert (first.prompt, first.source) == ((5,), (*b"the cat", run.tokenizer.end_of_document))
+    with pytest.raises(UserError, match="prompt x has 41 tokens"):
+        targets.write([Prompt("x" * 40, "prompt x")], 1, tmp_path / "long.jsonl")
+
+
+@SWEEP
+def test_texts_of_sources_are_those_of_static_batches(targets, pair, tmp_path):
+    path = tmp_path / "out.jsonl"
+    targets.write(PROMPTS, 1, path)
+    found = [json.loads(line)["text"] for line in path.read_text().splitlines()]
+    model, prompts = pair.experiment.model, [prompt.text for prompt in PROMPTS]
+    assert found == [each.text for each in generate_texts(model, pair.params, pair.tokenizer, prompts, SAMPLING)]

@@ -1,6 +1,5 @@
 """A small encoder-decoder model, and a source with padding."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +9,7 @@ from model.encoder.option import Encoder
 from model.encoder.source import Source
 from model.feedforward.mlp import MLP
 from model.stack import empty_caches
+from tests.model.encoder.parts import read_in_parts
 
 
 def encoder_of(**changes):
@@ -45,16 +45,10 @@ def in_parts(run):
     """The logits of two rows of 12 tokens that are read in parts; the first reads the source, the cache has more room."""
 
     def of(config, params, tokens, source):
-        cache, parts, begin = empty_caches(config, 2, 12, 11), [], 0
-        for size in (5, 1, 6):
-            positions = jnp.broadcast_to(begin + jnp.arange(size), (2, size))
-            first = {"source": source} if begin == 0 else {}
-            part, cache, _ = run(
-                config, params, tokens[:, begin : begin + size], positions_BT=positions, cache=cache, **first
-            )
-            parts.append(part)
-            begin += size
-        return np.concatenate(parts, axis=1)
+        def step(tokens, positions, cache, source):
+            return run(config, params, tokens, positions_BT=positions, cache=cache, **source)[:2]
+
+        return read_in_parts(step, tokens, (5, 1, 6), empty_caches(config, 2, 12, 11), {"source": source})
 
     return of
 

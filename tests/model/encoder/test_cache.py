@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.attention.cache import make_cache
-from model.encoder.cache import DecoderLayerCache, empty_source_cache
+from model.attention.paged_cache import PagedCache
+from model.encoder.cache import DecoderLayerCache, PagedSourceCache, empty_source_cache
 from model.encoder.source import PADDING
 
 
@@ -30,3 +31,12 @@ def test_it_is_laid_over_the_mesh(recording):
         recording.placed.clear()
         DecoderLayerCache(mixer, source).sharded(recording)
         assert [placed for placed, _ in recording.placed] == more + axes
+
+
+def test_sources_in_pages_lie_in_those_of_their_rows():
+    pages = PagedCache({name: jnp.zeros((4, 1, 2, 1)) for name in "kv"}, "kv_heads", jnp.array([[2, 3], [0, 1]]))
+    k = jnp.arange(1.0, 7).reshape(2, 3, 1, 1)
+    kept = PagedSourceCache(pages, jnp.array([3, 1]), "float32").filled(k, -k, None).kept()
+    np.testing.assert_array_equal(kept.k_BSKH.pages[:, 0, :, 0], [[4, 0], [0, 0], [1, 2], [3, 0]])
+    np.testing.assert_array_equal(kept.v_BSKH.block(0, 2)[:, 0, :, 0], [[-1, -2, -3, 0], [-4, 0, 0, 0]])
+    np.testing.assert_array_equal(kept.segment_ids_BS, [[0, 0, 0, -1], [0, -1, -1, -1]])

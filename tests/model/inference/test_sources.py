@@ -12,10 +12,9 @@ from model.encoder.option import Encoder
 from model.encoder.source import Source
 from model.errors import UserError
 from model.feedforward.mlp import MLP
-from model.inference.engine.engine import Engine
-from model.inference.engine.options import EngineOptions
 from model.inference.generate import generate
 from model.inference.sampling import Sampling
+from model.inference.sources import prompt_and_source, slots_of
 from model.positions.absolute import NoPositions
 from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK
@@ -74,5 +73,9 @@ def test_what_is_refused(config, drawn):
     scaled = dataclasses.replace(config, position=Rotary(scaling=DynamicNTK(factor=2.0, original_length=4)))
     with pytest.raises(UserError, match="positions that depend on its length"):
         generate(scaled, drawn(scaled), [[1]], sampling)
-    with pytest.raises(UserError, match="the engine serves no model with an encoder"):
-        Engine(config, drawn(config), EngineOptions())
+
+
+def test_the_engine_gets_the_same_beginning_and_sizes(config):
+    assert prompt_and_source(config.encoder, [3, 1]) == ((7,), (3, 1))
+    assert prompt_and_source(None, [3, 1]) == ((3, 1), None)
+    assert [slots_of(length, 40) for length in (1, 16, 17, 33, 40)] == [16, 16, 32, 40, 40]

@@ -8,7 +8,16 @@ from model.families.quantization import quantization_of
 from tests.train.conversion.folders import contents, published
 from tests.train.conversion.test_quantized import quantize, write_file
 from train.conversion.language_model import LanguageModelFolder
-from train.conversion.origin import BUFFERS, HEADER, QUANTIZATION, buffers, copy_origin, was_quantized, write_origin
+from train.conversion.origin import (
+    BUFFERS,
+    HEADER,
+    QUANTIZATION,
+    buffers,
+    copy_origin,
+    headers_of,
+    was_quantized,
+    write_origin,
+)
 from train.conversion.quantized import quantized_tensors
 
 
@@ -21,6 +30,7 @@ def test_all_but_the_weights(tmp_path):
     assert contents(tmp_path / "origin").keys() == names
     assert load_file(tmp_path / "origin" / BUFFERS).keys() == {"model.norm.weight"}
     kept = buffers(tmp_path / "origin")
+    assert [each.file for each in headers_of(tmp_path / "origin")] == [each.file for each in folder.headers]
     np.testing.assert_array_equal(kept.read(kept.tensors["model.norm.weight"]), folder.read(norm))
     (tmp_path / "back").mkdir()
     headers = copy_origin(tmp_path / "origin", tmp_path / "back")

@@ -41,6 +41,25 @@ def test_there_and_back_to_the_byte(folder, tmp_path):
     assert experiments.load(tmp_path / "run").model.precision == Precision(parameters="bfloat16", compute="bfloat16")
 
 
+def test_the_pooler_of_files_that_have_it(tmp_path):
+    folder = published(tmp_path, "bert")
+    (folder / "tokenizer.json").unlink()  # it has no mask
+    read_published(folder, tmp_path / "without")
+    assert experiments.load(tmp_path / "without").model.pooler is None
+    tensors, name = load_file(folder / "model.safetensors"), "bert.pooler.dense."
+    dense = np.arange(256, dtype=np.float32).reshape(16, 16)
+    tensors |= {name + "weight": dense, name + "bias": dense[3], "cls.seq_relationship.weight": dense[:2]}
+    save_file(tensors, folder / "model.safetensors")
+    run = tmp_path / "run"
+    model = read_published(folder, run).model
+    assert [name for name, _ in model.warnings()] == ["pooler"]
+    pooler = load_params(run).params["pooler"]
+    np.testing.assert_array_equal(np.asarray(pooler["dense"], np.float32), dense.T)
+    np.testing.assert_array_equal(np.asarray(pooler["dense_bias"], np.float32), dense[3])
+    write_published(run, tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(folder)
+
+
 @pytest.mark.sweep
 def test_keys_and_values_that_no_layer_uses_are_written_back(tmp_path):
     """Gemma 4's published files have them in the late layers, which see those of earlier layers."""

@@ -14,6 +14,7 @@ from model.feedforward.mlp import Gated
 from model.inference.generate import prepare_params
 from model.layout import ONE_DEVICE
 from model.transformer import init
+from tests.model.inference.engine.serving import MODELS
 from train.generation import decoding_trace
 from train.generation.decoding_trace import TraceSpeed, draw_trace, measure_trace
 
@@ -42,6 +43,11 @@ def test_lengths_are_log_uniform_and_arrivals_a_poisson_process():
 def test_a_context_that_is_too_short_is_refused():
     with pytest.raises(UserError, match="a trace needs a context of 8 tokens; the model has 6"):
         draw_trace(dataclasses.replace(CONFIG, context_length=6), 3)
+
+
+def test_a_model_with_an_encoder_is_refused():
+    with pytest.raises(UserError, match="a trace has prompts and no sources"):
+        draw_trace(MODELS["encoder"], 3)
 
 
 def test_both_serve_all_requests(monkeypatch):

@@ -42,6 +42,12 @@ def test_no_character_comes_in_halves():
     assert pieces[:3] == ["a", "", "é"]
 
 
+def test_an_id_of_the_model_alone_is_shown_as_its_number():
+    stream = TextStream(BytesTokenizer(Bytes()), [], ["<258>"])
+    assert "".join(map(stream.push, (*"é<".encode(), 260, 97, 258))) == "é<<260>a"
+    assert stream.stopped
+
+
 def test_an_unfinished_character_is_shown_and_told_where_a_limit_cut_it():
     half = "ab漢".encode()[:-1]
     for cut in (True, False):

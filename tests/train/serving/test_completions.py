@@ -1,9 +1,14 @@
 """/v1/completions through the official client and by plain HTTP: prompts of every form, echo, logprobs, streams, stops."""
 
+import types
+
 import pytest
 
 from tests.train.generation.engines import FakeEngine, spelling
-from tests.train.serving.servers import serving
+from tests.train.serving.servers import served, serving
+from train.serving.completions import completion_job
+from train.serving.parameters.body import Parameters
+from train.serving.parameters.errors import ApiError
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +203,14 @@ def test_refused_prompts(running, body, param, words):
     error = running.error(**body)
     assert words in error["message"]
     assert error["param"] == param
+
+
+def test_a_prompt_that_an_encoder_reads():
+    """It ends as sources do in training, and is not repeated in the answer."""
+    model = served(encoder=types.SimpleNamespace(start_token=3), longest_source=8)
+    request = completion_job(Parameters({"prompt": "ab"}), model).requests[0].request
+    assert (request.prompt, request.source) == ((3,), (*b"ab", model.tokenizer.end_of_document))
+    as_it_is = completion_job(Parameters({"prompt": "ab", "add_special_tokens": False}), model).requests[0].request
+    assert as_it_is.source == tuple(b"ab")
+    with pytest.raises(ApiError, match="echo has no effect: the model reads a prompt as a source"):
+        completion_job(Parameters({"prompt": "ab", "echo": True}), model)

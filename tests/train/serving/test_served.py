@@ -22,7 +22,7 @@ def run(tmp_path):
     (folder / "origin" / "tokenizer_config.json").write_text(json.dumps(names))
     option = HuggingFace(path=str(path), begin_of_document="<s>", end_of_document="</s>")
     tokenizer = HuggingFaceTokenizer.load(option, path)
-    experiment = types.SimpleNamespace(model=types.SimpleNamespace(context_length=77))
+    experiment = types.SimpleNamespace(model=types.SimpleNamespace(context_length=77, encoder=None))
     return types.SimpleNamespace(folder=folder, tokenizer=tokenizer, experiment=experiment)
 
 
@@ -32,6 +32,14 @@ def test_of_a_published_model(run):
     marks = run.tokenizer.marks()
     assert served.stop_tokens == (marks["<|im_end|>"],)
     assert served.chat.ids([{"role": "user", "content": "a"}])[0] == marks["<s>"]
+
+
+def test_of_a_model_with_an_encoder(run):
+    assert served_of(run, name=None, chat_template=None, created=5).encoder is None
+    run.experiment.model.encoder = encoder = types.SimpleNamespace(context_length=30, start_token=0)
+    for source_tokens, longest in ((None, 30), (20, 20), (40, 30)):
+        served = served_of(run, name=None, chat_template=None, created=5, source_tokens=source_tokens)
+        assert (served.encoder, served.longest_source) == (encoder, longest)
 
 
 def test_a_name_and_a_template_of_ones_own(run, tmp_path):

@@ -31,6 +31,7 @@ def test_labels(tokenizer):
     mark = tokenizer.token_id("<|im_end|>")
     assert texts.label(mark) == f"token_id:{mark}"
     assert texts.label(0, by_id=True) == "token_id:0"
+    assert texts.label(tokenizer.vocab_size) == f"token_id:{tokenizer.vocab_size}"  # a model may have more ids
 
 
 def test_labels_of_a_tokenizer_without_letters():

@@ -33,6 +33,7 @@ class PrefixScorer:
         too small for other devices, and all devices compute all of its rows.
         """
         suits = self._layout.platform == "cpu" and self._layout.ways("batch") == 1 and shares_pages(self._model)
+        suits = suits and self._model.encoder is None  # texts of tasks have no source
         return suits and 2 * tokens_to_read(texts, PAGE) <= padded
 
     def score(

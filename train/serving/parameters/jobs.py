@@ -8,6 +8,7 @@ from typing import Any
 from model.inference.prompts import occurrence_indices
 from model.inference.request import Request
 from model.inference.sampling import Sampling
+from model.inference.sources import prompt_and_source
 from model.options.tree import find_problems
 from train.generation.text_engine import TextRequest
 from train.serving.parameters.body import Parameters
@@ -112,8 +113,10 @@ def make_job(
     requests = []
     for ids, before, budget in zip(prompts, occurrence_indices(map(tuple, prompts)), budgets, strict=True):
         for sample in range(samples):
+            prompt, source = prompt_and_source(served.encoder, ids)
             request = Request(
-                prompt=tuple(ids),
+                prompt=prompt,
+                source=source,
                 sampling=dataclasses.replace(sampling, max_tokens=budget),
                 begin=served.tokenizer.begin_of_document,
                 end=None if ignore_end else served.tokenizer.end_of_document,
@@ -143,12 +146,15 @@ def make_job(
 
 def _budget(served: Served, length: int, max_tokens: int | None, name: str) -> int:
     """The most new tokens of a text. The last token takes no place in the context: nothing is read after it."""
+    context, over = served.context_length, length - served.context_length
+    if served.encoder is not None:  # the prompt is its source, and the text begins with a token of its own
+        context, over, length = served.longest_source, length - served.longest_source, 1
     most = served.context_length + 1 - length
-    if most < 1:
+    if over > 0:
         raise ApiError(
             400,
-            f"{name} has {length:,} tokens, more than the model's context of {served.context_length:,}; shorten it by "
-            f"{1 - most:,} tokens",
+            f"{name} has {context + over:,} tokens, more than the model's context of {context:,}; shorten it by "
+            f"{over:,} tokens",
             parameter="messages" if name == "messages" else "prompt",
             code="context_length_exceeded",
         )

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 
+from model.encoder.option import Encoder
 from train.data.tokenizers.interface import Tokenizer
 from train.generation.chat_template import ChatPrompts
 from train.generation.constraints import Constraints
@@ -54,6 +55,8 @@ class Served:
       stop_tokens: ids that end a text, beside the end of a document.
       chat: makes prompts of messages; None for a model without a chat template.
       created: the time at which it was loaded, in seconds since 1970.
+      encoder: the encoder that reads prompts, whose answers are other texts; None for a model that continues them.
+      longest_source: the most tokens of such a prompt.
     """
 
     name: str
@@ -62,6 +65,8 @@ class Served:
     stop_tokens: tuple[int, ...] = ()
     chat: ChatPrompts | None = None
     created: int = 0
+    encoder: Encoder | None = None
+    longest_source: int = 0
 
     @functools.cached_property
     def constraints(self) -> Constraints:

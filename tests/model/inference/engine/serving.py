@@ -8,15 +8,19 @@ import numpy as np
 from model.attention.grouped_query import GroupedQuery
 from model.attention.latent import Latent
 from model.attention.patterns import SlidingWindow
+from model.encoder.both_ways import BothWays
+from model.encoder.cross import CrossAttention
+from model.encoder.option import Encoder
 from model.feedforward.dispatch import Capacity
 from model.feedforward.experts import Experts
-from model.feedforward.mlp import Gated
+from model.feedforward.mlp import MLP, Gated
 from model.inference.engine.engine import Engine
 from model.inference.engine.options import EngineOptions
 from model.layers import Except
 from model.parameters.adapters import DoRA
 from model.parameters.names import flatten, unflatten
 from model.positions.absolute import NoPositions
+from model.positions.relative import RelativeBias
 from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK
 from model.recurrent.delta import GatedDelta
@@ -26,6 +30,14 @@ from tests.model.inference.greedy import CONFIG, draw
 
 DENSE = dataclasses.replace(CONFIG, context_length=40)
 WINDOW = GroupedQuery(num_heads=4, num_kv_heads=2, pattern=SlidingWindow(size=5))
+ENCODER = Encoder(
+    num_layers=1,
+    context_length=24,
+    mixer=GroupedQuery(num_heads=2),
+    ffn=MLP(width=20),
+    cross=CrossAttention(num_heads=4),
+    start_token=7,
+)
 
 
 def first_layer(mixer):
@@ -55,6 +67,20 @@ MODELS = {
         DENSE, position=Rotary(scaling=DynamicNTK(factor=2.0, original_length=12))
     ),
     "adapters": dataclasses.replace(DENSE, adapters=DoRA(rank=2)),
+    "encoder": dataclasses.replace(DENSE, encoder=ENCODER),
+    "encoder of a recurrence": dataclasses.replace(
+        DENSE,
+        position=NoPositions(),
+        mixer=GRU(num_heads=2),
+        encoder=dataclasses.replace(ENCODER, mixer=BothWays(mixer=GRU(num_heads=2)), position=NoPositions()),
+    ),
+    "long sources": dataclasses.replace(
+        DENSE,
+        position=RelativeBias(shared=True),
+        encoder=dataclasses.replace(
+            ENCODER, num_layers=2, context_length=300, position=RelativeBias(bidirectional=True, shared=True)
+        ),
+    ),
 }
 
 
@@ -75,6 +101,15 @@ def engine_of(name, draft=None, **options):
     defaults = dict(rows=4, tokens_per_step=9, page_size=4, cache_tokens=44, max_logprobs=3)
     params = params_of(name)
     return Engine(MODELS[name], params, EngineOptions(**defaults | options), draft=draft), params
+
+
+def with_source(name, request):
+    """The request, with one of 12 sources if the model reads any; equal requests have equal ones."""
+    if MODELS[name].encoder is None:
+        return request
+    parts, first = MODELS[name].encoder.context_length // 6, request.prompt[-1] % 2
+    length = 1 + parts * (len(request.prompt) % 6)
+    return dataclasses.replace(request, source=tuple((first + 5 * i) % 61 for i in range(length)))
 
 
 @dataclasses.dataclass

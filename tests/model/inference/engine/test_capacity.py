@@ -26,6 +26,12 @@ def test_capacity_is_known_before_arrays_are_made(name):
     if name == "state space":
         assert capacity.bytes_per_token == 0
         assert capacity.bytes_per_row * 3 == capacity.cache_bytes
+    longest = {"encoder": 24, "encoder of a recurrence": 24, "long sources": 300}.get(name, 0)
+    assert (capacity.longest_source, bool(capacity.describe_sources())) == (longest, longest > 0)
+    if name == "encoder":  # two layers of keys and values of 24 tokens, four heads of 4 float32
+        assert capacity.source_bytes == capacity.bytes_per_row == 2 * 2 * 24 * 4 * 4 * 4
+        fewer = capacity_of(plan_of(MODELS[name], dataclasses.replace(options, source_tokens=6)))
+        assert capacity.source_bytes == 4 * fewer.source_bytes
     if name == "window":  # one of the two layers keeps as many pages as a window and a step need
         assert capacity.bytes_per_token == 2 * 2 * 4 * 4
         assert 0 < capacity.bytes_per_row < 40 * capacity.bytes_per_token
@@ -44,6 +50,7 @@ def test_texts_share_pages_where_a_page_depends_on_its_tokens_alone():
         "state space",
         "GRU",
         "positions of lengths",
+        "encoder of a recurrence",
     ]
 
 

@@ -3,6 +3,7 @@
 Alone, a request finds an empty cache; the schedules give it neighbours, pages of other texts, and too few pages.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -18,7 +19,7 @@ from model.inference.request import Request
 from model.inference.sampling import Sampling
 from model.transformer import forward
 from tests.model.inference.constraints import Steps
-from tests.model.inference.engine.serving import DENSE, MODELS, engine_of, serve
+from tests.model.inference.engine.serving import DENSE, MODELS, engine_of, serve, with_source
 from tests.tiers import SWEEP, representatives
 
 HEADS = [[(7 * i * i + 3 * i + head) % 61 for i in range(DENSE.context_length)] for head in range(2)]
@@ -78,7 +79,12 @@ def served(name, cache_dtype=None):
 
 def check(name, schedule, cache_dtype=None):
     plain = served(name, cache_dtype)
-    check_as_alone(plain[0], plain, schedule)
+    check_as_alone(plain[0], plain, of_model(name, schedule))
+
+
+def of_model(name, schedule):
+    requests, *others = schedule
+    return [with_source(name, request) for request in requests], *others
 
 
 def check_as_alone(engine, plain, schedule):
@@ -101,7 +107,7 @@ def few(examples):
     return settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=checks)
 
 
-EVERY = representatives(MODELS, "dense", "delta")
+EVERY = representatives(MODELS, "dense", "delta", "encoder")
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -125,7 +131,7 @@ def test_many_schedules(name, schedule):
 @given(schedule=schedules())
 def test_answers_are_those_of_single_steps(name, schedule):
     rows = 4 if name == "dense" else 2
-    check_as_alone(single_steps(name, rows), served(name), schedule)
+    check_as_alone(single_steps(name, rows), served(name), of_model(name, schedule))
 
 
 @functools.cache
@@ -158,7 +164,7 @@ def test_one_program_reads_guesses_too(schedule):
 @few(30)
 @given(schedule=schedules())
 def test_many_schedules_of_one_program(name, schedule):
-    check_as_alone(invariant(name), served(name), schedule)
+    check_as_alone(invariant(name), served(name), of_model(name, schedule))
 
 
 @few(4)
@@ -169,24 +175,42 @@ def test_a_cache_in_a_smaller_format_is_as_exact(schedule):
 
 @SWEEP
 @pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
-@pytest.mark.parametrize("name", ["dense", "window", "latent", "delta"])
+@pytest.mark.parametrize("name", ["dense", "window", "latent", "delta", "encoder"])
 @few(40)
 @given(schedule=schedules())
 def test_many_schedules_in_smaller_formats(name, dtype, schedule):
     check(name, schedule, dtype)
 
 
-@pytest.mark.parametrize("name", representatives(MODELS, "dense", "latent", "delta"))
+@pytest.mark.parametrize("name", representatives(MODELS, "dense", "latent", "delta", "encoder"))
 def test_the_programs_are_exact_and_agree_with_generate(name):
     engine, params, _ = served(name)
     sampling = Sampling(temperature=1.0, top_k=20, repetition_penalty=1.2, max_tokens=6, seed=5)
     prompts = [HEADS[0][:9], HEADS[0][:9], HEADS[1][:1], HEADS[0][:17]]
     requests = [Request(prompt=tuple(p), sampling=sampling, sample_index=i == 1) for i, p in enumerate(prompts)]
+    if MODELS[name].encoder is not None:  # it reads a prompt as a source
+        requests = [dataclasses.replace(each, prompt=(7,), source=each.prompt) for each in requests]
     # With a capacity the tokens that `generate` drops depend on the other rows; the engine drops none.
     config = serving_config(MODELS[name]) if name == "experts" else MODELS[name]
     expected = generate(config, params, prompts, sampling)
     assert [answer.tokens for answer in serve(engine, requests)] == expected
     assert engine.is_exact
+
+
+def test_a_source_is_read_once_in_a_row_and_pages_are_shared_with_the_same_source():
+    engine, params, _ = served("encoder")
+    engine.replace_params(params)
+    before = engine.statistics
+    texts = [
+        Request(prompt=(7, *HEADS[0][:12]), source=source, sampling=Sampling(max_tokens=1))
+        for source in ((5, 6), (5, 7), (5, 6))
+    ]
+    for text, counts in zip(texts, ((2, 0), (4, 0), (6, 12)), strict=True):
+        serve(engine, [text])
+        after = engine.statistics
+        assert (after.source_tokens - before.source_tokens, after.prefix_tokens - before.prefix_tokens) == counts
+    serve(engine, [texts[0]])  # its row holds the source
+    assert engine.statistics.source_tokens == after.source_tokens
 
 
 def test_a_smaller_format_rounds_a_little():

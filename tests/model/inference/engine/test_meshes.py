@@ -1,5 +1,6 @@
 """The engine on eight virtual devices: the tokens of one device, and no collective in its programs without need."""
 
+import dataclasses
 import functools
 import math
 
@@ -11,7 +12,7 @@ from model.inference.engine.options import EngineOptions
 from model.inference.request import Request
 from model.inference.sampling import Sampling
 from model.transformer import abstract_params, logical_axes
-from tests.model.inference.engine.serving import DENSE, serve
+from tests.model.inference.engine.serving import DENSE, MODELS, serve
 from tests.model.inference.greedy import draw
 from tests.tiers import SWEEP
 from tests.train.parallel.test_collectives import collectives
@@ -30,10 +31,10 @@ def tokens_of_one_device():
     return [answer.tokens for answer in serve(Engine(DENSE, draw(DENSE), OPTIONS), REQUESTS)]
 
 
-def engine_on(mesh, devices=8):
-    made, params = make_mesh(mesh, jax.devices()[:devices]), draw(DENSE)
-    placed = jax.device_put(params, param_shardings(made, TABLE, logical_axes(DENSE), abstract_params(DENSE)))
-    return Engine(DENSE, placed, OPTIONS, layout=layout_of(made, TABLE))
+def engine_on(mesh, devices=8, config=DENSE):
+    made, params = make_mesh(mesh, jax.devices()[:devices]), draw(config)
+    placed = jax.device_put(params, param_shardings(made, TABLE, logical_axes(config), abstract_params(config)))
+    return Engine(config, placed, OPTIONS, layout=layout_of(made, TABLE))
 
 
 def test_heads_and_their_pages_are_split_and_only_sums_travel():
@@ -54,3 +55,15 @@ def test_heads_and_their_pages_are_split_and_only_sums_travel():
 @pytest.mark.parametrize("mesh", [Mesh(data=2, fsdp=2, tensor=2), Mesh(fsdp=8)])
 def test_rows_and_parameters_are_split_too(mesh):
     assert [answer.tokens for answer in serve(engine_on(mesh), REQUESTS)] == tokens_of_one_device()
+
+
+@SWEEP
+@pytest.mark.parametrize("mesh", [Mesh(tensor=2), Mesh(data=2), Mesh(fsdp=2, tensor=2)])
+def test_sources_lie_on_the_devices_of_their_heads(mesh):
+    config = MODELS["encoder"]
+    requests = [dataclasses.replace(each, source=each.prompt) for each in REQUESTS]
+    engine = engine_on(mesh, 4 if mesh.fsdp == 2 else 2, config)
+    expected = serve(Engine(config, draw(config), OPTIONS), requests)
+    assert [answer.tokens for answer in serve(engine, requests)] == [answer.tokens for answer in expected]
+    heads = {x.sharding.spec[1:2] for arrays in engine._device._state.values() for x in arrays.values()}
+    assert heads == {("tensor",) if mesh.tensor == 2 else ()}

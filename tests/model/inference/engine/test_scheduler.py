@@ -161,3 +161,23 @@ def test_pages_before_a_window_are_dropped_and_found_again():
     add(scheduler, 1, 9)
     assert step(scheduler) == ([0, 1], [])
     assert pages_of_window(3, 20, 2) == 13
+
+
+def test_sources_are_read_when_a_request_gets_a_row_and_again_after_it_gave_way():
+    scheduler = scheduler_of(rows=3, pages=20)
+    texts = [add(scheduler, i, 3, head=10 * i, source=(1,) * size) for i, size in enumerate((4, 2, 1))]
+    plan = scheduler.plan()
+    assert plan.sources == texts[:2]  # six tokens are the budget; the third waits, and nothing else is read
+    assert (plan.decoding, plan.reading) == ([], [])
+    assert step(scheduler) == ([], [(0, 0, 2), (1, 0, 2), (2, 0, 1)])  # one token of six is the third's source
+    assert texts[2].source_read
+    assert step(scheduler) == ([0, 1], [(2, 1, 1)])
+    scheduler.give_way(texts[0])
+    assert not texts[0].source_read
+    assert scheduler.plan().sources == [texts[0]]
+
+
+def test_a_source_longer_than_the_budget_is_read_alone():
+    scheduler = scheduler_of(rows=2)
+    texts = [add(scheduler, i, 1, source=(1,) * 9) for i in range(2)]
+    assert [scheduler.plan().sources for _ in range(3)] == [[texts[0]], [texts[1]], []]

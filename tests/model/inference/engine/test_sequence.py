@@ -52,6 +52,15 @@ def test_draws_depend_on_the_prompt_as_in_generate():
     assert sequence_of().prompt_hash == zlib.crc32(np.array([1, 2, 3], np.int32).tobytes())
 
 
+def test_draws_and_pages_depend_on_the_source():
+    one, other, none = sequence_of(source=(5, 6)), sequence_of(source=(5, 7)), sequence_of()
+    assert one.prompt_hash == zlib.crc32(np.array([5, 6, 2, 3], np.int32).tobytes())
+    assert len({each.digest(0, 2) for each in (one, other, none)}) == 3
+    assert one.digest(0, 2) == sequence_of(source=(5, 6)).digest(0, 2)
+    assert none.source_read
+    assert not one.source_read
+
+
 def test_digests_follow_the_tokens():
     one, other = sequence_of(), sequence_of()
     one.tokens += [4, 5, 6]

@@ -11,7 +11,7 @@ from model.attention.patterns import Chunked, SlidingWindow
 from model.kernels import attend, new_request
 from model.kernels.paged_array import PagedArray
 from model.kernels.scoring import Scoring
-from model.kernels.visibility import Coordinates, causal
+from model.kernels.visibility import Coordinates, bidirectional, causal
 from model.kernels.xla.pages import Pages
 from model.kernels.xla.plain import Plain
 from model.positions.alibi import LinearBias
@@ -113,3 +113,26 @@ def test_rows_in_groups_are_those_of_all_rows():
         np.testing.assert_allclose(split, together, rtol=1e-6, atol=1e-6)
     not_divided = run(q, k, v, table, positions, kernel=Pages(keys=16, group=4))
     np.testing.assert_array_equal(not_divided, together)
+
+
+@pytest.mark.parametrize("documents", [True, False])
+def test_queries_without_an_order_see_whole_documents(documents):
+    """As queries of a source do: blocks after the longest are left out, and change no bit of a shorter row."""
+    q, k, v, table = arrays(4)
+    paged = [PagedArray(jnp.asarray(x), jnp.asarray(table)) for x in (k, v)]
+
+    def run_lengths(*lengths):
+        ids = jnp.where(jnp.arange(COUNT * PAGE) < jnp.array(lengths)[:, None], 0, -1) if documents else None
+        queries = Coordinates(3, segment_ids=jnp.zeros((2, 3), jnp.int32) if documents else None)
+        visibility = bidirectional(queries, Coordinates(COUNT * PAGE, segment_ids=ids))
+        if not documents:
+            seen = jnp.arange(COUNT * PAGE) < jnp.array(lengths)[:, None, None]
+            visibility = visibility.with_mask(jnp.broadcast_to(seen, (2, 3, COUNT * PAGE)))
+        y = KERNEL.attend(new_request(q, *paged, visibility, Scoring(0.4)), jnp.asarray(q), *paged, None, None)
+        whole = [x.block(0, COUNT).swapaxes(1, 2) for x in paged]
+        request = new_request(q, *whole, visibility, Scoring(0.4))
+        expected = Plain().attend(request, jnp.asarray(q), *whole, None, None)
+        np.testing.assert_allclose(y, expected, rtol=2e-5, atol=2e-6)
+        return np.asarray(y)
+
+    np.testing.assert_array_equal(run_lengths(9, 17)[0], run_lengths(9, 40)[0])

@@ -1,5 +1,7 @@
 """Jobs: budgets within the context, samples in order, defaults."""
 
+import types
+
 import pytest
 
 from tests.train.serving.servers import served
@@ -45,3 +47,17 @@ def test_no_model_means_the_only_one():
     check_model(Parameters({}), served())
     with pytest.raises(ApiError, match="no model 'b'"):
         check_model(Parameters({"model": "b"}), served())
+
+
+def test_a_prompt_is_a_source_where_the_model_has_an_encoder():
+    model = served(context=8, encoder=types.SimpleNamespace(start_token=3), longest_source=12)
+    made = make_job(Parameters({}), model, [[1] * 12], None, names=["the prompt"])
+    request = made.requests[0].request
+    assert (request.prompt, request.source, request.sampling.max_tokens) == ((3,), (1,) * 12, 8)
+    assert made.num_prompt_tokens == 12
+    for length, most, words in (
+        (14, 4, "the prompt has 14 tokens, more than the model's context of 12; shorten it by 2 tokens"),
+        (12, 9, "max_tokens is 9, more than the model's context of 8 together; at most 8 new tokens fit"),
+    ):
+        with pytest.raises(ApiError, match=words):
+            make_job(Parameters({}), model, [[1] * length], most, names=["the prompt"])
