@@ -152,9 +152,10 @@ def step_arguments(case: Case, num_pages: int) -> tuple[Any, ...]:
     """The arguments of `step` for a pool of a number of pages."""
     rows, table = len(case.lengths), jnp.zeros((len(case.lengths), 64), jnp.int32)
     pool = (num_pages, case.kv_heads, case.page, case.width)
-    arrays, new = (
-        {name: jnp.zeros(shape, case.dtype) for name in ("k", "v")} for shape in (pool, (rows, 1, *pool[1::2]))
-    )
+    arrays = {name: jnp.zeros(pool, case.stored or case.dtype) for name in ("k", "v")}
+    if case.stored:
+        arrays |= {name + SCALE: jnp.zeros((*pool[:3], 1), jnp.float32) for name in ("k", "v")}
+    new = {name: jnp.zeros((rows, 1, *pool[1::2]), case.dtype) for name in ("k", "v")}
     return arrays, table, jnp.zeros((rows, 1, case.heads, case.width), case.dtype), new, jnp.asarray(case.lengths)
 
 
