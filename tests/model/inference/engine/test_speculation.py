@@ -32,7 +32,7 @@ GUESSED = [
 def guessing(name, speculation):
     """An engine that guesses."""
     draft = DraftModel(DENSE, jax.tree.map(lambda x: x * 1.02, draw(DENSE))) if isinstance(speculation, Draft) else None
-    return engine_of(name, rows=2, tokens_per_step=9, speculation=speculation, draft=draft)[0]
+    return engine_of(name, rows=3, tokens_per_step=9, speculation=speculation, draft=draft)[0]
 
 
 def check(name, speculation, schedule):
