@@ -38,6 +38,7 @@ class PagedArray:
         An entry whose positions no query sees may be the number of any page.
       scales: of pages in a smaller format, the factor of each position and head, (P, K, page size, 1); None for none.
       dtype_of_products: with scales, the dtype of `block`.
+      length_B: how many positions of each row were written, int32; None if no query sees others.
       cleared: whether the positions of a row's pages that it has not written hold numbers, and not NaN or infinities of
         another text; kernels that give such keys the weight 0 need it.
     """
@@ -46,6 +47,7 @@ class PagedArray:
     table_BJ: jax.Array
     scales: jax.Array | None = None
     dtype_of_products: str | None = struct.field(pytree_node=False, default=None)
+    length_B: jax.Array | None = None
     cleared: bool = struct.field(pytree_node=False, default=False)
 
     @property

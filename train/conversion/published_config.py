@@ -1,6 +1,7 @@
 """Makes the config.json of a run that has none of its own, from its model or from another config.json."""
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,7 +78,11 @@ def config_like(
             if family.model_config(given | candidate).context_length == config.context_length:
                 run_values = candidate
                 break
-    mismatches = model_differences(family.model_config(given | run_values), config)
+    described = family.model_config(given | run_values)
+    for fields in family.parts_of_files.values():  # that no config.json can say
+        same = all(getattr(config, name) == value for name, value in fields.items())
+        described = dataclasses.replace(described, **fields) if same else described
+    mismatches = model_differences(described, config)
     if mismatches:
         listed = "\n  ".join(mismatches)
         raise UserError(

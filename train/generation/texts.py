@@ -219,16 +219,17 @@ class TextStream:
         self.decoded = 0
         self._stop_strings = tuple(stop_strings)
         self._pending = ""
-        self._decoder, self._vocab_size = StreamDecoder(tokenizer), tokenizer.vocab_size
-        # A tokenizer may decode the first ids of a text differently (without a space), so the prompt comes first.
-        self._decoder.push(prompt)
-        self._decoder.end_known_text()
+        self._tokenizer, self._last = tokenizer, list(prompt[-1:])
+        self._decoder = _decoder_after(tokenizer, prompt)
 
     def push(self, token: int) -> str:
         """Takes the next id and returns the text that can be shown now; a sentinel of the model alone is its <ID>."""
-        if token >= self._vocab_size:
-            return self._release(f"<{token}>")
-        return self._release(self._decoder.push([token]))
+        if token < self._tokenizer.vocab_size:
+            self._last = [token]
+            return self._release(self._decoder.push([token]))
+        rest = self._decoder.flush()  # a character does not go on after a sentinel
+        self._decoder = _decoder_after(self._tokenizer, [] if rest.endswith("\ufffd") else self._last)
+        return self._release(f"{rest}<{token}>")
 
     def finish(self, *, truncated: bool) -> str:
         """Returns the rest of the text, with the bytes of an unfinished character as U+FFFD.
@@ -257,3 +258,11 @@ class TextStream:
         )
         self._pending = text[len(text) - num_pending :]
         return text[: len(text) - num_pending]
+
+
+def _decoder_after(tokenizer: Tokenizer, ids: Sequence[int]) -> StreamDecoder:
+    """A decoder of what follows some ids: the first ids of a text may be decoded differently, without a space."""
+    decoder = StreamDecoder(tokenizer)
+    decoder.push(ids)
+    decoder.end_known_text()
+    return decoder

@@ -1,5 +1,6 @@
 """The device's side of an engine: parameters, arrays, compiled programs, and the inputs of these from texts."""
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
@@ -234,20 +235,20 @@ class Device:
     def _in_rows(self, spans: Sequence[Span]) -> list[list[Span]]:
         """Cuts parts of texts to the size of a program's rows; returns those of each call, in order of each text."""
         rows, size = self._read_sizes[0]
-        queue = [
-            Span(span.sequence, first, min(size, span.first + span.count - first))
+        queues = [
+            [
+                Span(span.sequence, first, min(size, span.first + span.count - first))
+                for first in range(span.first, span.first + span.count, size)
+            ]
             for span in spans
-            for first in range(span.first, span.first + span.count, size)
         ]
-        calls: list[list[Span]] = []
-        while queue:
-            now: list[Span] = []
-            for part in queue:
-                waits = self._plan.has_states and any(part.sequence is other.sequence for other in now)
-                if len(now) < rows and not waits:
-                    now.append(part)
-            calls.append(now)
-            queue = [part for part in queue if part not in now]
+        if not self._plan.has_states:
+            queue = list(itertools.chain.from_iterable(queues))
+            return [queue[first : first + rows] for first in range(0, len(queue), rows)]
+        waiting, calls = [collections.deque(queue) for queue in queues if queue], []
+        while waiting:  # a state goes from one part of a text to the next
+            calls.append([queue.popleft() for queue in waiting[:rows]])
+            waiting = [queue for queue in waiting if queue]
         return calls
 
     # ------------------------------------------------------------------------------------------------------- inputs

@@ -163,7 +163,8 @@ def refuse_other_encoders(config: ModelConfig) -> None:
         name = type(config.encoder.cross).__name__
         raise UserError(
             f"the engine serves no model whose layers read a source by {name}, which reads no keys in pages; take "
-            "python -m launch.generate without --output, or encoder.cross=CrossAttention(...)"
+            "python -m launch.generate without --output, --set=engine... and a form of the text, or "
+            "encoder.cross=CrossAttention(...)"
         )
 
 

@@ -64,14 +64,14 @@ class TriedDevice(Device):
         [alone], in_all_rows = (self._probe_decode(size, count, copies) for copies in (1, size))
         self._compile_sources()
         found = in_all_rows if self._plan.has_states else [*in_all_rows, self._probe_side_by_side(count)]
-        self.is_exact = all(_equal(alone, each) for each in found)
         self._state = self._emptied()
-        if not self.is_exact:
+        if not all(_equal(alone, each) for each in found):  # so that a later call raises it again
             raise UserError(
                 f"engine.invariant: on this {self._layout.platform} the results of a row depend on its place or on the "
                 f"other rows (a program of {size} rows, {count} tokens tried); try other engine.rows, fewer devices, "
                 "or set engine.invariant=False"
             )
+        self.is_exact = True
 
     def _compile_sources(self) -> None:
         for slots in () if self._plan.sources is None else self._plan.sources.all_slots():

@@ -68,12 +68,15 @@ class Pages:
         q_BKGTH = request.scoring.scale_and_group(q_BTNH, num_heads)
         sink_KG = None if sink_N is None else sink_N.reshape(q_BKGTH.shape[1:3])
 
-        def attend_rows(q_BKGTH: jax.Array, k_table_BJ: jax.Array, v_table_BJ: jax.Array, seen: Any) -> jax.Array:
-            keys, values = dataclasses.replace(k, table_BJ=k_table_BJ), dataclasses.replace(v, table_BJ=v_table_BJ)
+        def attend_rows(
+            q_BKGTH: jax.Array, k_table_BJ: jax.Array, v_table_BJ: jax.Array, length_B: Any, seen: Any
+        ) -> jax.Array:
+            keys = dataclasses.replace(k, table_BJ=k_table_BJ)
+            values = dataclasses.replace(v, table_BJ=v_table_BJ, length_B=length_B)
             return _sum_over_blocks(request, count, q_BKGTH, keys, values, seen, sink_KG)
 
         group = b if self.group is None or request.platform != "cpu" else self.group
-        y_BKGTH = _in_groups(attend_rows, group, q_BKGTH, k_table_BJ, v_table_BJ, visibility)
+        y_BKGTH = _in_groups(attend_rows, group, q_BKGTH, k_table_BJ, v_table_BJ, v.length_B, visibility)
         return y_BKGTH.reshape(b, n, -1, v.shape[-1]).swapaxes(1, 2)[:, :t]
 
 
@@ -94,8 +97,12 @@ def _sum_over_blocks(
         seen = visibility.sliced(0, visibility.queries.count, j * block, block)
         mask_BTS = seen.mask()
         assert mask_BTS is not None
-        # Pages that were never written, or that another text has left, must not reach the sums through 0 * inf.
-        v_BKSH = jnp.where(jnp.any(mask_BTS, axis=1)[:, None, :, None], v_BKSH, 0)
+        # Pages that were never written, or that another text has left, must not reach the sums through 0 * inf; padding
+        # after a row's last query sees keys that were not written.
+        is_seen_BS = jnp.any(mask_BTS, axis=1)
+        if v.length_B is not None:
+            is_seen_BS &= j * block + jnp.arange(block) < v.length_B[:, None]
+        v_BKSH = jnp.where(is_seen_BS[:, None, :, None], v_BKSH, 0)
         scores = scoring.scores(scoring.products(q_BKGTH, k_BKSH), seen, request.bias)
         row_max = jnp.maximum(sums.row_max, jnp.max(scores, axis=-1, keepdims=True))
         weights = jnp.where(mask_BTS[:, None, None], jnp.exp(scores - row_max), 0)

@@ -14,6 +14,7 @@ from model.parameters.precision import Precision
 from tests.tiers import representatives
 from tests.train.conversion.folders import FIXTURES, contents, published
 from train import experiment as experiments
+from train.conversion.published_config import config_like
 from train.conversion.reading import read_published
 from train.conversion.writing import write_published
 from train.data.config import TokenizerOf
@@ -58,6 +59,8 @@ def test_the_pooler_of_files_that_have_it(tmp_path):
     np.testing.assert_array_equal(np.asarray(pooler["dense_bias"], np.float32), dense[3])
     write_published(run, tmp_path / "back")
     assert contents(tmp_path / "back") == contents(folder)
+    family, _, _ = config_like(str(folder / "config.json"), model, run)  # no config.json can say that there is one
+    assert family.name == "bert"
 
 
 @pytest.mark.sweep

@@ -16,6 +16,7 @@ from model.parameters.maker import Normal
 from model.transformer import init
 from train.data.config import Bytes, Characters, HuggingFace
 from train.data.tokenizers.interface import BytesTokenizer, CharactersTokenizer, make_tokenizer
+from train.data.tokenizers.streaming import AtEndDecoder
 from train.generation.texts import TextStream, check_prompts, generate_texts, prompt_ids
 
 BYTES = BytesTokenizer(Bytes())
@@ -46,6 +47,20 @@ def test_an_id_of_the_model_alone_is_shown_as_its_number():
     stream = TextStream(BytesTokenizer(Bytes()), [], ["<258>"])
     assert "".join(map(stream.push, (*"é<".encode(), 260, 97, 258))) == "é<<260>a"
     assert stream.stopped
+
+
+class LateBytes(BytesTokenizer):
+    """Bytes whose decoder gives all text at the end."""
+
+    def incremental_decoder(self):
+        return AtEndDecoder(lambda ids: bytes(ids).decode("utf-8", errors="replace"))
+
+
+@pytest.mark.parametrize("tokenizer", [BYTES, LateBytes(Bytes())], ids=["as it comes", "at the end"])
+def test_such_an_id_stands_where_it_was_drawn(tokenizer):
+    for ids, text in (((*b"one ", 260, *b"two"), "one <260>two"), ((0xC3, 260, 0xA9), "\ufffd<260>\ufffd")):
+        texts = TextStream(tokenizer, [])
+        assert "".join([*map(texts.push, ids), texts.finish(truncated=True)]) == text
 
 
 def test_an_unfinished_character_is_shown_and_told_where_a_limit_cut_it():

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -195,6 +196,19 @@ def test_the_programs_are_exact_and_agree_with_generate(name):
     expected = generate(config, params, prompts, sampling)
     assert [answer.tokens for answer in serve(engine, requests)] == expected
     assert engine.is_exact
+
+
+def test_what_is_left_in_pages_does_not_matter():
+    """A text whose numbers overflowed may have left NaN in them."""
+    engine, params, _ = served("dense")
+    requests = [
+        Request(prompt=tuple(HEADS[0][:count]), sampling=Sampling(max_tokens=9)) for count in (3, 10, 21, 6, 13)
+    ]
+    engine.replace_params(params)
+    expected, device = serve(engine, requests), engine._device
+    engine.replace_params(params)
+    device._state = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), device._state)
+    assert serve(engine, requests) == expected
 
 
 def test_a_source_is_read_once_in_a_row_and_pages_are_shared_with_the_same_source():

@@ -95,3 +95,6 @@ def test_a_device_on_which_rows_differ_has_no_invariant_engine(monkeypatch, by):
     ):
         made.compile()
     assert not made.is_exact
+    made.submit(Request(prompt=(1,)))
+    with pytest.raises(UserError, match="engine.invariant"):
+        made.step()

@@ -39,13 +39,26 @@ def arrays(kv_heads, seed=0):
     return q, pages[0], pages[1], rng.permutation(2 * COUNT).reshape(2, COUNT).astype(np.int32)
 
 
-def run(q, k, v, table, positions, kv_heads=2, pattern=None, softcap=None, sinks=False, bias=False, kernel=KERNEL):
+def run(
+    q,
+    k,
+    v,
+    table,
+    positions,
+    kv_heads=2,
+    pattern=None,
+    softcap=None,
+    sinks=False,
+    bias=False,
+    kernel=KERNEL,
+    length_B=None,
+):
     keys = Coordinates(table.shape[1] * PAGE)
     visibility = causal(Coordinates(q.shape[1], index=jnp.asarray(positions)), keys)
     visibility = visibility if pattern is None else visibility.with_pattern(pattern)
     scoring, bias = Scoring(0.4, softcap), LinearBias((0.5, 0.25, 0.125, 0.0625)) if bias else None
     sink = jnp.array([0.3, -1.0, 0.0, 2.0]) if sinks else None
-    k, v = PagedArray(jnp.asarray(k), jnp.asarray(table)), PagedArray(jnp.asarray(v), jnp.asarray(table))
+    k, v = (PagedArray(jnp.asarray(x), jnp.asarray(table), length_B=length_B) for x in (k, v))
     if isinstance(kernel, Plain):
         k, v = (x.block(0, table.shape[1]).swapaxes(1, 2) for x in (k, v))
     request = new_request(q, k, v, visibility, scoring, bias=bias, has_sinks=sinks)
@@ -71,6 +84,17 @@ def test_a_row_is_the_same_beside_others_in_other_pages_and_after_stale_ones():
     stale = moved[table[0, 6:]]  # pages that no query of this row sees
     k2[stale], v2[stale] = np.nan, np.inf
     np.testing.assert_array_equal(np.asarray(run(q, k2, v2, moved[table].astype(np.int32), POSITIONS))[0], both[0])
+
+
+def test_padding_after_a_row_does_not_read_what_was_not_written():
+    """The last two queries of the second row are padding: they see keys after its 4 tokens."""
+    q, k, v, table = arrays(2)
+    lengths = jnp.array([20, 4])
+    clean = np.asarray(run(q, k, v, table, POSITIONS, length_B=lengths))
+    k[table[1, 1:]], v[table[1, 1:]] = np.nan, np.inf
+    stale = np.asarray(run(q, k, v, table, POSITIONS, length_B=lengths))
+    np.testing.assert_array_equal(stale[0], clean[0])
+    np.testing.assert_array_equal(stale[1, 0], clean[1, 0])
 
 
 def test_a_query_is_the_same_alone_and_in_a_chunk():
