@@ -135,7 +135,8 @@ def greedy(model, ids):
     """Returns the greedily generated tokens of both prompts, each alone, by the model's own `generate`.
 
     It drops Phi-3's cache where a text passes the original length. With "dynamic" scaling it keeps the keys of shorter
-    texts, which is another function than the forward pass: there it runs without a cache.
+    texts, which is another function than the forward pass, and with a decoder deeper than the encoder T5's cache lacks
+    layers: there it runs without a cache.
     """
     model = _takes_text(model)
     scaling = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
@@ -144,7 +145,8 @@ def greedy(model, ids):
     )
     if model.config.is_encoder_decoder:
         start = {"decoder_start_token_id": model.config.decoder_start_token_id, "pad_token_id": 0}
-        model.generation_config.update(**start)
+        deeper = getattr(model.config, "num_decoder_layers", 0) > model.config.num_hidden_layers
+        model.generation_config.update(**start, use_cache=not deeper)
     prompts = [torch.tensor(row[None, :length]) for row, length in zip(ids, PROMPTS, strict=True)]
     return [
         model.generate(prompt, attention_mask=torch.ones_like(prompt))[0, -NEW_TOKENS:].tolist() for prompt in prompts
