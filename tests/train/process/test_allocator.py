@@ -2,6 +2,7 @@
 
 import os
 import platform
+import statistics
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 COUNT = """
 import resource
 faults = []
-for _ in range(4):
+for _ in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     use()
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -43,9 +44,10 @@ def test_memory_is_used_again_without_page_faults(program):
     small_pages = os.environ | {"NUMPY_MADVISE_HUGEPAGE": "0"}  # a huge page is one fault for 2 MiB
     command = [sys.executable, "-c", program + COUNT]
     done = subprocess.run(command, env=small_pages, capture_output=True, text=True, check=True)
-    first, *_, last = map(int, done.stdout.split())
+    first, *later = map(int, done.stdout.split())
     assert first > 1_000
-    assert last < 100
+    # XLA may run a program on another thread, whose first block is new.
+    assert statistics.median(later) < 100
 
 
 THREADS = """
