@@ -1,8 +1,10 @@
 """The page to chat in: one file that needs nothing from elsewhere, shows text as text, and works in a browser."""
 
+import os
 import queue
 import re
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -43,11 +45,13 @@ def look(server, folder):
     command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", f"--user-data-dir={folder}"]
     # A page that stays: a browser without a window ends after a dump, and a picture is no news from the page.
     command += ["--remote-debugging-port=0", f"http://127.0.0.1:{server.port}/"]
-    browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    # The command may be a script whose child is the browser: both end by their group.
+    browser = subprocess.Popen(command, **silent, start_new_session=True)
     try:
         return reports.get(timeout=60)
     finally:
-        browser.terminate()
+        os.killpg(browser.pid, signal.SIGTERM)
         browser.wait(20)
 
 
