@@ -126,7 +126,7 @@ def main(argv: list[str]) -> int:
 
 def _in_batches(run: "LoadedRun", given: "list[Prompt]", sampling: "Sampling") -> int:
     """Draws texts in static batches, with vectors that are added to the stream, if any are given."""
-    from train.generation.texts import check_prompts, generate_texts, largest_cache_bytes
+    from train.generation.texts import before_texts, check_prompts, generate_texts, largest_cache_bytes
     from train.inspection.causes.steering import edits_of
 
     given = given or [_no_prompt()]
@@ -136,8 +136,7 @@ def _in_batches(run: "LoadedRun", given: "list[Prompt]", sampling: "Sampling") -
     rows = check_prompts(run.experiment.model, run.tokenizer, texts, named)
     rows = [row for row in rows for _ in range(NUM_SAMPLES.value)]
     cache = largest_cache_bytes(run.experiment.model, rows, sampling.max_tokens, BATCH_SIZE.value, run.layout)
-    before = prompts if run.experiment.model.encoder is None else [""] * len(prompts)
-    printer = _Printer(before, cache, silent=JSON.value)
+    printer = _Printer(before_texts(run.experiment.model, prompts, ""), cache, silent=JSON.value)
     results: list[GeneratedText] = []
     try:
         generate_texts(
@@ -259,20 +258,23 @@ def _on_engine(given: "list[Prompt]", sampling: "Sampling") -> int:
     elif CHAT.value:
         texts.converse([prompt.text for prompt in given] or None)
     else:
-        _draw(texts, given, run.step)
+        _draw(texts, given, run)
     return 0
 
 
-def _draw(texts: "EngineTexts", given: "list[Prompt]", step: int) -> None:
+def _draw(texts: "EngineTexts", given: "list[Prompt]", run: "LoadedRun") -> None:
     """Draws texts for the terminal."""
+    from train.generation.texts import before_texts
+
     prompts = [prompt.text for prompt in given for _ in range(NUM_SAMPLES.value)]
-    printer = _Printer(texts.before(prompts), texts.cache_bytes, silent=JSON.value)
+    before = before_texts(run.experiment.model, prompts, "")
+    printer = _Printer(before, texts.cache_bytes, silent=JSON.value)
     results: list[Continuation] = []
     try:
         texts.draw(given, NUM_SAMPLES.value, printer.show, results)
     finally:  # a signal loses no token that was drawn before
         if results:
-            _print_results(step, prompts[: len(results)], printer, results)
+            _print_results(run.step, prompts[: len(results)], printer, results)
     printer.report(results, texts.describe_guesses())
 
 
@@ -291,7 +293,7 @@ def _as_json(step: int, prompts: list[str], results: "Sequence[Result]") -> dict
 class _Printer:
     """Writes texts to the terminal, a single text while it is drawn, and measures the time."""
 
-    def __init__(self, prompts: list[str], cache: int, silent: bool) -> None:
+    def __init__(self, prompts: "Sequence[str]", cache: int, silent: bool) -> None:
         self.prompts, self.cache, self.silent = prompts, cache, silent
         self.live = len(prompts) == 1 and not silent
         self.began = time.monotonic()

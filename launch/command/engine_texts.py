@@ -90,10 +90,6 @@ class EngineTexts:
         """Draws `samples` texts of each prompt; see `continue_all`."""
         continue_all(self._engine, self._requests(prompts, samples), 2 * self._rows, on_text, results)
 
-    def before(self, prompts: list[str]) -> list[str]:
-        """What stands before each new text: its prompt, except that a source is another text."""
-        return prompts if self._run.experiment.model.encoder is None else [""] * len(prompts)
-
     def write(self, prompts: Sequence[Prompt], samples: int, path: pathlib.Path) -> None:
         """Writes `samples` texts of each prompt into a file; continues it if it has some of them already."""
         lines = numbered([prompt.text for prompt in prompts], samples)

@@ -58,19 +58,15 @@ class PagedCache(AttentionCache):
                 arrays[scale_name] = write(arrays[scale_name], scale_BTK1)
             arrays[name] = write(arrays[name], x_BTKH)
         after = dataclasses.replace(self, arrays=arrays)
-        view = {
-            name: dataclasses.replace(after.array(name, str(x_BTKH.dtype)), length_B=length_B)
-            for name, x_BTKH in new.items()
-        }
+        view = {name: after.array(name, str(x_BTKH.dtype), length_B) for name, x_BTKH in new.items()}
         return after, CacheView(view, Coordinates(count * size))
 
-    def array(self, name: str, dtype: str) -> PagedArray:
+    def array(self, name: str, dtype: str, length_B: jax.Array | None = None) -> PagedArray:
         """Returns what the cache holds under a name; the dtype is that of products, for a smaller format."""
         assert self.table_BJ is not None, "the pages of rows"
         scales = self.arrays.get(name + SCALE)
-        return PagedArray(
-            self.arrays[name], self.table_BJ, scales, None if scales is None else dtype, cleared=self.clears
-        )
+        dtype_of_products = None if scales is None else dtype
+        return PagedArray(self.arrays[name], self.table_BJ, scales, dtype_of_products, length_B, self.clears)
 
     def sharded(self, layout: Layout) -> "PagedCache":
         """Returns the cache with its pages split over the mesh by heads."""

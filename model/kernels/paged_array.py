@@ -83,6 +83,18 @@ class PagedArray:
         table_BKJ = self.table_BJ[:, None] * heads + jnp.arange(heads, dtype=jnp.int32)[:, None]
         return self.pages.reshape(1, count * heads, *rest), table_BKJ
 
+    def seen(self, index_B1: jax.Array, multiple: int) -> tuple[jax.Array, "PagedArray"]:
+        """Returns how many keys the one query of each row sees, by its index, and a table of a multiple of pages.
+
+        Entries past the last page that a row sees are that page.
+        """
+        batch, count = self.table_BJ.shape
+        length_B = jnp.broadcast_to(index_B1[:, 0], (batch,)) + 1
+        last_B1 = ((length_B - 1) // self.page_size)[:, None]
+        entry_J = jnp.arange(-(-count // multiple) * multiple, dtype=jnp.int32)
+        table_BJ = jnp.take_along_axis(self.table_BJ, jnp.minimum(entry_J, jnp.minimum(last_B1, count - 1)), axis=1)
+        return length_B.astype(jnp.int32), dataclasses.replace(self, table_BJ=table_BJ)
+
     def block(self, first: jax.Array | int, count: int) -> jax.Array:
         """Returns `count` pages of every row, from page number `first` on, as (B, K, count * page size, H)."""
         page_BJ = jax.lax.dynamic_slice_in_dim(self.table_BJ, first, count, axis=1)

@@ -1,7 +1,6 @@
 """Makes the config.json of a run that has none of its own, from its model or from another config.json."""
 
 import contextlib
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,11 +77,12 @@ def config_like(
             if family.model_config(given | candidate).context_length == config.context_length:
                 run_values = candidate
                 break
-    described = family.model_config(given | run_values)
-    for fields in family.parts_of_files.values():  # that no config.json can say
-        same = all(getattr(config, name) == value for name, value in fields.items())
-        described = dataclasses.replace(described, **fields) if same else described
-    mismatches = model_differences(described, config)
+    own = [  # parts of the run that no config.json can say
+        name
+        for name, fields in family.parts_of_files.items()
+        if all(getattr(config, field) == value for field, value in fields.items())
+    ]
+    mismatches = model_differences(family.with_parts(family.model_config(given | run_values), own), config)
     if mismatches:
         listed = "\n  ".join(mismatches)
         raise UserError(

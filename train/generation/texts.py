@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from model.config import ModelConfig
 from model.errors import UserError
@@ -13,6 +13,8 @@ from model.layout import ONE_DEVICE, Layout
 from model.transformer import Params
 from train.data.tokenizers.interface import StreamDecoder, Tokenizer, ids_with_end
 from train.generation.prompts import check_text
+
+T = TypeVar("T")
 
 # Called with a prompt's number and the text that new tokens completed (often empty), and at the end of the text.
 OnText = Callable[[int, str], None]
@@ -81,7 +83,7 @@ def generate_texts(
     prepared_params = prepare_params(model, params, layout) if rows else params  # once, not for every batch
     for first in range(0, len(rows), padded):
         chosen = slice(first, first + padded)
-        before = rows[chosen] if model.encoder is None else [[] for _ in rows[chosen]]  # a source is another text
+        before = before_texts(model, rows[chosen], [])
         batch = _Batch([TextStream(tokenizer, row, stop_strings) for row in before], first, on_text)
         try:
             generated_ids = generate(
@@ -102,6 +104,11 @@ def generate_texts(
             raise
         results += batch.finish(generated_ids, tokenizer.end_of_document, sampling.max_tokens)
     return results
+
+
+def before_texts(model: ModelConfig, prompts: Sequence[T], nothing: T) -> Sequence[T]:
+    """What stands before each new text: its prompt, except that a source is another text."""
+    return prompts if model.encoder is None else [nothing] * len(prompts)
 
 
 def largest_cache_bytes(
@@ -160,14 +167,15 @@ class _Batch:
             self._on_text(self._first + row, text)
 
 
-def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of a prompt as the beginning of a document, as the model saw documents in training.
+def prompt_ids(tokenizer: Tokenizer, text: str, *, is_source: bool = False) -> list[int]:
+    """The ids of a prompt as the beginning of a document, or as the source of an encoder, as the model saw in training.
 
-    If the tokenizer has an id that begins documents, or else an id that ends them, this id comes first. After an empty
-    text the model starts a new document. Raises UserError for an empty text if the tokenizer has no such id.
+    If the tokenizer has an id that begins documents, or else an id that ends them, this id comes first; a source has
+    its end instead. After an empty text the model starts a new document. Raises UserError for an empty text if the
+    tokenizer has no such id.
     """
     begin = [] if tokenizer.begin_of_document is None else [tokenizer.begin_of_document]
-    ids = begin + tokenizer.encode(text).tolist()
+    ids = ids_with_end(tokenizer, text) if is_source else begin + tokenizer.encode(text).tolist()
     if not ids:
         raise UserError(
             "the prompt is empty, and this run's tokenizer has no mark that begins a document; give at least one"
@@ -188,12 +196,10 @@ def check_prompts(
         where = f"prompt {number}" if names is None else names[number - 1]
         check_text(prompt, where)
         try:
-            row = prompt_ids(tokenizer, prompt)
+            row = prompt_ids(tokenizer, prompt, is_source=model.encoder is not None)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        context = model.context_length
-        if model.encoder is not None:  # which reads the prompt as a source, ended as in training
-            row, context = ids_with_end(tokenizer, prompt), model.encoder.context_length
+        context = (model if model.encoder is None else model.encoder).context_length
         over = len(row) - context
         if over > 0:
             raise UserError(

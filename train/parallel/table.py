@@ -269,23 +269,21 @@ class MeshLayout(Layout):
 
     def within_stage(self) -> "MeshLayout":
         """The layout of the activations of one stage, without the axis of stages."""
-        tables = {name: _without(getattr(self, name), self.parameters.layer) for name in ("table", "parameters")}
-        return dataclasses.replace(self, **tables, in_stage=True)
+        names = self.parameters.layer
+        table, parameters = _without(self.table, names), _without(self.parameters, names)
+        return dataclasses.replace(self, table=table, parameters=parameters, in_stage=True)
 
     def shard_map(
         self, function: Callable[..., Any], in_axes: tuple[Any, ...], out_axes: Any, *, checks_copies: bool = True
     ) -> Callable[..., Any]:
         """A function of whole arrays that runs `function` on each device's shards (`jax.shard_map`); see `Layout`."""
-        if self.mesh.size == 1:
+        if self.num_devices == 1:
             return function
         # jax cannot check copies in loops that are mapped over stages: it takes a constant of the body for one.
         checks_copies = checks_copies and not self.in_stage
         single = () if checks_copies else tuple(name for name, size in self.mesh.shape.items() if size == 1)
         spec = lambda axes: _with_axes(_spec(mesh_axes(self.table, axes)), single)  # noqa: E731
-
-        def specs(tree: Any) -> Any:
-            return jax.tree.map(spec, tree, is_leaf=_is_axes)
-
+        specs = lambda tree: jax.tree.map(spec, tree, is_leaf=_is_axes)  # noqa: E731
         into, out = tuple(map(specs, in_axes)), specs(out_axes)
         return jax.shard_map(function, mesh=self.mesh, in_specs=into, out_specs=out, check_vma=checks_copies)
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from model.errors import UserError
-from train.data.tokenizers.interface import ids_with_end
 from train.generation.prompts import check_text
 from train.generation.text_engine import TextUpdate
 from train.generation.texts import prompt_ids
@@ -72,16 +71,13 @@ def text_ids(text: str, served: Served, *, marked: bool) -> list[int]:
     """The ids of a text, with the mark that begins a document, or ends a source, if `marked`. Raises ApiError."""
     try:
         check_text(text, "the text", "half of a pair such as \\ud83d\\ude00 stands alone; write both")
-        ids = _marked(text, served) if marked else served.tokenizer.encode(text).tolist()
+        source = served.encoder is not None
+        ids = prompt_ids(served.tokenizer, text, is_source=source) if marked else served.tokenizer.encode(text).tolist()
     except UserError as error:
         raise bad_parameter("prompt", f"cannot be encoded: {error}") from None
     if not ids:
         raise bad_parameter("prompt", "has no token; give a text, or at least one id")
     return ids
-
-
-def _marked(text: str, served: Served) -> list[int]:
-    return prompt_ids(served.tokenizer, text) if served.encoder is None else ids_with_end(served.tokenizer, text)
 
 
 class Completions:

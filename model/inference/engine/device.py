@@ -13,7 +13,7 @@ import numpy as np
 from model.config import ModelConfig
 from model.inference.engine import programs
 from model.inference.engine.choices import ChoiceMaker
-from model.inference.engine.device_state import CachePlan, DeviceState, Rows
+from model.inference.engine.device_state import CachePlan, Rows
 from model.inference.engine.page_pool import NO_PAGE
 from model.inference.engine.programs import Choices, Drawn, Scores
 from model.inference.engine.scheduler import Span
@@ -300,10 +300,11 @@ class Device:
         pages = [list(range(-(-count // self._plan.page_size))) for _ in self._plan.reaches]
         return Text(0, request, 1, "max_tokens", tokens, pages, row=0)
 
-    def _emptied(self) -> DeviceState:
+    def _clear(self) -> None:
+        """Makes the arrays anew."""
         del self._state
         self._sources = [None] * self._rows
-        return self._empty(self._layout)
+        self._state = self._empty(self._layout)
 
     def _program(self, name: str, rows: int, tokens: int) -> Callable[..., Any]:
         """Returns a compiled program, and compiles it if that was not done yet."""

@@ -55,7 +55,7 @@ class TriedDevice(Device):
             del self._programs["read", *left_out], self._programs["score", *left_out]
         self._compile_sources()
         progress(total, total)
-        self._state = self._emptied()
+        self._clear()
         self.is_exact = agrees and (all_agree or chooses)
 
     def _compile_one(self) -> None:
@@ -64,7 +64,7 @@ class TriedDevice(Device):
         [alone], in_all_rows = (self._probe_decode(size, count, copies) for copies in (1, size))
         self._compile_sources()
         found = in_all_rows if self._plan.has_states else [*in_all_rows, self._probe_side_by_side(count)]
-        self._state = self._emptied()
+        self._clear()
         if not all(_equal(alone, each) for each in found):  # so that a later call raises it again
             raise UserError(
                 f"engine.invariant: on this {self._layout.platform} the results of a row depend on its place or on the "
@@ -79,8 +79,7 @@ class TriedDevice(Device):
 
     def _probe_decode(self, size: int, count: int, copies: int = 1) -> list[dict[str, Any]]:
         """Reads a text with the program of `size` rows; returns its scores in each row, and its part of the cache."""
-        text, self._state, sizes = self._probe_text(count), self._emptied(), self._decode_sizes
-        self._read_probe_source(text)
+        text, sizes = self._begun_text(count), self._decode_sizes
         tokens, text.tokens, self._decode_sizes = text.tokens, [], [size]
         scores: list[list[Scores]] = [[] for _ in range(copies)]
         for token in tokens:
@@ -93,8 +92,7 @@ class TriedDevice(Device):
 
     def _probe_side_by_side(self, count: int) -> dict[str, Any]:
         """Reads a text with the program that decodes, a token a row; returns its results."""
-        text, self._state = self._probe_text(count), self._emptied()
-        self._read_probe_source(text)
+        text = self._begun_text(count)
         chosen = self.decode([Span(text, first, 1) for first in range(count)]).chosen()
         return self._results(text, [each.own_scores() for [each] in chosen])
 
@@ -102,8 +100,7 @@ class TriedDevice(Device):
         """Reads a text with the programs that read and that score; returns the results of each."""
         results = []
         for run in (self.read, self.score):
-            text, self._state = self._probe_text(count), self._emptied()
-            self._read_probe_source(text)
+            text = self._begun_text(count)
             text.tokens.append(0)  # the last score is that of some token
             parts = run([Span(text, 0, count)])
             places = [(part, place) for part in parts or () for place in range(part.span.count)]
@@ -118,9 +115,13 @@ class TriedDevice(Device):
         cached = jax.tree.map(lambda x: np.asarray(x[:used]), layers)
         return {"cached": cached, "scores": [(each.likeliest, each.likeliest_logprob) for each in scores]}
 
-    def _read_probe_source(self, text: Text) -> None:
+    def _begun_text(self, count: int) -> Text:
+        """Returns a text of random tokens for empty arrays, which have its source."""
+        text = self._probe_text(count)
+        self._clear()
         if self._plan.sources is not None:
             self.read_sources([text])
+        return text
 
 
 def _equal(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -83,7 +83,7 @@ class GPUPages:
         (batch, _, n, width), heads = q_BTNH.shape, k.shape[2]
         in_block = self.keys // k.page_size
         parts = min(MAX_PARTS, -(-k.table_BJ.shape[1] // in_block))
-        length_B, k = seen_pages(request, k, in_block * parts)
+        length_B, k = k.seen(request.visibility.queries.indices(), in_block * parts)
         (k_pages, table_BKJ), (v_pages, _) = k.by_head(), v.by_head()
         q_BKGH = request.scoring.scale_and_group(q_BTNH, heads)[:, :, :, 0]
         scales = (None if x.scales is None else x.scales.reshape(1, -1, x.page_size) for x in (k, v))
@@ -100,19 +100,6 @@ class GPUPages:
             interpret=self.interpret,
         )
         return y.reshape(batch, 1, n, width).astype(v.dtype)
-
-
-def seen_pages(request: Request, k: PagedArray, multiple: int) -> tuple[jax.Array, PagedArray]:
-    """Returns how many keys the query of each row sees (B,), and the keys in a table of a multiple of pages.
-
-    Entries past the last page that a row sees are that page.
-    """
-    batch, count = k.table_BJ.shape
-    length_B = jnp.broadcast_to(request.visibility.queries.indices()[:, 0], (batch,)) + 1
-    last_B1 = ((length_B - 1) // k.page_size)[:, None]
-    entry_J = jnp.arange(-(-count // multiple) * multiple, dtype=jnp.int32)
-    table_BJ = jnp.take_along_axis(k.table_BJ, jnp.minimum(entry_J, jnp.minimum(last_B1, count - 1)), axis=1)
-    return length_B.astype(jnp.int32), dataclasses.replace(k, table_BJ=table_BJ)
 
 
 def _is_power_of_two(number: int) -> bool:

@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 
 from model.kernels import refusals
-from model.kernels.gpu.pages import seen_pages
 from model.kernels.paged_array import PagedArray
 from model.kernels.request import Request
 
@@ -93,7 +92,7 @@ class TPUPages:
         assert isinstance(k, PagedArray), "keys in pages"
         assert isinstance(v, PagedArray), "values in pages"
         (batch, _, n, width), heads, in_block = q_BTNH.shape, k.shape[2], self._in_block(k.page_size)
-        length_B, k = seen_pages(request, k, in_block)
+        length_B, k = k.seen(request.visibility.queries.indices(), in_block)
         (k_pages, table_BKJ), (v_pages, _) = k.by_head(), v.by_head()
         q_BKGH = request.scoring.scale_and_group(q_BTNH, heads)[:, :, :, 0]
         with pltpu.force_tpu_interpret_mode() if self.interpret else contextlib.nullcontext():

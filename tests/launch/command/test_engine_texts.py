@@ -21,7 +21,7 @@ from model.transformer import init
 from tests.tiers import SWEEP
 from train.generation.constraints import Constraints, Form
 from train.generation.prompts import Prompt
-from train.generation.texts import generate_texts
+from train.generation.texts import before_texts, generate_texts
 from train.run.loading import load_run
 
 MODULE = "launch.generate"
@@ -180,9 +180,9 @@ def targets(pair):
     return EngineTexts(pair, SAMPLING, stop_strings=(), engine=options, chat=False, chat_template=None)
 
 
-def test_prompts_that_an_encoder_reads(targets, run, tmp_path):
+def test_prompts_that_an_encoder_reads(targets, pair, run, tmp_path):
     """They end as sources do in training, and the texts are others."""
-    assert targets.before(["a", "b"]) == ["", ""]
+    assert before_texts(pair.experiment.model, ["a", "b"], "") == ["", ""]
     first = targets._requests(PROMPTS, 1)[0].request
     assert (first.prompt, first.source) == ((5,), (*b"the cat", run.tokenizer.end_of_document))
     with pytest.raises(UserError, match="prompt x has 41 tokens"):

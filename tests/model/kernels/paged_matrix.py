@@ -9,6 +9,7 @@ import math
 import re
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -163,3 +164,35 @@ def copies(text: str, pool: tuple[int, ...]) -> list[str]:
     """The lines of a compiled program that copy or transpose an array as large as the pool."""
     found = re.findall(r"^.*= \w+\[([0-9,]+)\]\S* (?:copy|transpose|copy-start)\(.*$", text, re.MULTILINE)
     return [shape for shape in found if math.prod(map(int, shape.split(","))) >= math.prod(pool)]
+
+
+BY_NAME = {case.name: case for case in CASES}
+FEW = dataclasses.replace(CASES[0], lengths=(1, 16, 17, 70))
+
+
+def check(case: Case, kernel: Any) -> None:
+    """Asserts that a kernel takes a case, and gives its numbers."""
+    asked = problem(case)
+    assert kernel.supports(asked.request()) is None
+    got = jax.jit(program(asked, kernel))(*arguments(asked))
+    found = error(got, reference(asked))
+    assert not is_wrong(found), found
+
+
+def reason(kernel: Any, case: dict[str, Any], **asked: Any) -> Any:
+    """Why a kernel does not take one row with these changes; None if it does."""
+    return kernel.supports(problem(dataclasses.replace(FEW, **{"lengths": (1,)} | case)).request(**asked))
+
+
+def lowered(case: Case, kernel: Any, lowering: str, platform: str) -> tuple[Problem, str]:
+    """A case, and the text of its program for a platform that need not be here."""
+    asked = problem(case)
+    traced = jax.jit(program(asked, kernel, platform)).trace(*arguments(asked))
+    return asked, traced.lower(lowering_platforms=(lowering,)).as_text()
+
+
+def made_of_the_pool(asked: Problem, text: str) -> set[str]:
+    """The operations of a program whose results are as large as the pool, or larger."""
+    results = re.findall(r"= \"?stablehlo\.(\w+).*-> tensor<([0-9x]+)xbf16>", text)
+    results += re.findall(r"= \"?stablehlo\.(\w+).* : tensor<([0-9x]+)xbf16>$", text, re.MULTILINE)
+    return {name for name, shape in results if math.prod(map(int, shape.split("x"))) >= asked.k.pages.size}

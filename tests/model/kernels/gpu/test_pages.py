@@ -1,8 +1,6 @@
 """The kernel of JAX that reads pages on GPUs, as plain operations here: numbers, refusals, and no copy of the pool."""
 
 import dataclasses
-import math
-import re
 
 import jax
 import jax.numpy as jnp
@@ -14,35 +12,7 @@ from model.kernels import FOR_PAGES, choose
 from model.kernels.gpu.pages import GPUPages
 from tests.model.inference.engine.serving import DENSE, engine_of, serve
 from tests.model.inference.greedy import assert_greedy
-from tests.model.kernels import paged_matrix
-
-CASES = {case.name: case for case in paged_matrix.CASES}
-FEW = dataclasses.replace(CASES["pages, grouped heads"], lengths=(1, 16, 17, 70))
-
-
-def check(case, kernel):
-    asked = paged_matrix.problem(case)
-    assert kernel.supports(asked.request()) is None
-    got = jax.jit(paged_matrix.program(asked, kernel))(*paged_matrix.arguments(asked))
-    found = paged_matrix.error(got, paged_matrix.reference(asked))
-    assert not paged_matrix.is_wrong(found), found
-
-
-def reason(kernel, case=FEW, **asked):
-    return kernel.supports(paged_matrix.problem(dataclasses.replace(FEW, **{"lengths": (1,)} | case)).request(**asked))
-
-
-def lowered(case, kernel, lowering, platform):
-    asked = paged_matrix.problem(case)
-    traced = jax.jit(paged_matrix.program(asked, kernel, platform)).trace(*paged_matrix.arguments(asked))
-    return asked, traced.lower(lowering_platforms=(lowering,)).as_text()
-
-
-def made_of_the_pool(asked, text):
-    """The operations of a program whose results are as large as the pool, or larger."""
-    results = re.findall(r"= \"?stablehlo\.(\w+).*-> tensor<([0-9x]+)xbf16>", text)
-    results += re.findall(r"= \"?stablehlo\.(\w+).* : tensor<([0-9x]+)xbf16>$", text, re.MULTILINE)
-    return {name for name, shape in results if math.prod(map(int, shape.split("x"))) >= asked.k.pages.size}
+from tests.model.kernels.paged_matrix import BY_NAME, FEW, check, lowered, made_of_the_pool, problem, reason
 
 
 def test_parts_of_rows_in_random_pages_that_nan_surrounds():
@@ -51,9 +21,9 @@ def test_parts_of_rows_in_random_pages_that_nan_surrounds():
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("keys", [64, 128])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", BY_NAME)
 def test_every_case(name, keys):
-    check(CASES[name], GPUPages(interpret=True, keys=keys))
+    check(BY_NAME[name], GPUPages(interpret=True, keys=keys))
 
 
 def test_it_lowers_and_copies_no_pool():
@@ -82,7 +52,7 @@ def test_what_it_refuses(case, asked, expected):
 
 
 def test_a_gpu_takes_it_and_others_say_why_not(monkeypatch):
-    asked = paged_matrix.problem(FEW)
+    asked = problem(FEW)
     choices = {at: str(choose(asked.request(platform=at), FOR_PAGES)) for at in ("gpu", "cpu")}
     assert choices == {"gpu": "gpu_pages", "cpu": "pages"}
     sinks = choose(asked.request(platform="gpu", has_sinks=True), FOR_PAGES)

@@ -1,43 +1,12 @@
 """The kernel of JAX that reads pages on TPUs, as plain operations here: numbers, refusals, and no copy of the pool."""
 
 import dataclasses
-import math
-import re
 
-import jax
 import pytest
 
 from model.kernels import FOR_PAGES, choose
 from model.kernels.tpu.pages import TPUPages
-from tests.model.kernels import paged_matrix
-
-CASES = {case.name: case for case in paged_matrix.CASES}
-FEW = dataclasses.replace(CASES["pages, grouped heads"], lengths=(1, 16, 17, 70))
-
-
-def check(case, kernel):
-    asked = paged_matrix.problem(case)
-    assert kernel.supports(asked.request()) is None
-    got = jax.jit(paged_matrix.program(asked, kernel))(*paged_matrix.arguments(asked))
-    found = paged_matrix.error(got, paged_matrix.reference(asked))
-    assert not paged_matrix.is_wrong(found), found
-
-
-def reason(kernel, case=FEW, **asked):
-    return kernel.supports(paged_matrix.problem(dataclasses.replace(FEW, **{"lengths": (1,)} | case)).request(**asked))
-
-
-def lowered(case, kernel, lowering, platform):
-    asked = paged_matrix.problem(case)
-    traced = jax.jit(paged_matrix.program(asked, kernel, platform)).trace(*paged_matrix.arguments(asked))
-    return asked, traced.lower(lowering_platforms=(lowering,)).as_text()
-
-
-def made_of_the_pool(asked, text):
-    """The operations of a program whose results are as large as the pool, or larger."""
-    results = re.findall(r"= \"?stablehlo\.(\w+).*-> tensor<([0-9x]+)xbf16>", text)
-    results += re.findall(r"= \"?stablehlo\.(\w+).* : tensor<([0-9x]+)xbf16>$", text, re.MULTILINE)
-    return {name for name, shape in results if math.prod(map(int, shape.split("x"))) >= asked.k.pages.size}
+from tests.model.kernels.paged_matrix import BY_NAME, FEW, check, lowered, made_of_the_pool, problem, reason
 
 
 def test_rows_in_random_pages_that_nan_surrounds():
@@ -45,9 +14,9 @@ def test_rows_in_random_pages_that_nan_surrounds():
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.width >= 128 and case.stored is None])
+@pytest.mark.parametrize("name", [name for name, case in BY_NAME.items() if case.width >= 128 and case.stored is None])
 def test_every_case(name):
-    check(CASES[name], TPUPages(interpret=True, keys=128))
+    check(BY_NAME[name], TPUPages(interpret=True, keys=128))
 
 
 def test_it_lowers_and_copies_no_pool():
@@ -74,7 +43,7 @@ def test_what_it_refuses(case, asked, expected):
 
 
 def test_it_refuses_tables_that_the_memory_of_scalars_does_not_hold():
-    request = paged_matrix.problem(FEW).request(platform="tpu")
+    request = problem(FEW).request(platform="tpu")
     # 4 rows, 2 key heads, 4 bytes
     fits, larger = (dataclasses.replace(request.pages, count=count) for count in (30_720, 30_721))
     assert TPUPages().supports(dataclasses.replace(request, pages=fits)) is None
@@ -85,4 +54,4 @@ def test_it_refuses_tables_that_the_memory_of_scalars_does_not_hold():
 
 
 def test_a_tpu_takes_it():
-    assert str(choose(paged_matrix.problem(FEW).request(platform="tpu"), FOR_PAGES)) == "tpu_pages"
+    assert str(choose(problem(FEW).request(platform="tpu"), FOR_PAGES)) == "tpu_pages"
