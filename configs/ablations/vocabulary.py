@@ -2,9 +2,16 @@
 
     python -m launch.sweep --config=configs/ablations/vocabulary.py --run=runs/vocabulary
 
-Hardware: 2 CPU cores. Each variant has its own SentencePiece tokenizer and reads as many bytes as the base in 300
-steps: a token of a large vocabulary has more bytes, so it takes fewer steps. A larger table of embeddings adds
-parameters; nothing makes up for these. Tao et al. 2024, "Scaling Laws with Vocabulary".
+Each variant has its own SentencePiece tokenizer and reads as many bytes as the base in 300 steps: a token of a large
+vocabulary has more bytes, so it takes fewer steps. A larger table of embeddings adds parameters; nothing makes up for
+these. Tao et al. 2024, "Scaling Laws with Vocabulary".
+
+Hardware: 2 CPU cores, 30 min of one of them for 15 runs. Bits per byte with seeds 0, 1, 2: vocabulary2048 1.869
+(standard deviation over seeds 0.006). Differences to it with 95% intervals: vocabulary4096 -0.019 (-0.027 to -0.012),
+better, p = 0.023; vocabulary8192 -0.002 (-0.004 to 0.001), not shown; vocabulary512 +0.038 (0.017 to 0.058), worse,
+p = 0.032; vocabulary1024 +0.100 (0.074 to 0.125), worse, p = 0.014. A best size between small and large is what the
+paper finds. That 512 is ahead of 1024 is not: its tokens are so short that it takes 472 steps instead of 357 for the
+same bytes, and at this length of training steps are what all variants lack.
 """
 
 import dataclasses
