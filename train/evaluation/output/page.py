@@ -17,6 +17,7 @@ from train.evaluation.document_scores import DocumentScore
 from train.evaluation.output.pieces import Piece, TokenOnPage, split_into_pieces
 from train.evaluation.output.tables import (
     MEASURE_WORDS,
+    detail_cells,
     difference_rows,
     domain_rows,
     length_rows,
@@ -61,6 +62,7 @@ def render_page(outcome: Outcome, text: str) -> str:
         domains = [["bits per byte of", *head[1:]], *domains] if domains else []
         if not pair.same_tokenizer:
             notes.insert(0, f"{OTHER_TOKENIZERS[0].upper()}{OTHER_TOKENIZERS[1:]}.")
+    rows += _detail_rows(outcome)
     models = [f"{each.run}, step {each.step}" for each in results]
     return fill(
         "train.evaluation.output",
@@ -86,6 +88,18 @@ def conditions(outcome: Outcome) -> list[str]:
         sizes.insert(1, f"{result.tally.count('tokens'):,} tokens")
     notes = result_notes(result) if outcome.pair is None else pair_notes(outcome.pair)
     return [", ".join(sizes), *([] if outcome.lengths else notes)]
+
+
+def _detail_rows(outcome: Outcome) -> list[list[str]]:
+    """Accuracy, entropy and calibration as rows of the table; none where two models have different tokens."""
+    details = [each.details for each in outcome.results if each.details is not None]
+    if outcome.lengths or not details or (outcome.pair is not None and not outcome.pair.same_tokenizer):
+        return []
+    one, *others = (detail_cells(each) for each in details)
+    names = [f"{name}, {unit}" if unit else name for name, _, _, unit in one]
+    if not others:
+        return [[name, value, error] for name, (_, value, error, _) in zip(names, one, strict=True)]
+    return [[name, a[1], b[1], "", "", ""] for name, a, b in zip(names, one, others[0], strict=True)]
 
 
 def _with_units(rows: list[list[str]], units: dict[str, str]) -> list[list[str]]:

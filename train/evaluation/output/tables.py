@@ -129,7 +129,7 @@ def pair_table(pair: Pair, text: str) -> str:
         lines += [f"  {OTHER_TOKENIZERS}", ""]
     lines += _columns([["", "A", "B", "B - A", "95% interval", "p"], *difference_rows(pair.measures)])
     if pair.same_tokenizer and pair.base.details is not None and pair.other.details is not None:
-        both = [_detail_cells(one) for one in (pair.base.details, pair.other.details)]
+        both = [detail_cells(one) for one in (pair.base.details, pair.other.details)]
         lines += [
             "",
             *_columns([["", "A", "B"], *([name, a, b] for (name, a, _, _), (_, b, _, _) in zip(*both, strict=True))]),
@@ -187,7 +187,7 @@ def domain_rows(domains: Mapping[str, Mapping[str, Estimate]]) -> list[list[str]
     return rows
 
 
-def _detail_cells(details: Details) -> list[list[str]]:
+def detail_cells(details: Details) -> list[list[str]]:
     """A row for each number of the details: its name, its value, its standard error, its unit."""
     return [
         ["accuracy", format_percent(details.accuracy.value), _error(details.accuracy), ""],
@@ -202,7 +202,7 @@ def _detail_rows(details: Details) -> list[str]:
     for each in details.positions:
         span = f"{each.first:,}" if each.first == each.last else f"{each.first:,} to {each.last:,}"
         positions.append([span, f"{each.tokens:,}", _number(each.loss.value), _error(each.loss)])
-    return [*align(_detail_cells(details)), "", *_columns(positions)]
+    return [*align(detail_cells(details)), "", *_columns(positions)]
 
 
 def _number(value: float) -> str:

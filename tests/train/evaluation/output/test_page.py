@@ -53,6 +53,9 @@ def test_the_page_says_what_was_measured_and_how(outcome):
     assert "Intervals by a bootstrap over whole documents" in both or "There is no interval over documents" in both
     assert "B: window 16 tokens" in both
     assert "Expected calibration error: A 0." in both
+    for text in (page, both):
+        assert "<td>accuracy</td>" in text
+        assert "<td>entropy per token, nats</td>" in text
 
 
 def test_the_data_hold_every_kept_token_with_its_loss(outcome):

@@ -12,6 +12,7 @@ def test_the_page_has_each_probe_with_its_numbers_and_pictures(tmp_path):
     assert "runs/&lt;a&gt;" in text
     assert "runs/<a>" not in text
     assert "loss of: bigram" in text
+    assert "<p>Sequences of a Markov chain whose transition matrix is drawn anew for each.</p>" in text
     assert "http://" not in text.replace("http://www.w3.org", "")  # nothing outside itself
     html.parser.HTMLParser().feed(text)
     assert render(RESULTS).split("<footer>")[0] == text.split("<footer>")[0]
