@@ -27,7 +27,7 @@ def render(results: ProbeResults) -> str:
     parts = [
         {
             "name": name,
-            "about": (inspect.getdoc(type(probe)) or "").partition("\n")[0],
+            "about": (inspect.getdoc(type(probe)) or "").partition("\n")[0].replace("`", ""),
             "option": repr(probe),
             "rows": [*number_rows(found), *((words, value, "") for words, value in baseline_rows(found))],
             "charts": [draw(picture, f"{name}-{i}") for i, picture in enumerate(found.pictures)],
