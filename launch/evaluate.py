@@ -81,7 +81,7 @@ LENGTHS = flags.DEFINE_list(
     "lengths", [], "Windows to measure: tokens, or multiples of the trained length (0.5x,1x,2x,4x,8x)."
 )
 RESUME = flags.DEFINE_bool("resume", False, "Keeps the results of documents in the run folder, and continues there.")
-RESULTS = cli.define_path("results", None, "The same in this file.")
+RESULTS = cli.define_path("results", None, "Like --resume, with the results in this file.")
 HTML = cli.define_path("html", None, "Writes a page: every token coloured by its loss, or the pictures of --probes.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 

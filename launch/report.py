@@ -32,6 +32,8 @@ LARGER = flags.DEFINE_multi_string("larger", [], "A sweep of the same variants o
 REACH = flags.DEFINE_bool("reach", False, "Measures how far back the runs of a sweep look.")
 LENGTHS = flags.DEFINE_list("lengths", [], "Times every variant of a sweep with rows of these lengths.")
 
+_OF_A_RUN = ("config.json", "metrics.jsonl", "environment.json", "status.json")
+
 
 def main(argv: list[str]) -> int:
     """Reads the flags and writes the report."""
@@ -55,6 +57,11 @@ def report_run(run: pathlib.Path) -> int:
     """Writes the report of a run and prints its head."""
     from train.report import summary, write_curve_png, write_report
 
+    if run.is_dir() and not any((run / name).exists() for name in _OF_A_RUN):
+        raise UserError(
+            f"{run} is neither a run folder nor that of a sweep: it has none of {', '.join((*_OF_A_RUN, 'sweep.json'))}"
+            "; give a folder such as launch.train or launch.sweep makes"
+        )
     path = write_report(run)
     print(summary(run))
     cli.print_escaped(f"report: {path}")

@@ -48,8 +48,11 @@ def test_the_folder_of_a_sweep_gets_the_report_of_the_sweep(command, tmp_path):
 
 
 def test_mistakes_are_one_line_and_exit_2(call, tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "parent").mkdir()
     for arguments, message in (
         ([], "--run is missing"),
+        ([f"--run={tmp_path}/parent"], "is neither a run folder nor that of a sweep"),
         ([f"--run={tmp_path}/nowhere"], "there is no run folder"),
         (["somewhere"], "unexpected argument 'somewhere'"),
         (["--rum=x"], "rum"),
@@ -60,3 +63,4 @@ def test_mistakes_are_one_line_and_exit_2(call, tmp_path):
         assert answer.status == 2, arguments
         assert message in answer.err
         assert "Traceback" not in answer.err
+    assert not list((tmp_path / "parent").iterdir())

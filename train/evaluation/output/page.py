@@ -15,7 +15,17 @@ from train.evaluation.bench.request import Outcome
 from train.evaluation.details import Details
 from train.evaluation.document_scores import DocumentScore
 from train.evaluation.output.pieces import Piece, TokenOnPage, split_into_pieces
-from train.evaluation.output.tables import difference_rows, domain_rows, length_rows, lengths_note, measure_rows
+from train.evaluation.output.tables import (
+    MEASURE_WORDS,
+    detail_cells,
+    difference_rows,
+    domain_rows,
+    length_rows,
+    lengths_note,
+    measure_rows,
+    pair_notes,
+    result_notes,
+)
 from train.files.files import replace_file
 from train.report.drawing import Chart, Palette, draw_svg
 from train.report.template import as_script_data, fill, read_source
@@ -34,20 +44,25 @@ def render_page(outcome: Outcome, text: str) -> str:
     results, pair = outcome.results, outcome.pair
     documents, notes = page_documents(outcome)
     domains: list[list[str]] = []
+    units = dict(MEASURE_WORDS.values())
     if outcome.lengths:
         head, *rows = length_rows(outcome.lengths)
         notes.insert(0, f"Of {lengths_note(outcome.lengths)}. The losses of tokens are those of the longest window.")
     elif pair is None:
-        head, rows = ["", "value", "standard error"], measure_rows(results[0])
+        head, rows = ["", "value", "standard error"], _with_units(measure_rows(results[0]), units)
         if len(results[0].domains) > 1:
             domains = domain_rows({name: tally.measures() for name, tally in results[0].domains.items()})
     else:
-        head, rows = ["", "A", "B", "B \u2212 A", "95% interval", "p"], difference_rows(pair.measures)
+        head, rows = (
+            ["", "A", "B", "B \u2212 A", "95% interval", "p"],
+            _with_units(difference_rows(pair.measures), units),
+        )
         for name, measures in pair.domains.items():
             domains += [[name, *row[1:]] for row in difference_rows({"bits_per_byte": measures["bits_per_byte"]})]
         domains = [["bits per byte of", *head[1:]], *domains] if domains else []
         if not pair.same_tokenizer:
             notes.insert(0, f"{OTHER_TOKENIZERS[0].upper()}{OTHER_TOKENIZERS[1:]}.")
+    rows += _detail_rows(outcome)
     models = [f"{each.run}, step {each.step}" for each in results]
     return fill(
         "train.evaluation.output",
@@ -61,7 +76,35 @@ def render_page(outcome: Outcome, text: str) -> str:
         domains=domains,
         charts=list(detail_charts(outcome)),
         notes=notes,
+        conditions=conditions(outcome),
     )
+
+
+def conditions(outcome: Outcome) -> list[str]:
+    """The text that was measured, and how, in sentences; of windows of several lengths the note of the page has it."""
+    result = outcome.results[0]
+    sizes = [f"{len(result.tally.entries):,} documents", f"{result.tally.count('bytes'):,} bytes"]
+    if outcome.pair is None:
+        sizes.insert(1, f"{result.tally.count('tokens'):,} tokens")
+    notes = result_notes(result) if outcome.pair is None else pair_notes(outcome.pair)
+    return [", ".join(sizes), *([] if outcome.lengths else notes)]
+
+
+def _detail_rows(outcome: Outcome) -> list[list[str]]:
+    """Accuracy, entropy and calibration as rows of the table; none where two models have different tokens."""
+    details = [each.details for each in outcome.results if each.details is not None]
+    if outcome.lengths or not details or (outcome.pair is not None and not outcome.pair.same_tokenizer):
+        return []
+    one, *others = (detail_cells(each) for each in details)
+    names = [f"{name}, {unit}" if unit else name for name, _, _, unit in one]
+    if not others:
+        return [[name, value, error] for name, (_, value, error, _) in zip(names, one, strict=True)]
+    return [[name, a[1], b[1], "", "", ""] for name, a, b in zip(names, one, others[0], strict=True)]
+
+
+def _with_units(rows: list[list[str]], units: dict[str, str]) -> list[list[str]]:
+    """Rows whose first cell names the unit of the row too: loss per token, nats."""
+    return [[f"{row[0]}, {unit}" if (unit := units.get(row[0])) else row[0], *row[1:]] for row in rows]
 
 
 def page_documents(outcome: Outcome) -> tuple[list[dict[str, Any]], list[str]]:
@@ -175,7 +218,7 @@ def _calibration_chart(found: list[tuple[str, Details]]) -> Chart:
         _add_legend(axes, colors, len(found))
 
     svg = draw_svg("calibration", draw, width=4.2, height=2.6, label="accuracy against confidence")
-    errors = ", ".join(f"{name} {details.calibration_error:.4f}" for name, details in found)
+    errors = ", ".join(f"{name} " * (len(found) > 1) + f"{details.calibration_error:.4f}" for name, details in found)
     caption = f"15 bins of equal width; a calibrated model is on the dotted line. Expected calibration error: {errors}."
     return Chart(title="Calibration", caption=caption, svg=svg)
 

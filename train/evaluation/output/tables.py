@@ -57,17 +57,22 @@ def result_table(result: Result, text: str) -> str:
         lines.append("")
     if result.details is not None:
         lines += [*_detail_rows(result.details), ""]
-    lines.append(f"  window {result.window} tokens, stride {result.stride}; {_first_token_note(result)}")
+    return "\n".join([*lines, *(f"  {note}" for note in result_notes(result))])
+
+
+def result_notes(result: Result) -> list[str]:
+    """How the numbers of a result were measured, in sentences."""
+    notes = [f"window {result.window} tokens, stride {result.stride}; {_first_token_note(result)}"]
     longest = max((each.sums.tokens for each in result.scores), default=result.window)
     if longest < result.window:
-        lines.append(f"  the longest document has {longest:,} scored tokens: no window was full")
+        notes.append(f"the longest document has {longest:,} scored tokens: no window was full")
     if len(result.tally.entries) == 1:
-        lines.append(f"  {ONE_DOCUMENT}")
-    elif len(domains) == len(result.tally.entries):
-        lines.append("  every domain is one document: standard errors are over the domains")
+        notes.append(ONE_DOCUMENT)
+    elif len(result.domains) == len(result.tally.entries):
+        notes.append("every domain is one document: standard errors are over the domains")
     if result.documents_not_restored:
-        lines.append(f"  WARNING: {_NOT_RESTORED.format(result.documents_not_restored)}")
-    return "\n".join(lines)
+        notes.append(f"WARNING: {_NOT_RESTORED.format(result.documents_not_restored)}")
+    return notes
 
 
 def measure_rows(result: Result) -> list[list[str]]:
@@ -124,7 +129,7 @@ def pair_table(pair: Pair, text: str) -> str:
         lines += [f"  {OTHER_TOKENIZERS}", ""]
     lines += _columns([["", "A", "B", "B - A", "95% interval", "p"], *difference_rows(pair.measures)])
     if pair.same_tokenizer and pair.base.details is not None and pair.other.details is not None:
-        both = [_detail_cells(one) for one in (pair.base.details, pair.other.details)]
+        both = [detail_cells(one) for one in (pair.base.details, pair.other.details)]
         lines += [
             "",
             *_columns([["", "A", "B"], *([name, a, b] for (name, a, _, _), (_, b, _, _) in zip(*both, strict=True))]),
@@ -137,15 +142,20 @@ def pair_table(pair: Pair, text: str) -> str:
             ((_, *cells),) = difference_rows({name: measures[name] for name in ("bits_per_byte",)})
             rows.append([escape_unprintable(domain), *cells])
         lines += ["", *_columns([["bits per byte of", "A", "B", "B - A", "95% interval", "p"], *rows])]
+    return "\n".join([*lines, "", *(f"  {note}" for note in pair_notes(pair))])
+
+
+def pair_notes(pair: Pair) -> list[str]:
+    """How the numbers of two models were measured, in sentences."""
     if all(one.difference is None for one in pair.measures.values()):
-        lines += ["", "  there is no interval over documents: they are too few, or a loss is not finite"]
+        notes = ["there is no interval over documents: they are too few, or a loss is not finite"]
     else:
-        lines += ["", "  intervals by a bootstrap over whole documents, which both models share"]
+        notes = ["intervals by a bootstrap over whole documents, which both models share"]
     for name, one in (("A", pair.base), ("B", pair.other)):
-        lines.append(f"  {name}: window {one.window} tokens, stride {one.stride}; {_first_token_note(one)}")
+        notes.append(f"{name}: window {one.window} tokens, stride {one.stride}; {_first_token_note(one)}")
         if one.documents_not_restored:
-            lines.append(f"  WARNING: {_NOT_RESTORED.format(one.documents_not_restored)}")
-    return "\n".join(lines)
+            notes.append(f"WARNING: {_NOT_RESTORED.format(one.documents_not_restored)}")
+    return notes
 
 
 def difference_rows(measures: Mapping[str, Compared]) -> list[list[str]]:
@@ -177,7 +187,7 @@ def domain_rows(domains: Mapping[str, Mapping[str, Estimate]]) -> list[list[str]
     return rows
 
 
-def _detail_cells(details: Details) -> list[list[str]]:
+def detail_cells(details: Details) -> list[list[str]]:
     """A row for each number of the details: its name, its value, its standard error, its unit."""
     return [
         ["accuracy", format_percent(details.accuracy.value), _error(details.accuracy), ""],
@@ -192,7 +202,7 @@ def _detail_rows(details: Details) -> list[str]:
     for each in details.positions:
         span = f"{each.first:,}" if each.first == each.last else f"{each.first:,} to {each.last:,}"
         positions.append([span, f"{each.tokens:,}", _number(each.loss.value), _error(each.loss)])
-    return [*align(_detail_cells(details)), "", *_columns(positions)]
+    return [*align(detail_cells(details)), "", *_columns(positions)]
 
 
 def _number(value: float) -> str:

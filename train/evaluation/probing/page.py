@@ -1,5 +1,6 @@
 """The page of a model's probes: for each a table of its numbers and baselines, and its pictures."""
 
+import inspect
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,8 @@ def render(results: ProbeResults) -> str:
     parts = [
         {
             "name": name,
-            "about": repr(probe),
+            "about": (inspect.getdoc(type(probe)) or "").partition("\n")[0].replace("`", ""),
+            "option": repr(probe),
             "rows": [*number_rows(found), *((words, value, "") for words, value in baseline_rows(found))],
             "charts": [draw(picture, f"{name}-{i}") for i, picture in enumerate(found.pictures)],
         }

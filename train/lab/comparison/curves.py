@@ -33,9 +33,18 @@ class Curve:
         return x
 
     def reach(self, value: float) -> dict[str, float] | None:
-        """Steps, tokens and seconds at which the smoothed loss is first at most a value; None if it never is."""
+        """Steps, tokens and seconds at which the smoothed loss is first at most a value; None if it never is.
+
+        Between two points the loss is taken to be a straight line.
+        """
         below = np.flatnonzero(self.smoothed <= value)
-        return {name: float(self.axis(name)[below[0]]) for name in AXES} if len(below) else None
+        if not len(below):
+            return None
+        first = int(below[0])
+        before = max(first - 1, 0)
+        drop = self.smoothed[before] - self.smoothed[first]
+        share = (self.smoothed[before] - value) / drop if drop else 1.0  # the first point is its own neighbour
+        return {name: float((1 - share) * self.axis(name)[before] + share * self.axis(name)[first]) for name in AXES}
 
 
 @dataclasses.dataclass(frozen=True)

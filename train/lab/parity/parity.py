@@ -1,12 +1,13 @@
 """Compares what two configs compute from one set of parameters and one batch: the stream, the logits, the gradients.
 
 A difference is the largest one of a tensor in units of the standard deviation of its numbers in the first config, so
-that one bound serves all layers. Two correct programs round differently, and differences grow from layer to layer: the
-bound is `ROUNDINGS` units in the last place of the coarser of the two compute formats, and an eighth of that for the
-root mean square of the differences. In float32 the kernels and meshes of a model of 4 layers differ by a tenth of the
-bound or less, and a base of the rotary positions that is off by a tenth differs by a thousand times the bound. In
-formats of 16 bits the largest differences are far from the typical ones, and small mistakes hide: compare in float32
-first. Dropout is left out, and padding is not compared.
+that one bound serves all layers; of a gradient, in that of a row's own size where it is larger, because the rows of an
+embedding table differ a hundredfold by how often their token came. Two correct programs round differently, and
+differences grow from layer to layer: the bound is `ROUNDINGS` units in the last place of the coarser of the two compute
+formats, and an eighth of that for the root mean square of the differences. In float32 the kernels and meshes of a model
+of 4 layers differ by a tenth of the bound or less, and a base of the rotary positions that is off by a tenth differs by
+a thousand times the bound. In formats of 16 bits the largest differences are far from the typical ones, and small
+mistakes hide: compare in float32 first. Dropout is left out, and padding is not compared.
 """
 
 import dataclasses
@@ -55,7 +56,8 @@ class TensorDifference:
     Attributes:
       place: the layer, or the part of the model.
       tensor: what is compared there, such as "stream" or the name of a parameter.
-      largest: the largest difference, in deviations of the first config's numbers.
+      largest: the largest difference, in deviations of the first config's numbers (of a gradient: or in the root mean
+        square of its row, if that is more).
       typical: the root mean square of the differences, likewise.
     """
 
@@ -236,14 +238,20 @@ def _gradient_differences(
     """The largest difference of each place."""
     found = []
     for place, of_a in a.items():
-        each = [_difference(place, name, x, b[place][name]) for name, x in of_a.items()]
+        each = [_difference(place, name, x, b[place][name], by_row=True) for name, x in of_a.items()]
         found.append(max(each, key=lambda difference: np.nan_to_num(difference.largest, nan=np.inf)))
     return found
 
 
 def _difference(
-    place: str, tensor: str, a: np.ndarray, b: np.ndarray, real_BT: np.ndarray | None = None
+    place: str,
+    tensor: str,
+    a: np.ndarray,
+    b: np.ndarray,
+    real_BT: np.ndarray | None = None,
+    by_row: bool = False,
 ) -> TensorDifference:
+    """One tensor of both; with `by_row` a number of a row larger than the others is measured by the row's own size."""
     if real_BT is not None:
         a, b = a[real_BT], b[real_BT]
     difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
@@ -254,4 +262,7 @@ def _difference(
     if largest == 0:
         return TensorDifference(place, tensor, 0.0, 0.0)
     unit = deviation or np.finfo(np.float64).tiny
+    if by_row and a.ndim > 1:
+        rows = np.sqrt(np.mean(a.astype(np.float64) ** 2, axis=-1, keepdims=True))
+        return TensorDifference(place, tensor, float((difference / np.maximum(rows, unit)).max()), typical / unit)
     return TensorDifference(place, tensor, largest / unit, typical / unit)

@@ -33,6 +33,8 @@ def difference_chart(analysis: Analysis) -> Chart | None:
     rows = [row for row in analysis.rows if row.comparison is not None and row.comparison.difference is not None]
     if not rows:
         return None
+    from matplotlib.ticker import MaxNLocator
+
     base = analysis.base.values
 
     def draw(axes: Axes, colors: Palette) -> None:
@@ -43,12 +45,13 @@ def difference_chart(analysis: Analysis) -> Chart | None:
             color = placeholder(index_of(analysis, row))
             seeds = [value - base[s] for s, value in row.values.items() if s in base and math.isfinite(value - base[s])]
             axes.plot([found.low, found.high], [place, place], color=color, linewidth=2.2, solid_capstyle="butt")
-            axes.plot(seeds, [place] * len(seeds), "o", color=color, alpha=0.45, markersize=4, markeredgewidth=0)
+            axes.plot(seeds, [place - 0.24] * len(seeds), "o", color=color, markersize=3.4, markeredgewidth=0)
             axes.plot([found.mean], [place], "D", color=color, markersize=6, markeredgewidth=0)
         axes.set_yticks(range(len(rows)), [plain(row.name) for row in rows])
         for label in axes.get_yticklabels():
             label.set_color(colors.ink)
         axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
         axes.grid(visible=True, axis="x")
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(plain(f"{analysis.results.metric} minus that of {analysis.results.base}, same seed"))
@@ -62,8 +65,8 @@ def difference_chart(analysis: Analysis) -> Chart | None:
     )
     side = "left" if analysis.results.lower_is_better else "right"
     caption = (
-        f"Diamonds: means; lines: 95% intervals of one comparison, paired over seeds; dots: seeds. Better lies to the "
-        f"{side}."
+        "Diamonds: means; lines: 95% intervals of one comparison, paired over seeds; dots above: seeds. "
+        f"Better lies to the {side}."
     )
     return Chart(title="Difference to the base", caption=caption, svg=colored(svg))
 

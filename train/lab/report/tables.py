@@ -144,6 +144,7 @@ def latex(analysis: Analysis) -> str:
     lines = [
         f"% {_tex_comment(analysis.results.name)}, written by Cairn; \\usepackage{{booktabs}}",
         *[f"% {_tex_comment(line)}" for line in (*analysis.notes, *words.method(analysis))],
+        "% A variant in bold is shown to be better than the base.",
         *_tabular([head[i] for i in kept], texts),
     ]
     further = [("the other evaluations", *words.other_table(analysis))] if words.other_metrics(analysis) else []

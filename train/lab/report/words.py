@@ -193,11 +193,31 @@ def tuning_rows(analysis: Analysis) -> list[dict[str, str]]:
         lost = sum(loss is None for one in rounds for loss in one["losses"].values())
         words = f"{len(tried)} rates from {_rate(tried[0])} to {_rate(tried[-1])}, rounds of {lengths} steps"
         words += f"; {lost} run{'s' * (lost > 1)} failed or diverged" * bool(lost)
-        words += "; the best is the last of its range, so one beyond may be better" * bool(search.get("at_edge"))
+        words += edge_words(search)
         words += "; the search is not done" * (search.get("rate") is None)
         rows.append({"name": row.name, "rate": _rate(search.get("rate")), "tuned": words})
     searched = any(row.variant.search.get("rounds") for row in analysis.rows)
     return rows if searched else []
+
+
+def edge_words(search: Mapping[str, Any]) -> str:
+    """A warning that a better rate may lie beyond the best; empty where rates on both sides did worse in its round."""
+    if search.get("at_edge"):
+        return "; the best is the last of its range, so one beyond may be better"
+    best, rounds = search.get("rate"), search["rounds"]
+    last = sorted(float(rate) for rate in rounds[-1]["losses"])
+    if best is None or best not in (last[0], last[-1]):
+        return ""
+    beyond = {
+        float(rate): (abs(math.log(float(rate) / best)), one["steps"], loss)
+        for one in rounds
+        for rate, loss in one["losses"].items()
+        if float(rate) not in last and (float(rate) > best) == (best == last[-1])
+    }
+    nearest, (_, steps, loss) = min(beyond.items(), key=lambda item: item[1][0], default=(None, (0.0, 0, None)))
+    if nearest is None or loss is None or not math.isfinite(loss):
+        return ""
+    return f"; {_rate(nearest)} beside the best was left out after {steps:,} steps, and may be better at full length"
 
 
 def _rate(value: Any) -> str:
@@ -250,7 +270,8 @@ def method(analysis: Analysis) -> list[str]:
         lines.append(
             f"p-values are adjusted for {others} comparison{'s' * (others != 1)} (Holm). With no difference anywhere, "
             f"a verdict of better or worse stands in at most {100 * rate:.3g}% of such sweeps. A variant is "
-            "judged once, when all its declared seeds and those of the base are done."
+            "judged once, when all its declared seeds and those of the base are done. Intervals are those of one "
+            "comparison, without this adjustment: one may leave out 0 where the verdict is not shown."
         )
     if analysis.noise is not None:
         lines.append(

@@ -58,9 +58,15 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def between(interval: Interval, form: str = ".4g") -> str:
-    """The bounds of an interval."""
-    return f"[{interval.low:{form}}, {interval.high:{form}}]"
+def rounded(value: float, digits: int = 4) -> str:
+    """A number with some significant digits, zeros among them: 1.840."""
+    return f"{value:#.{digits}g}".removesuffix(".")
+
+
+def between(interval: Interval, form: str | None = None) -> str:
+    """The bounds of an interval; in four digits without a form."""
+    low, high = (rounded(x) if form is None else f"{x:{form}}" for x in (interval.low, interval.high))
+    return f"[{low}, {high}]"
 
 
 def counts_between(interval: Interval) -> str:
@@ -71,7 +77,8 @@ def counts_between(interval: Interval) -> str:
 def _number_row(analysis: Analysis, name: str) -> tuple[str, ...]:
     interval = analysis.law.interval(name, analysis.level)
     error, other = analysis.law.standard_error(name), analysis.projection.as_dict().get(name)
-    return name, f"{interval.value:.4g}", between(interval), f"{error:.3g}", "" if other is None else f"{other:.4g}"
+    cells = name, rounded(interval.value), between(interval), rounded(error, 3)
+    return *cells, "" if other is None else rounded(other)
 
 
 def _optima(analysis: Analysis) -> Iterator[tuple[str, ...]]:

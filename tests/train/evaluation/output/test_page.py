@@ -43,6 +43,21 @@ def test_the_page_refers_to_nothing_outside(outcome, tmp_path):
     assert page.count("<svg") == 2
 
 
+def test_the_page_says_what_was_measured_and_how(outcome):
+    page = render_page(alone(outcome), "t")
+    assert "3 documents, 93 tokens, " in page
+    assert "<td>loss per token, nats</td>" in page
+    assert "Window 16 tokens, stride 8; a document" in page
+    assert "Expected calibration error: 0." in page
+    both = render_page(outcome, "t")
+    assert "Intervals by a bootstrap over whole documents" in both or "There is no interval over documents" in both
+    assert "B: window 16 tokens" in both
+    assert "Expected calibration error: A 0." in both
+    for text in (page, both):
+        assert "<td>accuracy</td>" in text
+        assert "<td>entropy per token, nats</td>" in text
+
+
 def test_the_data_hold_every_kept_token_with_its_loss(outcome):
     documents = data_of(render_page(alone(outcome), "t"))["documents"]
     assert [document["tokens"] for document in documents] == [9, 81, 3]

@@ -51,6 +51,16 @@ def test_the_same_loss_is_reached_by_both():
     assert pair.rows()[1] == (2, 3.0, 4.0)
 
 
+def test_a_loss_is_reached_between_two_evaluations():
+    """B passes the 2.0 of A's end a quarter of the way from step 20 to step 30; a run may begin below a loss."""
+    seconds = [(30, 3.0, 1)]
+    a, b = (run_of([5.0] * 3, 10, seconds, [(10, 4.0), (20, x), (30, y)]) for x, y in ((3.0, 2.0), (2.25, 1.25)))
+    loss, _, found = CurvePair("x", curve(a, "loss", "eval"), curve(b, "loss", "eval")).reached()
+    assert (loss, found["steps"], found["tokens"]) == (2.0, 22.5, 225.0)
+    assert found["seconds"] == pytest.approx(2.25)
+    assert curve(a, "loss", "eval").reach(4.5)["steps"] == 10
+
+
 def test_long_curves_have_few_rows_of_smoothed_values():
     noise = np.random.default_rng(0).normal(size=400)
     pair = CurvePair("x", *(curve(run_of((3 + noise).tolist(), every), "loss", "train") for every in (1, 2)))

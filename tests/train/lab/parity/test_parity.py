@@ -94,6 +94,20 @@ def test_a_difference_is_in_deviations_and_padding_does_not_count():
     assert math.isnan(_difference("x", "y", a, b * np.nan).largest)
 
 
+def test_a_large_row_of_a_gradient_is_measured_by_its_own_size():
+    """The rounding of a frequent token's row is no mistake, and a row twice as large as it should be is one."""
+    table = np.full((100, 4), 0.01) * [1, -1, 1, -1]
+    table[7] *= 1000
+    other = table.copy()
+    other[7] *= 1.01
+    assert _difference("x", "y", table, other).largest == pytest.approx(0.1, rel=0.01)
+    assert _difference("x", "y", table, other, by_row=True).largest == pytest.approx(0.01)
+    other[3] *= 3
+    assert _difference("x", "y", table, other, by_row=True).largest == pytest.approx(0.02, rel=0.03)
+    other[7] *= 2
+    assert _difference("x", "y", table, other, by_row=True).largest > 1
+
+
 def test_the_bound_is_that_of_the_coarser_format(tiny_experiment):
     fine, coarse = tiny_experiment(), tiny_experiment(model__precision__compute="bfloat16")
     assert bound_of(fine, fine) == (1024 * 2.0**-23, "1024 x 2^-23, for float32 on a cpu")

@@ -37,6 +37,14 @@ def test_every_chart_has_the_variants_and_the_colours_of_the_page(broken):
     assert "var(--series-1)" in curves[0].svg
 
 
+def test_wide_differences_have_more_ticks_than_whole_numbers(finished):
+    wide = finished.results.variants["wide"]
+    runs = {s: dataclasses.replace(r, final={name: x - 1 for name, x in r.final.items()}) for s, r in wide.runs.items()}
+    variants = finished.results.variants | {"wide": dataclasses.replace(wide, runs=runs)}
+    shown = texts(charts.difference_chart(analyse(dataclasses.replace(finished.results, variants=variants))))
+    assert {"-1", "-0.4", "0"} <= {text.replace("\N{MINUS SIGN}", "-") for text in shown}
+
+
 def test_bands_go_from_the_lowest_to_the_highest_seed(finished):
     row = next(row for row in finished.rows if row.name == "wide")
     x, low, mean, high = charts._band(row, "tokens")

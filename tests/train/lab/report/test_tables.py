@@ -64,6 +64,7 @@ def test_latex(broken):
     assert r"$5.21\times 10^{9}$" in body
     assert not set(body) & set("\u2212\u00b1\u2013")
     assert "% 1 of 15 runs: failed (slow seed 2)." in text
+    assert "% A variant in bold is shown to be better than the base." in text
     assert all(
         line.startswith(("%", "\\")) or line in rows or not line for line in text.splitlines()[: -others.count("\n")]
     )

@@ -116,9 +116,32 @@ def test_how_far_rates_were_tuned(finished, broken):
     assert words.tuning_rows(broken) == []
 
 
+@pytest.mark.parametrize(
+    ("last", "best", "beyond", "expected"),
+    [
+        (("0.001", "0.002", "0.004"), 0.004, 6.1, "0.008 beside the best was left out after 75 steps"),
+        (("0.001", "0.002", "0.004"), 0.002, 6.1, ""),
+        (("0.001", "0.002", "0.004"), 0.004, None, ""),  # it diverged
+        (("0.004", "0.008", "0.016"), 0.004, 6.1, "0.002 beside the best was left out after 75 steps"),
+    ],
+)
+def test_a_best_rate_at_the_end_of_its_last_round_was_not_tuned_on_both_sides(last, best, beyond, expected):
+    first = dict.fromkeys(("0.001", "0.002", "0.004", "0.008", "0.016"), 6.0) | {"0.008": beyond}
+    rounds = [{"steps": 75, "losses": first}, {"steps": 150, "losses": dict.fromkeys(last, 5.0)}]
+    found = words.edge_words({"rate": best, "at_edge": False, "rounds": rounds})
+    assert expected in found
+    assert bool(found) == bool(expected)
+
+
 def test_the_method_says_how_numbers_came_about(finished):
     text = " ".join(words.method(finished))
-    for part in ("paired t test over 3 seeds", "3 comparisons (Holm)", "at most 5% of such sweeps", "Speed-up"):
+    for part in (
+        "paired t test over 3 seeds",
+        "3 comparisons (Holm)",
+        "at most 5% of such sweeps",
+        "one may leave out 0",
+        "Speed-up",
+    ):
         assert part in text
     assert words.equal_words(finished) == "the number of parameters held equal by the width"
 

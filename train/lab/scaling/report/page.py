@@ -7,7 +7,7 @@ import numpy as np
 from train.lab.scaling.analysis import Analysis
 from train.lab.scaling.report import charts
 from train.lab.scaling.surface import NAMES
-from train.lab.scaling.words import BIAS, between, counts_between
+from train.lab.scaling.words import BIAS, between, counts_between, rounded
 from train.report.template import fill
 from train.terminal.formatting import format_count
 
@@ -65,8 +65,8 @@ def _tiles(analysis: Analysis) -> list[tuple[str, str, str]]:
 
 def _number_row(analysis: Analysis, name: str) -> tuple[str, ...]:
     interval, projection = analysis.law.interval(name, analysis.level), analysis.projection.as_dict()
-    other = f"{projection[name]:.4g}" if name in projection else "\u2013"
-    return name, f"{interval.value:.4g}", between(interval), f"{analysis.law.standard_error(name):.3g}", other
+    other = rounded(projection[name]) if name in projection else "\u2013"
+    return name, rounded(interval.value), between(interval), rounded(analysis.law.standard_error(name), 3), other
 
 
 def _optima(analysis: Analysis) -> list[tuple[str, ...]]:
