@@ -1,6 +1,6 @@
 // A table of numbers as colours. Data: rows, columns (labels), values (packed float32, (rows, columns) or with views
 // (views, rows, columns)); views: names; turned: whether labels of columns stand upright; low, high: ends of colours;
-// rowName, columnName: what they are; texts: the text of each cell, in place of its number; notes: a text for each cell, or null.
+// rowName, columnName: what they are, for the corner; texts: the text of each cell, in place of its number; notes: a text for each cell, or null.
 "use strict";
 inspection.widgets.heatmap = (root, data) => {
   const {make, unpack, quoted, visible, shade, number, tell, hush, choice} = inspection;
@@ -10,7 +10,9 @@ inspection.widgets.heatmap = (root, data) => {
   const controls = make("div", "controls"), table = make("table", "map"), legend = make("span", "legend");
   if (several && data.views.length > 1) controls.append(choice(data.viewName || "", data.views, 0, (i) => { view = i; paint(); }));
   controls.append(legend);
-  const head = make("tr", data.turned ? "turned" : "", make("td"));
+  const names = [[data.rowName, "\u2193"], [data.columnName, "\u2192"]].filter(([name]) => name);
+  const corner = make("td", "corner", names.map((pair) => pair.join(" ")).join("  "));
+  const head = make("tr", data.turned ? "turned" : "", corner);
   data.columns.forEach((name) => head.append(make("th", "", quoted(String(name)))));
   table.append(make("thead", "", head));
   const body = make("tbody"), cells = [];

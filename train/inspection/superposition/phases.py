@@ -148,6 +148,8 @@ def _grams(ladder: Trained, features: int) -> Widget:
             "views": [f"1 - S = {density:g}" for density in DENSITIES],
             "low": -1,
             "high": 1,
+            "rowName": "feature",
+            "columnName": "feature",
         },
         caption="Row i, column j: the product of the directions of two features. Off the diagonal it is interference.",
     )

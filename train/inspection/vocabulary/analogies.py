@@ -4,7 +4,7 @@ Mikolov et al. 2013, "Linguistic Regularities in Continuous Space Word Represent
 the answer is the token whose vector has the largest cosine with b - a + c, of unit vectors, without a, b and c.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -53,12 +53,14 @@ def inspect(run: LoadedRun, *, analogies: Sequence[str] | None = None, table: st
                 f"--analogies: {line[:80]!r} has {len(line.split())} words; expected four: man woman king queen"
             )
     directions = unit(vectors_of(run, table))
-    found, left_out = [], []
+    found: list[tuple[str, int, str]] = []
+    left_out: dict[str, str] = {}
     for line in lines:
         words = line.split()
         tokens = [token_of_word(run, word, "analogies") for word in words]
         if None in tokens or len(set(tokens)) < 4:
-            left_out.append(line)
+            several = [repr(word) for word, token in zip(words, tokens, strict=True) if token is None]
+            left_out[line] = f"no single token: {', '.join(several)}" if several else "two words are one token"
             continue
         a, b, c, d = (int(token or 0) for token in tokens)
         scores = answers(directions, a, b, c)
@@ -71,15 +73,15 @@ def inspect(run: LoadedRun, *, analogies: Sequence[str] | None = None, table: st
         )
     ranks = np.array([rank for _, rank, _ in found])
     shares = {f"top_{k}": float((ranks <= k).mean()) for k in (1, 5, 10)}
-    notes = [f"{len(left_out)} of {len(lines)} analogies are left out: a word is no single token."] if left_out else []
+    notes = [_note(left_out, len(lines))] if left_out else []
     return Result(
         title="Analogies",
-        about=f"{run.folder}, step {run.step:,} \u00b7 the {table} \u00b7 {len(found)} analogies: "
-        f"{shares['top_1']:.0%} answered first, {shares['top_5']:.0%} among five",
+        about=f"{run.folder}, step {run.step:,} \u00b7 the {table} \u00b7 analogies asked: {len(found)}; answered "
+        f"first {shares['top_1']:.0%}, among the first five {shares['top_5']:.0%}",
         numbers={
             "table": table,
             "count": len(found),
-            "left_out": left_out,
+            "left_out": list(left_out),
             **shares,
             "mean_reciprocal_rank": float((1 / ranks).mean()),
             "analogies": [{"words": line, "rank": rank, "first": first} for line, rank, first in found],
@@ -96,3 +98,10 @@ def inspect(run: LoadedRun, *, analogies: Sequence[str] | None = None, table: st
         notes=notes,
         lines=[f"{name}: {share:.1%} of {len(found)}" for name, share in shares.items()],
     )
+
+
+def _note(left_out: Mapping[str, str], count: int, most: int = 5) -> str:
+    """A sentence on the analogies that were left out: the first ones, and why."""
+    named = "; ".join(f"{line[:80]} ({reason[:80]})" for line, reason in list(left_out.items())[:most])
+    more = f"; and {len(left_out) - most} more, in result.json" if len(left_out) > most else ""
+    return f"{len(left_out)} of {count} analogies are left out: {named}{more}."

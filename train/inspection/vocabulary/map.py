@@ -40,7 +40,8 @@ def inspect(
 
     Args:
       run: the model.
-      text: the tokens of this text are shown, the most frequent first; None for those with the lowest numbers.
+      text: the tokens of this text are shown, the most frequent first; None for those with the lowest numbers,
+        without parts of characters.
       table: embedding or unembedding.
       checkpoints: the steps to show, in order; None for that of the run.
     """
@@ -80,13 +81,24 @@ def inspect(
     )
 
 
+def whole_characters(texts: Sequence[str]) -> np.ndarray:
+    """The numbers of the texts that are no part of a character.
+
+    A tokenizer's single bytes are mostly such parts. In a text of one language most of them never occur: their vectors
+    are those of the start, lie far from all others, and would take the first axis.
+    """
+    return np.array([number for number, text in enumerate(texts) if "\ufffd" not in text], np.int64)
+
+
 def _ids(run: LoadedRun, text: str | None) -> tuple[np.ndarray, list[str]]:
     if text is None:
-        ids = np.arange(min(MAX_TOKENS, run.tokenizer.vocab_size))
-        left = run.tokenizer.vocab_size - len(ids)
-        notes = (
-            [f"The first {MAX_TOKENS} of {run.tokenizer.vocab_size:,} tokens; --text chooses others."] if left else []
-        )
+        whole = whole_characters(token_texts(run.tokenizer, np.arange(run.tokenizer.vocab_size)))
+        ids = whole[:MAX_TOKENS]
+        notes = []
+        if len(ids) < run.tokenizer.vocab_size:
+            parts = " without parts of characters" if len(whole) < run.tokenizer.vocab_size else ""
+            all_of_them = f"{run.tokenizer.vocab_size:,} tokens of the vocabulary"
+            notes = [f"{len(ids)} of the {all_of_them}: those with the lowest numbers{parts}; --text chooses others."]
     else:
         found, counts = np.unique(encode(run.tokenizer, text), return_counts=True)
         ids = found[np.argsort(-counts, kind="stable")][:MAX_TOKENS]

@@ -28,6 +28,9 @@ def test_checkpoints_share_the_axes_of_the_last(tiny_run, tmp_path):
     early = vectors_of(load_run(tiny_run, "10"))[ids]
     np.testing.assert_allclose(points[0], (early - mean) @ axes.T, atol=1e-5)
     assert "scatter =" in result.write(tmp_path).read_text()
-    assert len(inspect(run).arrays["ids"]) == 257
+    unchosen = inspect(run)
+    assert len(unchosen.arrays["ids"]) == 129  # of bytes and a mark, those that are characters
+    assert not any("\ufffd" in token for token in unchosen.numbers["tokens"])
+    assert "129 of the 257 tokens of the vocabulary: those with the lowest numbers without parts" in unchosen.notes[0]
     with pytest.raises(UserError, match="three different tokens"):
         inspect(run, text="aab")
