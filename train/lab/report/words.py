@@ -256,6 +256,16 @@ def decision_rows(analysis: Analysis) -> list[dict[str, str]]:
     return rows
 
 
+def _batches_words(analysis: Analysis) -> str:
+    """Whether the runs of one seed read the same batches: not where a variant has another tokenizer or other data."""
+    data = analysis.base.variant.config.get("data")
+    others = [row.name for row in analysis.rows if row.variant.config.get("data", data) != data]
+    if len(others) == len(analysis.rows) - 1:
+        return "whose data are others: the batches of a pair differ"
+    same = "which has the same batches in the same order"
+    return same + (f" (other data have {', '.join(others)})" if others else "")
+
+
 def method(analysis: Analysis) -> list[str]:
     """How the numbers came about, in sentences."""
     results, others = analysis.results, len(analysis.rows) - 1
@@ -263,7 +273,7 @@ def method(analysis: Analysis) -> list[str]:
     lines = [
         f"{results.metric} is that of the last evaluation, at the last step; never the best one. \u00b1 is the "
         "standard deviation over seeds.",
-        f"Differences are to {results.base} with the same seed, which has the same batches in the same order; "
+        f"Differences are to {results.base} with the same seed, {_batches_words(analysis)}; "
         f"intervals ({LEVEL:.0%}) and p-values are those of the paired t test over {seeds} seeds.",
     ]
     if (rate := false_rate(results)) is not None:

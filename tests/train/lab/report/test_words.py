@@ -146,6 +146,20 @@ def test_the_method_says_how_numbers_came_about(finished):
     assert words.equal_words(finished) == "the number of parameters held equal by the width"
 
 
+def test_batches_are_the_same_only_where_the_data_are(finished):
+    def differences(*others):
+        found = []
+        for row in finished.rows:
+            config = row.variant.config | {"data": {"vocab_size": 512 if row.name in others else 2048}}
+            found.append(dataclasses.replace(row, variant=dataclasses.replace(row.variant, config=config)))
+        return words.method(dataclasses.replace(finished, rows=found))[1]
+
+    names = [row.name for row in finished.rows if row.name != finished.base.name]
+    assert "which has the same batches in the same order; intervals" in differences()
+    assert "in the same order (other data have wide); intervals" in differences("wide")
+    assert "whose data are others: the batches of a pair differ; intervals" in differences(*names)
+
+
 @pytest.mark.parametrize("name", ["wide", "same"])
 def test_claims(finished, name):
     assert (name, rows(finished)[name].judgement.word, rows(finished)[name].judgement.text) in words.claim_words(
