@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from train.lab.mixing.lengths import length_times
 from train.lab.mixing.reach import reach_of
 from train.lab.report.analysis import Analysis
 from train.lab.report.charts import COLORS, STYLES, colored, index_of, placeholder, plain
 from train.lab.report.words import NONE
-from train.report.drawing import Chart, Palette, draw_svg
+from train.report.drawing import Chart, Palette, draw_svg, format_tick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+THOUSANDTHS = 1e3  # both are shown in thousandths of what was measured
 Points = Mapping[str, Mapping[int, tuple[float, float, float]]]  # (middle, lowest, highest) by variant and place
 
 
@@ -40,8 +43,8 @@ def measurements(analysis: Analysis) -> list[Mixing]:
             "places before the last input, over windows of the validation split; means over seeds, in the picture from "
             "the lowest to the highest seed."
         )
-        rows = _rows(analysis, reach, distances, 1e3)
-        axes = ("places before the last input", "norm of the gradient")
+        rows = _rows(analysis, reach, distances)
+        axes = ("places before the last input", head[0])
         found.append(Mixing("How far back they look", head, rows, about, reach, axes))
     if (times := length_times(analysis.results)) is not None and times.seconds:
         lengths = sorted({length for each in times.seconds.values() for length in each})
@@ -51,21 +54,22 @@ def measurements(analysis: Analysis) -> list[Mixing]:
             f"length, the variants in turn: medians of {times.rounds} rounds, in the picture from the least "
             "to the most."
         )
-        rows = _rows(analysis, times.seconds, lengths, 1e3)
-        axes = ("tokens in a row", "seconds")
+        rows = _rows(analysis, times.seconds, lengths)
+        axes = ("tokens in a row", head[0])
         found.append(Mixing("Speed against the length of a row", head, rows, about, times.seconds, axes))
     return found
 
 
 def chart(analysis: Analysis, measured: Mixing) -> Chart:
     """The picture of a measurement, with logarithmic axes."""
+    from matplotlib.ticker import LogLocator
 
     def draw(axes: Axes, colors: Palette) -> None:
         for row in analysis.rows:
             if (points := measured.points.get(row.name)) is None:
                 continue
             places = sorted(points)
-            middle, low, high = zip(*(points[place] for place in places), strict=True)
+            middle, low, high = THOUSANDTHS * np.array([points[place] for place in places]).T
             index = index_of(analysis, row)
             color, style = placeholder(index), STYLES[max(index, 0) // COLORS % len(STYLES)]
             axes.fill_between(places, low, high, color=color, alpha=0.16, linewidth=0)
@@ -76,6 +80,9 @@ def chart(analysis: Analysis, measured: Mixing) -> Chart:
         axes.set_yscale("log")
         every = sorted({place for points in measured.points.values() for place in points})
         axes.set_xticks(every, [f"{place:,}" for place in every])
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)))
+        axes.yaxis.set_major_formatter(lambda value, _: format_tick(value))
         axes.minorticks_off()
         axes.set_xlabel(measured.axes[0])
         axes.set_ylabel(measured.axes[1])
@@ -88,9 +95,9 @@ def chart(analysis: Analysis, measured: Mixing) -> Chart:
     return Chart(title=measured.title, caption=measured.about, svg=colored(svg))
 
 
-def _rows(analysis: Analysis, points: Points, places: list[int], factor: float) -> list[list[str]]:
+def _rows(analysis: Analysis, points: Points, places: list[int]) -> list[list[str]]:
     return [
-        [row.name, *(_digits(factor * points[row.name][k][0]) if k in points[row.name] else NONE for k in places)]
+        [row.name, *(_digits(THOUSANDTHS * points[row.name][k][0]) if k in points[row.name] else NONE for k in places)]
         for row in analysis.rows
         if row.name in points
     ]

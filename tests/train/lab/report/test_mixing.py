@@ -5,7 +5,7 @@ import shutil
 
 from tests.train.lab.sweeps import STEPS
 from train.lab.report.analysis import analyse
-from train.lab.report.mixing import measurements
+from train.lab.report.mixing import chart, measurements
 from train.lab.report.page import render
 from train.lab.report.tables import latex, markdown
 from train.lab.results import read_results
@@ -36,3 +36,5 @@ def test_what_was_measured_is_shown(finished, tmp_path):
     assert "% How far back they look. The norm" in paper
     assert paper.count(r"\begin{tabular}") == paper.count(r"\end{tabular}") == 3 + ("% the other" in paper)
     assert page.count("<svg") == pictures + 2
+    drawn = chart(analysis, speed).svg
+    assert all(f">{tick}<" in drawn for tick in ("150", "200", "300", "ms a pass"))  # less than a decade
