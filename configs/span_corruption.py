@@ -9,8 +9,8 @@ position buckets that all layers of a side share, norms without means before sub
 bytes 21 are hidden, in 7 spans. The vocabulary has 8 ids more than the tokenizer: the sentinels of the spans and of the
 end of the target.
 
-Hardware: 2 CPU cores. Not yet trained to its end: on one small text, with 16 rows a batch, the loss of a target's token
-fell from 5.66 to 3.19 nats in 40 steps (a guess: ln 265 = 5.58).
+Hardware: 2 CPU cores, 6 minutes of processor time. Loss of a token of the target on held-out files, one seed: 2.33,
+2.26, 2.23 and 2.18 nats after 250, 500, 750 and 1,000 steps (a guess: ln 265 = 5.58).
 """
 
 from model.attention.grouped_query import GroupedQuery
