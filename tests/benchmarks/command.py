@@ -10,7 +10,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 def require_torch(extra: str = "benchmark") -> None:
     """Ends the process when torch, or another package that an extra brings beside it, is not installed."""
-    others = {"parity": ("transformers",), "parity-inspection": ("transformers", "transformer_lens")}
+    others = {
+        "parity": ("transformers",),
+        "parity-harness": ("transformers",),
+        "parity-inspection": ("transformers", "transformer_lens"),
+    }
     for package in ("torch", *others.get(extra, ())):
         if importlib.util.find_spec(package) is None:
             fail(f"this compares with {package}, which is not installed: pip install -e '.[{extra}]'")

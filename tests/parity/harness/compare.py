@@ -18,14 +18,14 @@ from tests.parity.harness.folder import KINDS, make_folder, make_tasks, requests
 
 answer_help(__name__, __doc__)
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-require_torch("parity")
+require_torch("parity-harness")
 try:
     from lm_eval.api.instance import Instance
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 except ImportError:
-    fail("this compares with lm_eval's Hugging Face backend: pip install -e '.[harness,parity]'")
+    fail("this compares with lm_eval's Hugging Face backend: pip install -e '.[parity-harness]'")
 
 from train.conversion.reading import read_published  # noqa: E402
 from train.evaluation.harness.adapter import adapter_class, evaluate_tasks  # noqa: E402
