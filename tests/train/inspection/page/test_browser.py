@@ -83,9 +83,15 @@ def units():
 
 def parts():
     """A map of signed numbers with a gap, and the parts without a script."""
-    data = {"rows": ["</script>", 1], "columns": ["a b", "\n"], "values": packed(np.array([[0.5, -2], [np.nan, 0]]))}
+    views = [[[0.5, -2], [np.nan, 0]], [[4e-4, -0.133], [-8e-5, 0]], [[4e-4, -1e-5], [np.nan, 0]], [[20000, -0.25]] * 2]
+    data = {
+        "rows": ["</script>", 1],
+        "columns": ["a b", "\n"],
+        "values": packed(np.array(views)),
+        "views": list("abcd"),
+    }
     data |= {"rowName": "layer", "columnName": "token", "turned": True, "low": -2, "high": 2}
-    data |= {"notes": [[["note <i>", None], [None, None]]]}
+    data |= {"notes": [[["note <i>", None], [None, None]]] * 4}
     svg = draw_svg("line", lambda axes, colors: axes.plot([0, 1]), width=2, height=2, label="a line")
     return result(
         Widget(name="heatmap", title="Signed", data=data),
@@ -178,11 +184,16 @@ def test_units(found):
 def test_a_map_of_signed_numbers_and_parts_without_a_script(found):
     said = found["parts"]["said"]
     (drawn,) = said["maps"][0]
+    assert [shown[0]["cells"] for shown in said["maps"][2:]] == [
+        [["0.000", "-0.133"], ["0.000", "0.000"]],  # all numbers of a view are written as its largest one
+        [["4.0e-4", "-1.0e-5"], ["\u2013", "0"]],
+        [["20000.0", "-0.3"]] * 2,
+    ]
     assert drawn["corner"] == "layer ↓  token →"
     assert (drawn["rows"], drawn["columns"]) == (["</script>", "1"], ["a␣b", "⏎"])
     assert drawn["cells"] == [["0.500", "-2.000"], ["\u2013", "0.000"]]
     assert drawn["colored"] == 3
     assert said["svg"] == 1
-    assert "note <i>" in said["told"][0]
+    assert said["told"][0].endswith("20000note <i>")
     for words in ("<Next>", "Look at <b>.", "<script>alert(1)</script>", "rises", "below"):
         assert words in said["seen"][0]

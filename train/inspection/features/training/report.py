@@ -28,6 +28,7 @@ _CURVES = {
     "l0": "L0 of a step",
     "dead_share": "Dead share",
 }
+_SHARES = ("dead_share",)  # from 0 up, and drawn from there even where all of them are 0
 _POINTS = 400  # of a curve
 
 
@@ -82,7 +83,18 @@ def _curve(lines: list[dict[str, Any]], names: list[str], key: str, title: str) 
                 style = ("-", "--", ":", "-.")[number // 4 % 4]
                 axes.plot(*zip(*thin, strict=True), style, color=inks[number % 4], label=name, linewidth=1.2)
         if len(found) > 1:
-            axes.legend(frameon=False, labelcolor=colors.muted)
+            # Above the curves, where it covers none of them.
+            axes.legend(
+                frameon=False,
+                labelcolor=colors.muted,
+                loc="lower center",
+                bbox_to_anchor=(0.5, 1.0),
+                ncols=3,
+                fontsize=7,
+            )
+        if key in _SHARES:
+            most = max(value for points in found.values() for _, value in points)
+            axes.set_ylim(-0.02 * (most or 1.0), 1.08 * most if most > 0 else 1.0)
         axes.set_xlabel("step")
 
     svg = draw_svg(f"curve-{key}", draw, width=4.2, height=2.6, label=title)
