@@ -76,8 +76,8 @@ def _notes(options: Sequence[Autoencoder], step: int) -> list[str]:
     if not young:
         return []
     return [
-        f"The threshold of {', '.join(young)} is a mean over steps and still holds the first ones until step "
-        f"{max(young.values()):,}: until then L0 may be far from k, and explained variance and loss recovered low."
+        f"The threshold of {', '.join(map(repr, young))} is a mean over steps and still holds the first ones until "
+        f"step {max(young.values()):,}: until then L0 may be far from k, and explained variance and loss recovered low."
     ]
 
 
