@@ -3,7 +3,6 @@
 import os
 import queue
 import re
-import shutil
 import signal
 import subprocess
 
@@ -12,13 +11,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.train.generation.engines import FakeEngine, spelling
+from tests.train.report.browser import command, needs_browser
 from tests.train.report.pages import NASTY
 from tests.train.serving.servers import served, serving
 from train.serving.page import page
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell"))), None
-)
 # What a person does, after the page's own script; then the page reports itself.
 DRIVER = """<script type="module">
 at("system") && (at("system").value = "be kind");
@@ -40,14 +37,11 @@ def look(server, folder):
     application = server.server.application
     application._page = application._page.replace("</body>", DRIVER)
     application.asgi.router.routes.append(Route("/report", report, methods=["POST"]))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", f"--user-data-dir={folder}"]
     # A page that stays: a browser without a window ends after a dump, and a picture is no news from the page.
-    command += ["--remote-debugging-port=0", f"http://127.0.0.1:{server.port}/"]
+    stays = command(folder, "--remote-debugging-port=0", f"http://127.0.0.1:{server.port}/")
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     # The command may be a script whose child is the browser: both end by their group.
-    browser = subprocess.Popen(command, **silent, start_new_session=True)
+    browser = subprocess.Popen(stays, **silent, start_new_session=True)
     try:
         return reports.get(timeout=60)
     finally:
@@ -84,7 +78,7 @@ def test_the_page_comes_with_a_policy(running):
     assert text.startswith("<!DOCTYPE html>")
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine; the tests above check the page's text")
+@needs_browser
 def test_a_chat_in_a_browser(tmp_path):
     with serving(FakeEngine(spelling("I am <i>well</i> 漢🙂.", end=256), context=400), served(context=400)) as server:
         dom = look(server, tmp_path)
@@ -98,7 +92,7 @@ def test_a_chat_in_a_browser(tmp_path):
 
 
 @pytest.mark.sweep
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine; the tests above check the page's text")
+@needs_browser
 @pytest.mark.parametrize("template", [None, "{{ raise_exception('not today') }}"])
 def test_other_pages_in_a_browser(tmp_path, template):
     with serving(FakeEngine(spelling(" there.", end=256)), served(template=template)) as server:

@@ -267,8 +267,16 @@ def _map(name: str, effects: Effects, tokens: Tokens, corrupt: Sequence[str], pl
             "low": -most,
             "high": most,
         },
-        caption="1 restores the clean result, 0 changes nothing; an empty cell has the same activation in both texts.",
+        caption="1 restores the clean result, 0 changes nothing; at a dash both texts have the same activation."
+        + (_CAUSAL if name in _AFTER_ATTENTION and len(places) > 1 else ""),
     )
+
+
+_AFTER_ATTENTION = ("block_output", "mixer_output", "ffn_output")
+_CAUSAL = (
+    " The answer is read after the last token, and a layer's attention alone moves an activation from one token to "
+    "another: in the last layer a patch at an earlier token comes too late, and its effect is 0."
+)
 
 
 def _table(agreement: dict[str, tuple[float, float]]) -> Table:

@@ -124,7 +124,8 @@ def _layers(difference_LD: np.ndarray, size_L: np.ndarray, right: np.ndarray, ch
         title="The difference of the means, layer by layer",
         head=["after layer", "norm", "of the stream", "texts on their side"],
         rows=rows,
-        caption="The last column takes each text in turn, and asks the vector of all other texts for its side.",
+        caption="The last column takes each text in turn, and asks the vector of all other texts for its side"
+        + ("; a side of one text has no other, so it takes two texts a side." if np.isnan(right).any() else "."),
     )
 
 

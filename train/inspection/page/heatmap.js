@@ -3,7 +3,7 @@
 // rowName, columnName: what they are, for the corner; texts: the text of each cell, in place of its number; notes: a text for each cell, or null.
 "use strict";
 inspection.widgets.heatmap = (root, data) => {
-  const {make, unpack, quoted, visible, shade, number, tell, hush, choice} = inspection;
+  const {make, unpack, quoted, visible, shade, number, numbersUpTo, tell, hush, choice} = inspection;
   const array = unpack(data.values), several = array.shape.length === 3;
   let view = 0;
   const at = (r, c) => several ? array.at(view, r, c) : array.at(r, c);
@@ -32,11 +32,11 @@ inspection.widgets.heatmap = (root, data) => {
   const paint = () => {
     const values = cells.map(([, r, c]) => at(r, c)).filter(Number.isFinite);
     const low = data.low ?? Math.min(...values), high = data.high ?? Math.max(...values);
-    const wide = data.columns.length <= 16;
+    const wide = data.columns.length <= 16, written = numbersUpTo(Math.max(0, ...values.map(Math.abs)));
     for (const [cell, r, c] of cells) {
       const value = at(r, c);
       cell.style.background = shade(value, low, high);
-      cell.textContent = data.texts ? quoted(data.texts[r][c]) : wide ? number(value) : "";
+      cell.textContent = data.texts ? quoted(data.texts[r][c]) : wide ? written(value) : "";
     }
     const bar = make("i");
     bar.style.background = low < 0 ? `linear-gradient(90deg, ${shade(low, low, high)}, transparent, ${shade(high, low, high)})` : `linear-gradient(90deg, ${shade(low, low, high)}, ${shade(high, low, high)})`;

@@ -33,6 +33,13 @@ const inspection = (() => {
     const size = Math.abs(value);
     return size !== 0 && (size < 0.001 || size >= 1e5) ? value.toExponential(2) : value.toFixed(size < 10 ? 3 : size < 1000 ? 2 : 0);
   };
+  // How the numbers of one table are written, in one manner that its largest size asks for: a small number beside large
+  // ones is no wider than they are.
+  const numbersUpTo = (most) => {
+    const digits = most < 10 ? 3 : most < 1000 ? 2 : 1, powers = most !== 0 && (most < 0.01 || most >= 1e5);
+    const written = (value) => powers && value !== 0 ? value.toExponential(1) : value.toFixed(powers ? 0 : digits);
+    return (value) => value === null || !Number.isFinite(value) ? "–" : written(value).replace(/^-(0(\.0*)?)$/, "$1");
+  };
   // Spans of tokens; a line break is drawn with a sign, so that its colour is seen.
   const tokenSpans = (tokens) => tokens.map((text, index) => {
     const span = make("span");
@@ -80,5 +87,5 @@ const inspection = (() => {
       widgets[root.dataset.widget](root, all[i]);
     });
   };
-  return {widgets, make, unpack, visible, quoted, mixed, shade, number, tokenSpans, tell, hush, choice, draw};
+  return {widgets, make, unpack, visible, quoted, mixed, shade, number, numbersUpTo, tokenSpans, tell, hush, choice, draw};
 })();

@@ -101,7 +101,10 @@ def inspect(
                 rows=rows,
                 caption=f"The most frequent label alone has {majority:.3f}. The control task gives each token type a "
                 f"random label (Hewitt, Liang 2019); selectivity is the task less the control, with a bootstrap over "
-                f"{count:,} rows of held-out text.",
+                f"{count:,} rows of held-out text. A control label depends on the token alone, so "
+                "that a probe predicts it by remembering tokens. Selectivity above 0: the activation tells more of the "
+                "task than of the token. Around 0 or below: the probe tells tokens apart at least as well as the task, "
+                "so its accuracy does not show that the model computes the task there.",
             )
         ],
         notes=[] if count >= 50 else [f"{count} rows of held-out text: expect the intervals to be too narrow."],

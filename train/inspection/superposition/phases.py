@@ -64,6 +64,7 @@ def inspect(
 
 _HEAD = ("1 - S", "represented", "sum of |W_i|\u00b2", "in superposition", "dimensions a feature")
 _CAPTION = (
+    "S is the sparsity: a feature is 0 in a share S of the inputs. "
     "A feature counts as represented if |W_i|\u00b2 > 0.5, and as in superposition if others share more than a tenth "
     "of its direction. Dense features get a dimension each, the most important first; sparse ones share dimensions."
 )

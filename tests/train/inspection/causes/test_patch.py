@@ -69,7 +69,12 @@ def test_a_page_of_a_run(tiny_run, tmp_path):
     numbers = json.loads((tmp_path / "result.json").read_text())
     assert numbers["positions"] == [5, 6, 7]
     assert "same before token 5" in result.notes[0]
-    assert np.load(tmp_path / "arrays.npz")["mixer_output_patched"].shape == (2, 3)
+    effects = np.load(tmp_path / "arrays.npz")["mixer_output_patched"]
+    assert effects.shape == (2, 3)
+    # The last layer's attention has read its keys before: the page says why these are 0.
+    assert (effects[1, :2] == 0).all()
+    assert effects[1, 2] != 0
+    assert "a patch at an earlier token comes too late" in result.parts[0].caption
     for arguments, words in (
         ({"corrupt": "the dogs"}, "--text has 8 tokens and --corrupt 9"),
         ({"corrupt": "the cat"}, "are the same text"),

@@ -18,6 +18,8 @@ def run(tiny_run):
 def test_the_vector_is_a_difference_of_means(run, tmp_path):
     result = inspect(run, positive=["a cat", "a dog"], negative=["the owl"], layer=-1, pool="last")
     result.write(tmp_path)
+    assert [row[3] for row in result.parts[0].rows] == ["\u2013"] * 2
+    assert "it takes two texts a side" in result.parts[0].caption
     found = load(tmp_path)
     assert (found.layer, found.num_layers) == (1, 2)
 

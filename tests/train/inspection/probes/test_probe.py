@@ -16,6 +16,7 @@ def test_a_probe_by_layer(tiny_run):
         assert found["task"] > result.numbers["majority"]
         assert found["low"] <= found["selectivity"] <= found["high"]
         assert found["selectivity"] == pytest.approx(found["task"] - found["control"])
+    assert "Around 0 or below: the probe tells tokens apart" in result.parts[0].caption
     with pytest.raises(UserError, match="--layers: the model has no layer 5"):
         inspect(run, layers=[5])
     with pytest.raises(UserError, match="no tap is called 'block'"):

@@ -1,6 +1,7 @@
 """BatchTopK: the tokens of a batch share k activations each, so that a hard token takes more of them."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import jax
@@ -25,7 +26,9 @@ class BatchTopK(Selecting):
         loss = |x - y|^2 + the auxiliary loss
 
     After training, when a token must not depend on its batch, a feature fires above a threshold: the mean over steps of
-    the smallest activation that was kept, an exponential one.
+    the smallest activation that was kept, an exponential one. It is SAELens' rule, but for the start: the first step's
+    smallest here, 0 there. The mean follows the activations about 1/threshold_rate steps late: while they still shrink,
+    fewer than k features fire; once they rest, k in the mean.
 
     Attributes:
       k, auxiliary: see `Selecting`.
@@ -33,6 +36,10 @@ class BatchTopK(Selecting):
     """
 
     threshold_rate: float = 0.01
+
+    def settles_after(self) -> int:
+        """The step from which on the threshold has forgotten the first steps, of which 1% is left then."""
+        return math.ceil(math.log(0.01) / math.log1p(-self.threshold_rate)) if self.threshold_rate < 1 else 1
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""

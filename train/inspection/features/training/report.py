@@ -1,10 +1,12 @@
 """The result of a training of autoencoders, for its page: measures, curves, densities and options."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from train.inspection.features.autoencoders.batch_top_k import BatchTopK
 from train.inspection.features.training import folder as folders
 from train.inspection.features.training.measures import DENSITY_BINS, density_histogram
 from train.inspection.features.training.settings import Autoencoder
@@ -28,6 +30,8 @@ _CURVES = {
     "l0": "L0 of a step",
     "dead_share": "Dead share",
 }
+_SHARES = ("dead_share",)  # from 0 up, and drawn from there even where all of them are 0
+_NO_EVALUATION = "No evaluation yet: the first comes at step eval_every."
 _POINTS = 400  # of a curve
 
 
@@ -57,9 +61,24 @@ def result_of(folder: pathlib.Path) -> Result:
             Charts(title="Curves and densities", charts=charts),
             Table(title="Options", head=("", "activation", "features", "architecture"), rows=options),
         ],
-        notes=[] if rows else ["No evaluation yet: the first comes at step eval_every."],
+        notes=_notes(features.autoencoders, status["step"]) if rows else [_NO_EVALUATION],
         lines=[" ".join([row[0], *(f"{n} {v}" for n, v in zip(_HEAD[1:], row[1:], strict=True))]) for row in rows],
     )
+
+
+def _notes(options: Sequence[Autoencoder], step: int) -> list[str]:
+    """Which autoencoders have a threshold that is not settled yet."""
+    young = {
+        each.name: each.architecture.settles_after()
+        for each in options
+        if isinstance(each.architecture, BatchTopK) and step < each.architecture.settles_after()
+    }
+    if not young:
+        return []
+    return [
+        f"The threshold of {', '.join(map(repr, young))} is a mean over steps and still holds the first ones until "
+        f"step {max(young.values()):,}: until then L0 may be far from k, and explained variance and loss recovered low."
+    ]
 
 
 def _place(option: Autoencoder) -> str:
@@ -82,7 +101,18 @@ def _curve(lines: list[dict[str, Any]], names: list[str], key: str, title: str) 
                 style = ("-", "--", ":", "-.")[number // 4 % 4]
                 axes.plot(*zip(*thin, strict=True), style, color=inks[number % 4], label=name, linewidth=1.2)
         if len(found) > 1:
-            axes.legend(frameon=False, labelcolor=colors.muted)
+            # Above the curves, where it covers none of them.
+            axes.legend(
+                frameon=False,
+                labelcolor=colors.muted,
+                loc="lower center",
+                bbox_to_anchor=(0.5, 1.0),
+                ncols=3,
+                fontsize=7,
+            )
+        if key in _SHARES:
+            most = max(value for points in found.values() for _, value in points)
+            axes.set_ylim(-0.02 * (most or 1.0), 1.08 * most if most > 0 else 1.0)
         axes.set_xlabel("step")
 
     svg = draw_svg(f"curve-{key}", draw, width=4.2, height=2.6, label=title)
