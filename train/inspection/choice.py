@@ -18,9 +18,7 @@ def position_in(tokens: Tokens, position: int) -> int:
     """A position counted from 0. Raises UserError for one that is not there."""
     count = len(tokens)
     if not -count <= position < count:
-        raise UserError(
-            f"--position={position}: the text has {count} tokens; give 0 to {count - 1}, or -1 for the last"
-        )
+        raise UserError(f"--position={position}: {tokens.extent}; give 0 to {count - 1}, or -1 for the last")
     return position % count
 
 

@@ -35,8 +35,17 @@ class Subject:
     layout: Layout = ONE_DEVICE
 
     @classmethod
-    def of(cls, run: LoadedRun) -> "Subject":
-        """The model of a run. Raises UserError where its mesh splits the layers into stages."""
+    def of(cls, run: LoadedRun, *, reads_text: bool = True) -> "Subject":
+        """The model of a run.
+
+        Raises UserError where its mesh splits the layers into stages, and for a model whose layers read a source beside
+        the text, unless the instrument reads no text.
+        """
+        if reads_text and run.experiment.model.encoder is not None:
+            raise UserError(
+                f"the model of {run.folder} has an encoder, and this instrument gives it no source to read; tokens, "
+                "neighbours, analogies and map look at such a model too"
+            )
         if run.layout.pipeline is not None:
             raise UserError(
                 f"the mesh of {run.folder} runs its layers as stages of a pipeline, which offer no taps; give one "
@@ -101,8 +110,8 @@ def _shape_in(config: ModelConfig, tap: Tap) -> tuple[int, ...] | None:
     return tuple(output[tap.name].shape[1:])
 
 
-def chosen_layers(config: ModelConfig, name: str, layers: Sequence[int] | None) -> list[int]:
-    """The layers to look at, counted from 0: those given, or all that have a tap.
+def chosen_layers(config: ModelConfig, name: str, layers: Sequence[int] | None, flag: str = "layers") -> list[int]:
+    """The layers to look at, counted from 0: those given, by `flag`, or all that have a tap.
 
     Raises UserError where none has it, and for a layer that is not there or does not have it.
     """
@@ -116,13 +125,13 @@ def chosen_layers(config: ModelConfig, name: str, layers: Sequence[int] | None) 
     for number in layers:
         if not -config.num_layers <= number < config.num_layers:
             last = config.num_layers - 1
-            raise UserError(f"--layers: the model has no layer {number}; its layers are 0 to {last}, -1 is the last")
+            raise UserError(f"--{flag}: the model has no layer {number}; its layers are 0 to {last}, -1 is the last")
         if number % config.num_layers not in known:
             having = ", ".join(map(str, known))
-            raise UserError(f"--layers: layer {number} has no tap {name!r}; layers that have it: {having}")
+            raise UserError(f"--{flag}: layer {number} has no tap {name!r}; layers that have it: {having}")
         chosen.append(number % config.num_layers)
     if len(set(chosen)) < len(chosen):
-        raise UserError(f"--layers={','.join(map(str, layers))} names a layer twice")
+        raise UserError(f"--{flag}={','.join(map(str, layers))} names a layer twice")
     return chosen
 
 

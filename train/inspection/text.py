@@ -30,6 +30,12 @@ class Tokens:
         """T."""
         return len(self.ids)
 
+    @property
+    def extent(self) -> str:
+        """How many tokens there are, for messages about a token that is not."""
+        count = f"{len(self):,} tokens"
+        return f"only the first {count} of the text are read" if self.notes else f"the text has {count}"
+
 
 def read(run: LoadedRun, text: str, *, least: int = 1, most: int | None = None, flag: str = "text") -> Tokens:
     """The tokens of a text for a model.

@@ -17,6 +17,8 @@ def test_positions_count_from_both_ends():
     for n in (4, -5):
         with pytest.raises(UserError, match="the text has 4 tokens; give 0 to 3, or -1"):
             position_in(text, n)
+    with pytest.raises(UserError, match="only the first 2 tokens of the text are read; give 0 to 1"):
+        position_in(Tokens(np.arange(2), ("a",) * 2, 0, ("The text has 9 tokens.",)), 3)
 
 
 def test_layers_count_from_both_ends():

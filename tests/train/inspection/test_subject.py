@@ -1,17 +1,24 @@
 """The layers that have a tap, and taps on the host."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from model.attention.grouped_query import GroupedQuery
+from model.encoder.cross import CrossAttention
+from model.encoder.option import Encoder
 from model.errors import UserError
+from model.feedforward.mlp import MLP
 from model.layers import Except
+from model.layout import ONE_DEVICE
 from model.recurrent.lstm import LSTM
 from model.taps.request import Tap
 from tests.train.inspection.models import FAMILIES, subject, tokens
+from train.inspection.features.pages.neurons import inspect as neurons
+from train.inspection.probes.probe import inspect as probe
 from train.inspection.subject import Subject, by_layer, chosen_layers, layers_with
 from train.parallel.mesh import parse_mesh
 from train.run.loading import load_run
@@ -43,6 +50,17 @@ def test_layers_that_have_a_tap_are_found_with_its_shape():
 def test_missing_taps_and_layers_are_refused(name, layers, words):
     with pytest.raises(UserError, match=words):
         chosen_layers(MIXED, name, layers)
+
+
+def test_a_model_that_reads_a_source_is_refused_where_there_is_none():
+    parts = {"mixer": GroupedQuery(num_heads=2), "ffn": MLP(width=8)}
+    encoder = Encoder(num_layers=1, context_length=8, **parts, cross=CrossAttention(num_heads=2))
+    experiment = SimpleNamespace(model=dataclasses.replace(FAMILIES["llama"], encoder=encoder))
+    run = SimpleNamespace(folder="runs/both", experiment=experiment, layout=ONE_DEVICE, params=None)
+    for look in (Subject.of, probe, neurons):
+        with pytest.raises(UserError, match="runs/both has an encoder, and this instrument gives it no source"):
+            look(run)
+    assert Subject.of(run, reads_text=False).config.encoder == encoder
 
 
 @pytest.mark.sweep

@@ -24,6 +24,8 @@ RING = Sharding(parameters=WHOLE_KEY_HEADS, activations=ActivationAxes(key_seque
 UNBALANCED = dataclasses.replace(RING, balanced=False)
 TABLES = {"gather": GATHER, "ring": RING, "unbalanced ring": UNBALANCED}
 
+ENCODER = "mixer=GroupedQuery(num_heads=4, num_kv_heads=2), ffn=MLP(width=48)"
+CROSS = "cross=CrossAttention(num_heads=4, num_kv_heads=2"
 WINDOW = "pattern=SlidingWindow(size=5)"
 EVERYTHING = "num_heads=4, num_kv_heads=2, qk_norm=QKNorm, logit_softcap=5.0, sinks=True"
 BUCKETS = "RelativeBias(buckets=6, max_distance=12, shared=True"
@@ -59,13 +61,14 @@ MODELS = {
     "both sides": ["model.visibility=Bidirectional()", "objective=MaskedTokens(rate=0.4)"],
     "encoder": [
         f"model.position={BUCKETS})",
-        "model.encoder=Encoder(num_layers=2, context_length=24, mixer=GroupedQuery(num_heads=4, num_kv_heads=2), "
-        f"ffn=MLP(width=48), position={BUCKETS}, bidirectional=True), "
-        "cross=CrossAttention(num_heads=4, num_kv_heads=2, qkv_bias=True, output_bias=True, "
-        "qk_norm=QKNorm(after_positions=False)))",
+        f"model.encoder=Encoder(num_layers=2, context_length=20, {ENCODER}, position={BUCKETS}, bidirectional=True), "
+        f"{CROSS}, qkv_bias=True, output_bias=True, qk_norm=QKNorm(after_positions=False)))",
+    ],
+    # Sources as long as their targets: keys of both are gathered, or travel, in the same way.
+    "encoder of equal length": [
+        f"model.encoder=Encoder(num_layers=1, context_length=16, {ENCODER}, {CROSS}))",
     ],
 }
-SOURCE = 20  # tokens of a source: more than those of a target
 MESHES = {
     "alone": Mesh(data=1, context=2),
     "four alone": Mesh(data=1, context=4),
@@ -133,7 +136,7 @@ def make_batch():
         )
         second, real = index >= starts, index < ends
         if experiment.model.encoder is not None:
-            return pairs(draw, shape, real)
+            return pairs(draw, shape, real, experiment.model.encoder.context_length)
         return {
             "tokens": draw.integers(0, 64, shape, np.int32),
             "targets": draw.integers(0, 64, shape, np.int32),
@@ -145,15 +148,15 @@ def make_batch():
     return make
 
 
-def pairs(draw, shape, real):
-    """Noise: targets, and sources of other lengths."""
-    ends = draw.integers(SOURCE // 2, SOURCE + 1, (shape[0], 1))
+def pairs(draw, shape, real, count):
+    """Noise: targets, and sources of at most `count` tokens."""
+    ends = draw.integers(count // 2, count + 1, (shape[0], 1))
     return {
         "tokens": draw.integers(0, 64, shape, np.int32),
         "targets": draw.integers(0, 64, shape, np.int32),
         "weights": real.astype(np.float32),
-        "source": draw.integers(0, 64, (shape[0], SOURCE), np.int32),
-        "source_segment_ids": np.where(np.arange(SOURCE) < ends, 0, PADDING).astype(np.int32),
+        "source": draw.integers(0, 64, (shape[0], count), np.int32),
+        "source_segment_ids": np.where(np.arange(count) < ends, 0, PADDING).astype(np.int32),
     }
 
 

@@ -18,7 +18,7 @@ from train.inspection.causes.replace import Replacement, Replacer, groups_of, nu
 from train.inspection.page.page import packed
 from train.inspection.result import Result, Table, Widget
 from train.inspection.subject import Subject, layers_with
-from train.inspection.text import encode, read
+from train.inspection.text import Tokens, encode, read
 from train.run.loading import LoadedRun
 
 KINDS = ("zero", "mean", "resample")
@@ -57,7 +57,7 @@ def inspect(
     subject = Subject.of(run)
     tokens = read(run, text, least=2, most=MAX_TOKENS)
     known = [name for name in DEFAULT_TAPS if layers_with(subject.config, name)] if taps is None else list(taps)
-    at = _positions(positions, len(tokens))
+    at = _positions(positions, tokens)
     other = tokens.ids if reference is None else _reference(run, reference)
     losses: dict[str, dict[int, np.ndarray]] = {}
     base = float("nan")
@@ -81,13 +81,14 @@ def inspect(
     )
 
 
-def _positions(positions: Sequence[int] | None, length: int) -> tuple[int, ...]:
+def _positions(positions: Sequence[int] | None, tokens: Tokens) -> tuple[int, ...]:
+    length = len(tokens)
     if positions is None:
         return tuple(range(length))
     for position in positions:
         if not -length <= position < length:
             raise UserError(
-                f"--positions: the text has no token {position}; its tokens are 0 to {length - 1}, -1 the last"
+                f"--positions: no token {position}: {tokens.extent}; give 0 to {length - 1}, or -1 for the last"
             )
     return tuple(dict.fromkeys(position % length for position in positions))
 

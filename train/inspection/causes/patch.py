@@ -170,8 +170,10 @@ def inspect(
     names = [n for n in DEFAULT_TAPS if layers_with(subject.config, n)] if taps is None else list(taps)
     effects: dict[str, Effects] = {}
     clean = dirty = float("nan")
+    by_head = {name: _by_head(subject, name, layers) for name in names}
+    whole = places if positions is not None else list(range(places[0], len(tokens)))
     for name in names:
-        effects[name], clean, dirty = patch(subject, question, name, layers, places)
+        effects[name], clean, dirty = patch(subject, question, name, layers, whole if by_head[name] else places)
     notes += notes_on_change(clean, dirty)
     answers = token_texts(run.tokenizer, np.array([question.answer, question.wrong]))
     other = token_texts(run.tokenizer, question.corrupt)
@@ -196,7 +198,10 @@ def inspect(
             if len({len(x) for x in each.patched.values()}) == 1
             for kind in ("patched", "estimated")
         },
-        parts=[*(_map(name, each, tokens, other, places) for name, each in effects.items()), _table(agreement)],
+        parts=[
+            *(_map(name, each, tokens, other, None if by_head[name] else places) for name, each in effects.items()),
+            _table(agreement),
+        ],
         notes=[*tokens.notes, *notes],
         lines=[
             f"{name}: largest effect {max(float(np.nanmax(x)) for x in each.patched.values()):.3f}, correlation with "
@@ -224,12 +229,13 @@ def _places(question: Question, positions: Sequence[int] | None) -> tuple[list[i
             if not -length <= position < length:
                 raise UserError(f"--positions: the texts have no token {position}; tokens are 0 to {length - 1}")
         return list(dict.fromkeys(position % length for position in positions)), []
-    if length - first > MAX_POSITIONS:
-        raise UserError(
-            f"the texts differ from token {first} on, and {length - first} tokens are too many for a page; choose "
-            f"{MAX_POSITIONS} at most with --positions"
-        )
     notes = [f"The texts are the same before token {first}, where no patch has an effect."] if first else []
+    if length - first > MAX_POSITIONS:
+        notes.append(
+            f"A sample: {MAX_POSITIONS} of the {length - first} tokens from {first} on, at equal distances; "
+            "--positions chooses others. Heads are patched at all of them."
+        )
+        return [int(at) for at in np.linspace(first, length - 1, MAX_POSITIONS).round()], notes
     return list(range(first, length)), notes
 
 
@@ -242,13 +248,19 @@ def _agreement(effects: Effects) -> tuple[float, float]:
     return correlation, float(np.abs(x - y).max())
 
 
-def _map(name: str, effects: Effects, tokens: Tokens, corrupt: Sequence[str], places: list[int]) -> Widget:
-    heads = len(next(iter(effects.patched.values()))) != len(places) or name.endswith("_heads")
+def _by_head(subject: Subject, name: str, layers: Sequence[int] | None) -> bool:
+    """Whether `patch` replaces a tap head by head."""
+    return num_units(subject.config, name, groups_of(subject.config, name, layers)[0][0]) > 1
+
+
+def _map(name: str, effects: Effects, tokens: Tokens, corrupt: Sequence[str], places: list[int] | None) -> Widget:
+    """A heat map, by layer and position; by head where there are no `places`."""
+    heads = places is None
     widest = max(map(len, effects.patched.values()))
     views = np.array([[[*x, *[np.nan] * (widest - len(x))] for x in values.values()] for values in effects])
     most = max(1.0, float(np.nanmax(np.abs(views[0]))))
     columns: list[str] = [str(head) for head in range(widest)]
-    if not heads:
+    if places is not None:
         columns = [
             tokens.texts[at] if tokens.texts[at] == corrupt[at] else f"{tokens.texts[at]}|{corrupt[at]}"
             for at in places

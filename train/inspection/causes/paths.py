@@ -51,7 +51,7 @@ def path_effects(
     if (receiver == "logits") != (layer is None):
         raise UserError("--layer is that of the receiver: give it with --receiver=query, key or value, and only then")
     if layer is not None:
-        (layer,) = chosen_layers(config, receiver, [layer])
+        (layer,) = chosen_layers(config, receiver, [layer], flag="layer")
     groups = groups_of(config, TAP, None)
     if len(groups) > 1:
         raise UserError("path patching needs heads of one shape in all layers, and those of this model differ")

@@ -51,7 +51,7 @@ def inspect(
         flag: _means(run, subject, texts, pool, flag)
         for flag, texts in (("positive", positive), ("negative", negative))
     }
-    ups, downs = means["positive"], means["negative"]
+    (ups, cut), (downs, cut_too) = means["positive"], means["negative"]
     difference_LD = ups.mean(0) - downs.mean(0)
     if not difference_LD[chosen].any():
         raise UserError("--positive and --negative have the same activations, so their difference steers nowhere")
@@ -73,13 +73,19 @@ def inspect(
         },
         arrays={"differences": difference_LD, "vector": vector.vector_D},
         parts=[_layers(difference_LD, size_L, right, chosen), _tokens(run, subject, vector)],
+        notes=[*cut, *cut_too],
         lines=[f"layer {chosen}: norm {np.linalg.norm(vector.vector_D):.3f}, of the stream {size_L[chosen]:.3f}"],
         savers={FILE: vector.save},
     )
 
 
-def _means(run: LoadedRun, subject: Subject, texts: Sequence[str], pool: str, flag: str) -> np.ndarray:
-    """The stream of each text after each layer, a mean over its tokens or that of the last one, (texts, L, D)."""
+def _means(
+    run: LoadedRun, subject: Subject, texts: Sequence[str], pool: str, flag: str
+) -> tuple[np.ndarray, list[str]]:
+    """The stream of each text after each layer, a mean over its tokens or that of the last one, (texts, L, D).
+
+    Beside it sentences on texts that were cut.
+    """
 
     def pooled(params: Any, tokens_BT: jax.Array) -> jax.Array:
         taps = stream(subject.config, params, tokens_BT, layout=subject.layout, taps=(Tap("block_output"),)).taps
@@ -88,12 +94,14 @@ def _means(run: LoadedRun, subject: Subject, texts: Sequence[str], pool: str, fl
 
     if not texts:
         raise UserError(f"--{flag} has no text; give one at least")
-    found = []
+    found, notes = [], []
     begins = 0 if run.tokenizer.begin_of_document is None else 1
     call = subject.compiled(pooled)
     for text in texts:
-        found.append(call(read(run, text, flag=flag).ids[None]))
-    return np.stack(found)
+        tokens = read(run, text, flag=flag)
+        found.append(call(tokens.ids[None]))
+        notes += [f"--{flag}={text[:40]!r}: {note}" for note in tokens.notes]
+    return np.stack(found), notes
 
 
 def _separated(ups: np.ndarray, downs: np.ndarray) -> np.ndarray:

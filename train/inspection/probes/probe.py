@@ -14,7 +14,7 @@ from train.inspection.features.training.stream import FIELDS, ActivationStream
 from train.inspection.probes.labels import TASKS, control_labels, kind_of, labels_of
 from train.inspection.probes.linear import fit
 from train.inspection.result import Result, Table
-from train.inspection.subject import chosen_layers
+from train.inspection.subject import Subject, chosen_layers
 from train.inspection.text import token_texts
 from train.lab.statistics.differences import Difference
 from train.lab.statistics.documents import paired_bootstrap
@@ -57,7 +57,7 @@ def inspect(
       batches: batches to train on, and as many of the validation split to measure on.
       seed: of the control task and of the interval.
     """
-    numbers = chosen_layers(run.experiment.model, tap, layers)
+    numbers = chosen_layers(Subject.of(run).config, tap, layers)
     places = tuple(Autoencoder(name=f"layer{n}", tap=tap, layer=n) for n in numbers)
     settings = Features(autoencoders=places, batch_tokens=1, buffer_tokens=1, eval_batches=batches)
     stream = ActivationStream(run, settings)

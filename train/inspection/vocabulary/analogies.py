@@ -14,6 +14,8 @@ from train.inspection.text import token_texts
 from train.inspection.vocabulary.vectors import token_of_word, unit, vectors_of
 from train.run.loading import LoadedRun
 
+MAX_ROWS = 1000  # of the page; result.json has all
+
 # Lines "a b c d": a is to b as c is to d.
 LIST = (
     "man woman king queen", "man woman boy girl", "man woman father mother", "man woman son daughter",
@@ -74,6 +76,8 @@ def inspect(run: LoadedRun, *, analogies: Sequence[str] | None = None, table: st
     ranks = np.array([rank for _, rank, _ in found])
     shares = {f"top_{k}": float((ranks <= k).mean()) for k in (1, 5, 10)}
     notes = [_note(left_out, len(lines))] if left_out else []
+    if len(found) > MAX_ROWS:
+        notes.append(f"The page shows the first {MAX_ROWS:,} of {len(found):,} answers; result.json has all.")
     return Result(
         title="Analogies",
         about=f"{run.folder}, step {run.step:,} \u00b7 the {table} \u00b7 analogies asked: {len(found)}; answered "
@@ -91,7 +95,7 @@ def inspect(run: LoadedRun, *, analogies: Sequence[str] | None = None, table: st
             Table(
                 title="Answers",
                 head=["a is to b as c is to d", "rank of d", "first answer"],
-                rows=[[line, str(rank), repr(first)] for line, rank, first in found],
+                rows=[[line, str(rank), repr(first)] for line, rank, first in found[:MAX_ROWS]],
                 caption=f"Ranks are among {len(directions) - 3:,} tokens; by chance the mean rank is half of that.",
             )
         ],

@@ -25,7 +25,7 @@ def vectors_of(run: LoadedRun, table: str = "embedding") -> np.ndarray:
         if not isinstance(found, np.ndarray):
             raise UserError("the embedding table of this model is quantised; look at the model before that")
         return np.asarray(found, np.float32)
-    subject = Subject.of(run)
+    subject = Subject.of(run, reads_text=False)
     result: np.ndarray = subject.compiled(lambda params: unembedding(config, params).w_DV.T.astype("float32"))()
     return result
 

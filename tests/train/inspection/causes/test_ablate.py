@@ -49,7 +49,7 @@ def test_other_replacements_and_texts(run):
     [
         ({"by": "nothing"}, "--by='nothing' is no ablation"),
         ({"by": "zero", "reference": "a"}, "--reference has no effect with --by=zero"),
-        ({"positions": [9]}, "the text has no token 9"),
+        ({"positions": [9]}, "no token 9: the text has 8 tokens; give 0 to 7"),
         ({"taps": ["mixer_outputs"]}, "did you mean 'mixer_output'"),
         ({"layers": [5]}, "has no layer 5"),
         ({"reference": "a"}, "--reference: the text has 1 tokens"),

@@ -9,6 +9,7 @@ import pytest
 from model.errors import UserError
 from model.taps.request import Tap, Taps
 from model.transformer import forward
+from train.inspection.causes import patch as patching
 from train.inspection.causes.patch import inspect, notes_on_change, patch
 from train.run.loading import load_run
 
@@ -57,6 +58,14 @@ def test_patches_without_a_change_are_empty_or_refused(model, question):
         patch(model, question._replace(corrupt=question.clean), "block_output", [0], [3])
 
 
+def test_of_more_positions_than_a_page_shows_a_sample_is_taken(question, monkeypatch):
+    monkeypatch.setattr(patching, "MAX_POSITIONS", 3)
+    places, notes = patching._places(question, None)
+    assert places == [4, 8, 11]
+    assert notes[1].startswith("A sample: 3 of the 8 tokens from 4 on, at equal distances; --positions chooses others")
+    assert patching._places(question, [0, 1, 2, -1]) == ([0, 1, 2, 11], [])
+
+
 def test_a_small_change_between_the_texts_is_said():
     assert notes_on_change(1.0, 0.5) == []
     assert "changes by only 0.050" in notes_on_change(1.0, 1.05)[0]
@@ -84,3 +93,14 @@ def test_a_page_of_a_run(tiny_run, tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             inspect(run, **{"text": "the cat", "answer": "a", "wrong": "b", "taps": ["mixer_output"]} | arguments)
+
+
+def test_as_many_heads_as_positions_are_a_map_of_heads(tiny_run, monkeypatch):
+    monkeypatch.setattr(patching, "MAX_POSITIONS", 2)
+    given = {"text": "the cat", "corrupt": "dog cat", "answer": "a", "wrong": "b", "taps": ["query"], "layers": [1]}
+    run = load_run(tiny_run)
+    sampled, four = inspect(run, **given), inspect(run, **given, positions=[1, 2, 3, 4])
+    assert [result.parts[0].data["columns"] for result in (sampled, four)] == [["0", "1", "2", "3"]] * 2
+    assert sampled.numbers["positions"] == [1, 7]
+    at_all = inspect(run, **given, positions=range(1, 8))
+    np.testing.assert_array_equal(sampled.numbers["effects"]["query"][1], at_all.numbers["effects"]["query"][1])

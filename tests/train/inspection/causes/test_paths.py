@@ -43,7 +43,7 @@ def test_a_path_is_two_passes_with_edits(model, question):
         (("keys", 1), "'keys' can receive no path; did you mean 'key'"),
         (("logits", 1), "--layer is that of the receiver"),
         (("key", None), "--layer is that of the receiver"),
-        (("key", 2), "has no layer 2"),
+        (("key", 2), "--layer: the model has no layer 2"),
         (("key", 0), "no head comes before layer 0"),
     ],
 )

@@ -44,3 +44,11 @@ def test_the_vector_is_a_difference_of_means(run, tmp_path):
 def test_refused(run, arguments, words):
     with pytest.raises(UserError, match=words):
         inspect(run, **{"positive": ["a cat"], "negative": ["a dog"]} | arguments)
+
+
+def test_a_text_that_is_cut_is_said(run):
+    longer = "a" * (run.experiment.model.context_length + 1)
+    notes = inspect(run, positive=["a cat"], negative=[longer]).notes
+    assert len(notes) == 1
+    assert notes[0].startswith("--negative='aaaa")
+    assert "the model's context holds no more" in notes[0]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from train.inspection.vocabulary import analogies as instrument
 from train.inspection.vocabulary.analogies import LIST, answers, inspect, rank_of
 from train.inspection.vocabulary.vectors import unit
 from train.run.loading import load_run
@@ -34,3 +35,10 @@ def test_analogies_of_a_run(tiny_run, tmp_path):
         inspect(run)
     with pytest.raises(UserError, match="'a b' has 2 words; expected four"):
         inspect(run, analogies=["a b"])
+
+
+def test_more_answers_than_a_page_shows_are_said(tiny_run, monkeypatch):
+    monkeypatch.setattr(instrument, "MAX_ROWS", 1)
+    result = inspect(load_run(tiny_run), analogies=["a b c d", "e f g h"])
+    assert (len(result.parts[0].rows), len(result.numbers["analogies"])) == (1, 2)
+    assert result.notes == ["The page shows the first 1 of 2 answers; result.json has all."]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from train.inspection.vocabulary import neighbours as instrument
 from train.inspection.vocabulary.neighbours import inspect, neighbours
 from train.run.loading import load_run
 
@@ -25,3 +26,12 @@ def test_the_page_of_a_run(tiny_run, tmp_path):
     assert "largest cosine" in result.write(tmp_path).read_text()
     with pytest.raises(UserError, match="--top must be at least 1"):
         inspect(run, words=["a"], top=0)
+
+
+def test_more_rows_than_a_page_shows_are_said(tiny_run, monkeypatch):
+    monkeypatch.setattr(instrument, "MAX_ROWS", 2)
+    result = inspect(load_run(tiny_run), words=["a"], top=10**6)
+    assert len(result.parts[0].rows) == 2
+    assert result.notes == ["The page shows the first 2 of 256 neighbours; result.json has all."]
+    assert len(result.numbers["neighbours"]["a"]) == 256
+    assert result.lines[0].count(",") == 1

@@ -123,13 +123,15 @@ def check_units(units: Sequence[int], width: int, word: str) -> list[int]:
 def _places(
     trained: Trained, run: LoadedRun, folder: pathlib.Path, tap: str | None, layer: int | None
 ) -> tuple[Site, Site]:
-    if tap is None and layer is None and trained.into is not None and trained.out is not None:
-        into, out = trained.into, trained.out
-    elif tap is None:
+    own = trained.into
+    if own is not None and trained.out is not None and tap in (None, own.tap) and layer is None:
+        into, out = own, trained.out
+    elif tap is None and own is None:
         raise UserError(f"{folder} does not say which activation it reads; give --tap and --layer")
     else:
+        name = tap if tap is not None else own.tap if own is not None else ""
         layer = None if layer is None else layer_in(run.experiment.model, layer)
-        into, out = Autoencoder(name="read", tap=tap, layer=layer).sites(run.experiment.model.num_layers)
+        into, out = Autoencoder(name="read", tap=name, layer=layer).sites(run.experiment.model.num_layers)
         out = trained.out or out
     require_fit(trained, run, folder, into, out)
     return into, out

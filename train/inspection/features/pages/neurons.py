@@ -41,7 +41,7 @@ def inspect(
       examples: texts of each neuron.
       seed: draws the neurons.
     """
-    model = run.experiment.model
+    model, subject = run.experiment.model, Subject.of(run)
     having = layers_with(model, tap)
     if layer is None:
         layer = max(having, default=None)
@@ -63,7 +63,7 @@ def inspect(
     collected = collect(
         batches_read, lambda batch: compiled(run.params, stream.to_devices(batch)), chosen, examples, skip=0
     )
-    logits_UV = logits_of(Subject.of(run), site.tap, site.layer, chosen)
+    logits_UV = logits_of(subject, site.tap, site.layer, chosen)
     return result_of(run, collected, logits_UV, f"Neurons of {site.text}", site, "neuron", notes)
 
 

@@ -128,8 +128,8 @@ def read_autoencoder(folder: pathlib.Path) -> Trained:
         arrays = {name: x.astype(np.float32) for name, x in load_file(folder / "sae_weights.safetensors").items()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}/sae_weights.safetensors cannot be read: {error}; get it again") from None
-    metadata = config.get("metadata", {})
-    cairn = metadata.get("cairn")
+    metadata = config.get("metadata")
+    cairn = metadata.get("cairn") if isinstance(metadata, dict) else None
     architecture = str(config.get("architecture", "standard"))
     is_transcoder = architecture.endswith("transcoder")
     kind = architecture.removesuffix("transcoder").removesuffix("_") or "standard"
@@ -141,22 +141,24 @@ def read_autoencoder(folder: pathlib.Path) -> Trained:
             "(fold_activation_norm_scaling_factor in SAELens) and save it again"
         )
     _require_shapes(path, config, arrays, is_transcoder)
-    if not is_transcoder and not config.get("apply_b_dec_to_input", True):
-        _subtract_bias(arrays, kind)
-    if config.get("rescale_acts_by_decoder_norm", False):
-        norms = np.linalg.norm(arrays["W_dec"], axis=1)
-        arrays |= {"W_enc": arrays["W_enc"] * norms, "b_enc": arrays["b_enc"] * norms}
-        arrays |= {"W_dec": arrays["W_dec"] / norms[:, None]}
     try:
+        if not is_transcoder and not config.get("apply_b_dec_to_input", True):
+            _subtract_bias(arrays, kind)
+        if config.get("rescale_acts_by_decoder_norm", False):
+            norms = np.linalg.norm(arrays["W_dec"], axis=1)
+            arrays |= {"W_enc": arrays["W_enc"] * norms, "b_enc": arrays["b_enc"] * norms}
+            arrays |= {"W_dec": arrays["W_dec"] / norms[:, None]}
         sparse, own = _READERS[kind](config, arrays)
     except KeyError as error:
         raise UserError(f"{folder}/sae_weights.safetensors has no {error.args[0]} of a {kind} autoencoder") from None
     params = {"encoder": arrays["W_enc"], "decoder": arrays["W_dec"], "decoder_bias": arrays["b_dec"], **own}
     if cairn is not None:
-        written: Autoencoder = from_json(Autoencoder, cairn["option"])
-        option = dataclasses.replace(written, architecture=sparse)
-        into, out = Site(*cairn["input"]), Site(*cairn["output"])
-        return Trained(option, params, into, out, Source(**cairn["source"]))
+        try:
+            written: Autoencoder = from_json(Autoencoder, cairn["option"])
+            into, out, source = Site(*cairn["input"]), Site(*cairn["output"]), Source(**cairn["source"])
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path}: metadata.cairn is damaged ({error}); train or copy it again") from None
+        return Trained(dataclasses.replace(written, architecture=sparse), params, into, out, source)
     option = Autoencoder(
         name=folder.name, width=config["d_sae"], architecture=sparse, output_tap="ffn_output" if is_transcoder else None
     )
@@ -176,7 +178,9 @@ def require_fit(trained: Trained, run: LoadedRun, where: pathlib.Path, into: Sit
 def _require_shapes(path: pathlib.Path, config: dict[str, Any], arrays: Arrays, is_transcoder: bool) -> None:
     width, inputs = config["d_sae"], config["d_in"]
     outputs = config.get("d_out", inputs) if is_transcoder else inputs
-    for name, shape in (("W_enc", (inputs, width)), ("W_dec", (width, outputs)), ("b_dec", (outputs,))):
+    needed = {"W_enc": (inputs, width), "W_dec": (width, outputs), "b_dec": (outputs,)}
+    of_features = ("b_enc", "b_gate", "b_mag", "r_mag", "threshold")
+    for name, shape in (needed | {name: (width,) for name in of_features if name in arrays}).items():
         found = arrays[name].shape if name in arrays else None
         if found != shape:
             raise UserError(

@@ -20,6 +20,7 @@ from model.taps.request import Tap
 from model.transformer import abstract_params, stream
 from train.data.batches.rows import Batch
 from train.inspection.features.training.settings import Features, Site
+from train.inspection.subject import Subject
 from train.parallel import feed
 from train.run.loading import LoadedRun
 
@@ -109,6 +110,7 @@ class ActivationStream:
 
     def __init__(self, run: LoadedRun, features: Features) -> None:
         """Opens the data. Raises UserError for taps and layers that the model does not have, and for small buffers."""
+        Subject.of(run)  # refuses what offers no taps
         self.run, self.features = run, features
         self.sites = sites_of(features, run.experiment.model.num_layers)
         self.taps = taps_of(self.sites)

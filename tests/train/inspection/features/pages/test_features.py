@@ -43,6 +43,7 @@ def test_a_sample_is_said(trained, monkeypatch):
     ("changes", "words"),
     [
         ({"tap": "block_output", "layer": 0}, "reads block_output of layer 1, and block_output of layer 0"),
+        ({"layer": 0}, "reads block_output of layer 1, and block_output of layer 0"),
         ({"units": [48]}, "--units: there is no feature 48; they are 0 to 47"),
         ({"autoencoder": "nowhere"}, "nowhere is no folder of an autoencoder"),
     ],

@@ -126,3 +126,28 @@ def test_files_that_have_no_equal_here_are_refused(change, words, tmp_path):
         read_autoencoder(tmp_path / "one")
     with pytest.raises(UserError, match="no folder of an autoencoder"):
         read_autoencoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "arrays", "words"),
+    [
+        ({"apply_b_dec_to_input": False}, {"b_enc": None}, "has no b_enc of a standard autoencoder"),
+        ({}, {"b_enc": np.zeros(3, np.float32)}, r"b_enc has shape \(3,\); expected \(24,\)"),
+        ({"metadata": {"cairn": {"input": ["block_output", 1]}}}, {}, "metadata.cairn is damaged .'option'."),
+    ],
+)
+def test_damaged_files_are_refused(settings, arrays, words, tmp_path):
+    recorded(tmp_path / "one", "standard")
+    config = json.loads((tmp_path / "one" / "cfg.json").read_text())
+    (tmp_path / "one" / "cfg.json").write_text(json.dumps(config | settings))
+    tensors = load_file(tmp_path / "one" / "sae_weights.safetensors") | arrays
+    save_file({name: x for name, x in tensors.items() if x is not None}, tmp_path / "one" / "sae_weights.safetensors")
+    with pytest.raises(UserError, match=words):
+        read_autoencoder(tmp_path / "one")
+
+
+def test_metadata_that_are_no_table_are_ignored(tmp_path):
+    recorded(tmp_path / "one", "standard")
+    config = json.loads((tmp_path / "one" / "cfg.json").read_text())
+    (tmp_path / "one" / "cfg.json").write_text(json.dumps(config | {"metadata": None}))
+    assert read_autoencoder(tmp_path / "one").source is None
