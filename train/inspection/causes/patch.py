@@ -280,7 +280,7 @@ def _map(name: str, effects: Effects, tokens: Tokens, corrupt: Sequence[str], pl
             "high": most,
         },
         caption="1 restores the clean result, 0 changes nothing; at a dash both texts have the same activation."
-        + (_CAUSAL if name in _AFTER_ATTENTION and len(places) > 1 else ""),
+        + (_CAUSAL if name in _AFTER_ATTENTION and places is not None and len(places) > 1 else ""),
     )
 
 
