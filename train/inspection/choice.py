@@ -14,11 +14,12 @@ from train.inspection.text import Tokens, encode
 from train.run.loading import LoadedRun
 
 
-def position_in(tokens: Tokens, position: int) -> int:
-    """A position counted from 0. Raises UserError for one that is not there."""
+def position_in(tokens: Tokens, position: int, prefix: str | None = None) -> int:
+    """A position counted from 0. Raises UserError for one that is not there, which starts with `prefix`."""
     count = len(tokens)
     if not -count <= position < count:
-        raise UserError(f"--position={position}: {tokens.extent}; give 0 to {count - 1}, or -1 for the last")
+        given = f"--position={position}" if prefix is None else prefix
+        raise UserError(f"{given}: {tokens.extent}; give 0 to {count - 1}, or -1 for the last")
     return position % count
 
 

@@ -88,7 +88,8 @@ def measure(name: str, rounds: int, tokens: int) -> dict[str, Any]:
     from train.inspection.table import INSTRUMENTS, function_of
     from train.inspection.vocabulary.tokens import Named
 
-    instrument, what = INSTRUMENTS[name.split()[0]], name.split()[0]
+    what = name.split()[0]
+    instrument = INSTRUMENTS[what]
     folder = pathlib.Path(tempfile.mkdtemp())
     loaded = run_with_data(folder) if what in NEED_DATA else model()
     call, given = function_of(instrument), dict(CALLS[name])

@@ -15,6 +15,7 @@ from model.errors import UserError
 from model.options.words import nearest
 from model.transformer import logits
 from train.inspection.causes.replace import Replacement, Replacer, groups_of, num_units, refuse_no_change
+from train.inspection.choice import position_in
 from train.inspection.page.page import packed
 from train.inspection.result import Result, Table, Widget
 from train.inspection.subject import Subject, layers_with
@@ -82,15 +83,9 @@ def inspect(
 
 
 def _positions(positions: Sequence[int] | None, tokens: Tokens) -> tuple[int, ...]:
-    length = len(tokens)
     if positions is None:
-        return tuple(range(length))
-    for position in positions:
-        if not -length <= position < length:
-            raise UserError(
-                f"--positions: no token {position}: {tokens.extent}; give 0 to {length - 1}, or -1 for the last"
-            )
-    return tuple(dict.fromkeys(position % length for position in positions))
+        return tuple(range(len(tokens)))
+    return tuple(dict.fromkeys(position_in(tokens, n, f"--positions: no token {n}") for n in positions))
 
 
 def _reference(run: LoadedRun, reference: str) -> np.ndarray:

@@ -92,12 +92,17 @@ def whole_characters(texts: Sequence[str]) -> np.ndarray:
 
 def _ids(run: LoadedRun, text: str | None) -> tuple[np.ndarray, list[str]]:
     if text is None:
-        whole = whole_characters(token_texts(run.tokenizer, np.arange(run.tokenizer.vocab_size)))
+        count, read = run.tokenizer.vocab_size, 0
+        whole = np.array([], np.int64)
+        while len(whole) < MAX_TOKENS and read < count:
+            block = np.arange(read, min(read + MAX_TOKENS, count))
+            whole = np.append(whole, block[whole_characters(token_texts(run.tokenizer, block))])
+            read += len(block)
         ids = whole[:MAX_TOKENS]
         notes = []
-        if len(ids) < run.tokenizer.vocab_size:
-            parts = " without parts of characters" if len(whole) < run.tokenizer.vocab_size else ""
-            all_of_them = f"{run.tokenizer.vocab_size:,} tokens of the vocabulary"
+        if len(ids) < count:
+            parts = " without parts of characters" if len(whole) < read else ""
+            all_of_them = f"{count:,} tokens of the vocabulary"
             notes = [f"{len(ids)} of the {all_of_them}: those with the lowest numbers{parts}; --text chooses others."]
     else:
         found, counts = np.unique(encode(run.tokenizer, text), return_counts=True)
