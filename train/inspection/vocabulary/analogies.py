@@ -4,7 +4,7 @@ Mikolov et al. 2013, "Linguistic Regularities in Continuous Space Word Represent
 the answer is the token whose vector has the largest cosine with b - a + c, of unit vectors, without a, b and c.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -56,13 +56,14 @@ def inspect(run: LoadedRun, *, analogies: Sequence[str] | None = None, table: st
             )
     directions = unit(vectors_of(run, table))
     found: list[tuple[str, int, str]] = []
-    left_out: dict[str, str] = {}
+    left_out: list[tuple[str, str]] = []  # with the reason
     for line in lines:
         words = line.split()
         tokens = [token_of_word(run, word, "analogies") for word in words]
         if None in tokens or len(set(tokens)) < 4:
-            several = [repr(word) for word, token in zip(words, tokens, strict=True) if token is None]
-            left_out[line] = f"no single token: {', '.join(several)}" if several else "two words are one token"
+            missing = [repr(word) for word, token in zip(words, tokens, strict=True) if token is None]
+            reason = f"no single token: {', '.join(missing)}" if missing else "two words are one token"
+            left_out.append((line, reason))
             continue
         a, b, c, d = (int(token or 0) for token in tokens)
         scores = answers(directions, a, b, c)
@@ -85,7 +86,7 @@ def inspect(run: LoadedRun, *, analogies: Sequence[str] | None = None, table: st
         numbers={
             "table": table,
             "count": len(found),
-            "left_out": list(left_out),
+            "left_out": [line for line, _ in left_out],
             **shares,
             "mean_reciprocal_rank": float((1 / ranks).mean()),
             "analogies": [{"words": line, "rank": rank, "first": first} for line, rank, first in found],
@@ -104,8 +105,8 @@ def inspect(run: LoadedRun, *, analogies: Sequence[str] | None = None, table: st
     )
 
 
-def _note(left_out: Mapping[str, str], count: int, most: int = 5) -> str:
+def _note(left_out: Sequence[tuple[str, str]], count: int, most: int = 5) -> str:
     """A sentence on the analogies that were left out: the first ones, and why."""
-    named = "; ".join(f"{line[:80]} ({reason[:80]})" for line, reason in list(left_out.items())[:most])
+    named = "; ".join(f"{line[:80]} ({reason[:80]})" for line, reason in left_out[:most])
     more = f"; and {len(left_out) - most} more, in result.json" if len(left_out) > most else ""
     return f"{len(left_out)} of {count} analogies are left out: {named}{more}."

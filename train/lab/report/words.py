@@ -205,19 +205,22 @@ def edge_words(search: Mapping[str, Any]) -> str:
     if search.get("at_edge"):
         return "; the best is the last of its range, so one beyond may be better"
     best, rounds = search.get("rate"), search["rounds"]
-    last = sorted(float(rate) for rate in rounds[-1]["losses"])
-    if best is None or best not in (last[0], last[-1]):
+    if best is None:
         return ""
-    beyond = {
-        float(rate): (abs(math.log(float(rate) / best)), one["steps"], loss)
-        for one in rounds
-        for rate, loss in one["losses"].items()
-        if float(rate) not in last and (float(rate) > best) == (best == last[-1])
-    }
-    nearest, (_, steps, loss) = min(beyond.items(), key=lambda item: item[1][0], default=(None, (0.0, 0, None)))
-    if nearest is None or loss is None or not math.isfinite(loss):
-        return ""
-    return f"; {_rate(nearest)} beside the best was left out after {steps:,} steps, and may be better at full length"
+    last = [float(rate) for rate in rounds[-1]["losses"]]
+    tried = {float(rate): (one["steps"], loss) for one in rounds for rate, loss in one["losses"].items()}
+    words = ""
+    for end, beyond in (
+        (min(last), [rate for rate in tried if rate < min(last)]),
+        (max(last), [rate for rate in tried if rate > max(last)]),
+    ):
+        if best != end or not beyond:
+            continue
+        nearest = min(beyond, key=lambda rate: abs(rate - end))
+        steps, loss = tried[nearest]
+        if loss is not None and math.isfinite(loss):
+            words += f"; {_rate(nearest)} beside the best was left out after {steps:,} steps"
+    return words + ", and may be better at full length" * bool(words)
 
 
 def _rate(value: Any) -> str:

@@ -30,6 +30,8 @@ def test_analogies_of_a_run(tiny_run, tmp_path):
     left_out = "1 of 2 analogies are left out: the cat sees dogs (no single token: 'the', 'cat', 'sees', 'dogs')."
     assert result.notes == [left_out]
     assert inspect(run, analogies=["a b c d", "a b c c"]).notes[0].endswith("a b c c (two words are one token).")
+    twice = inspect(run, analogies=["a b c d", "a b c c", "a b c c"])
+    assert (len(twice.numbers["left_out"]), twice.notes[0][:6]) == (2, "2 of 3")
     assert "rank of d" in result.write(tmp_path).read_text()
     with pytest.raises(UserError, match="none of the 30 analogies has four words that are each a token"):
         inspect(run)

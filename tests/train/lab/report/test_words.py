@@ -123,6 +123,8 @@ def test_how_far_rates_were_tuned(finished, broken):
         (("0.001", "0.002", "0.004"), 0.002, 6.1, ""),
         (("0.001", "0.002", "0.004"), 0.004, None, ""),  # it diverged
         (("0.004", "0.008", "0.016"), 0.004, 6.1, "0.002 beside the best was left out after 75 steps"),
+        (("0.004",), 0.004, None, "0.002 beside the best was left out after 75 steps"),  # one survivor
+        (("0.004",), 0.004, 6.1, "0.002 beside the best was left out after 75 steps; 0.008 beside the best"),
     ],
 )
 def test_a_best_rate_at_the_end_of_its_last_round_was_not_tuned_on_both_sides(last, best, beyond, expected):

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from model.errors import UserError
-from model.options.json import from_json, to_json
+from model.options.json import option_from_json, to_json
 from model.options.words import nearest
 from train.files.files import atomic_folder, read_json, write_json
 from train.inspection.features.autoencoders.gated import Gated
@@ -154,9 +154,9 @@ def read_autoencoder(folder: pathlib.Path) -> Trained:
     params = {"encoder": arrays["W_enc"], "decoder": arrays["W_dec"], "decoder_bias": arrays["b_dec"], **own}
     if cairn is not None:
         try:
-            written: Autoencoder = from_json(Autoencoder, cairn["option"])
+            written: Autoencoder = option_from_json(Autoencoder, cairn["option"])
             into, out, source = Site(*cairn["input"]), Site(*cairn["output"]), Source(**cairn["source"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, UserError) as error:
             raise UserError(f"{path}: metadata.cairn is damaged ({error}); train or copy it again") from None
         return Trained(dataclasses.replace(written, architecture=sparse), params, into, out, source)
     option = Autoencoder(

@@ -134,6 +134,8 @@ def test_files_that_have_no_equal_here_are_refused(change, words, tmp_path):
         ({"apply_b_dec_to_input": False}, {"b_enc": None}, "has no b_enc of a standard autoencoder"),
         ({}, {"b_enc": np.zeros(3, np.float32)}, r"b_enc has shape \(3,\); expected \(24,\)"),
         ({"metadata": {"cairn": {"input": ["block_output", 1]}}}, {}, "metadata.cairn is damaged .'option'."),
+        ({"metadata": {"cairn": {"option": 3}}}, {}, "cfg.json: metadata.cairn is damaged"),
+        ({"metadata": {"cairn": {"option": {}}}}, {}, "cfg.json: metadata.cairn is damaged"),
     ],
 )
 def test_damaged_files_are_refused(settings, arrays, words, tmp_path):
