@@ -40,7 +40,7 @@ class Instrument(NamedTuple):
 FLAGS: dict[str, Flag] = {
     "text": Flag("text", "The text to look at."),
     "half": Flag("integer", "The random tokens that are repeated; as many as the context holds, 128 at most."),
-    "sequences": Flag("integer", "Rows of random tokens.", 1),
+    "sequences": Flag("integer", "Rows of random tokens, or chains.", 1),
     "seed": Flag("integer", "The seed of random choices.", 0),
     "tuned": Flag("switch", "Trains a tuned lens, and shows it beside the logit lens."),
     "steps": Flag("integer", "The steps of a training.", 1),
@@ -163,9 +163,14 @@ INSTRUMENTS: dict[str, Instrument] = {
         ("task", "tap", "layers", "batches", "seed"),
     ),
     "fourier": Instrument(
-        "train.inspection.modular.fourier",
+        "train.inspection.tasks.fourier",
         "the waves of a model of modular addition (configs/modular_addition.py)",
         (),
+    ),
+    "markov": Instrument(
+        "train.inspection.tasks.markov",
+        "the heads of a model of Markov chains: where they attend, the loss without them (configs/markov_chains.py)",
+        ("sequences", "seed"),
     ),
     "superposition": Instrument(
         "train.inspection.superposition.phases",

@@ -6,7 +6,8 @@ Each instrument runs in a process of its own: once with compilation, then --roun
 processor, all threads together, so that other work beside it counts little. Memory is the peak of resident memory of
 the process in those rounds beyond the parameters (0.50 GB). The texts are bytes. Instruments that read the data of a run
 get one of 85 million parameters (0.34 GB): 12 layers of the same shapes, whose vocabulary is the bytes; 512 tokens a
-batch.
+batch. The autoencoders have 6,144 features: `features` trains one for 8 steps of 512 tokens, with two evaluations of
+1,024; `feature-texts` reads a random one.
 """
 
 import argparse
@@ -24,7 +25,16 @@ from typing import Any
 from tests.benchmarks.command import ROOT, run
 
 TEXT = "A model of the shape of GPT-2 looks at the tokens of this text, which it never learned. "
-NEED_DATA = ("neurons",)
+NEED_DATA = ("neurons", "probe", "features", "feature-texts")
+FEATURES = """
+from train.inspection.features.autoencoders import TopK
+from train.inspection.features.training.settings import Autoencoder, Features
+
+top_k = Autoencoder(name="top_k", layer=-2, width=6144, architecture=TopK(k=32))
+features = Features(
+    autoencoders=(top_k,), num_steps=8, batch_tokens=512, buffer_tokens=2048, eval_batches=2, save_every=8
+)
+"""
 CALLS: dict[str, dict[str, Any]] = {
     "tokens": {},
     "neighbours": {"words": ["a", "b"]},
@@ -40,6 +50,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "analogies": {"analogies": ["a b c d"]},
     "paths": {"answer": "a", "wrong": "b"},
     "neurons": {},
+    "feature-texts": {},
+    "probe --batches=4 --task=kind": {"batches": 4, "task": "kind"},
+    "features": {},
     "steer": {"positive": [TEXT[:30], TEXT[:20]], "negative": [TEXT[5:30], TEXT[3:33]]},
 }
 
@@ -81,6 +94,37 @@ def run_with_data(folder: pathlib.Path) -> Any:
     return load_run(made_run(folder, layers=12, length=128, rows=4))
 
 
+def prepared(what: str, loaded: Any, folder: pathlib.Path) -> dict[str, Any]:
+    """Flags of instruments of autoencoders: a config and a new folder, or a folder with a random autoencoder."""
+    if what == "features":
+        config = folder / "features.py"
+        config.write_text(FEATURES)
+        return {"config": str(config), "folder": pathlib.Path(tempfile.mkdtemp(dir=folder)) / "features"}
+    if what == "feature-texts":
+        return {"autoencoder": str(random_autoencoder(loaded, folder / "random"))}
+    return {}
+
+
+def random_autoencoder(loaded: Any, folder: pathlib.Path) -> pathlib.Path:
+    """Writes a ReLU autoencoder of 6,144 features of the last layer but one; returns its folder."""
+    import numpy as np
+
+    from train.inspection.features.autoencoders import ReLU
+    from train.inspection.features.training.folder import source_of
+    from train.inspection.features.training.sae_lens import write_autoencoder
+    from train.inspection.features.training.settings import Autoencoder
+
+    option = Autoencoder(name="random", layer=-2, width=6144, architecture=ReLU())
+    model = loaded.experiment.model
+    decoder = np.random.default_rng(0).normal(size=(option.width, model.width)).astype(np.float32)
+    decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
+    params = {"encoder": decoder.T, "decoder": decoder, "decoder_bias": np.zeros(model.width, np.float32)}
+    params |= {name: np.asarray(x) for name, x in option.architecture.own_parameters(option.width).items()}
+    sites = option.sites(model.num_layers)
+    write_autoencoder(folder, option, params, sites, source_of(loaded), model.context_length)
+    return folder
+
+
 def measure(name: str, rounds: int, tokens: int) -> dict[str, Any]:
     """Runs one instrument in this process."""
     import jax
@@ -101,6 +145,7 @@ def measure(name: str, rounds: int, tokens: int) -> dict[str, Any]:
     subject = loaded if instrument.reads_weights else Named(loaded.folder, loaded.tokenizer)
     seconds = []
     for round_number in range(rounds + 1):
+        given |= prepared(what, loaded, folder)
         if round_number == 1:
             before = _reset_peak()
         begin = time.process_time()

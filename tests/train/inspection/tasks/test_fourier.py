@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from train.inspection.modular import fourier
+from train.inspection.tasks import fourier
 
 P = 13
 
