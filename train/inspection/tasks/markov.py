@@ -32,7 +32,7 @@ from train.run.loading import LoadedRun
 
 WEIGHTS, OUTPUTS = "attention_weights", "mixer_heads"
 PATTERNS = ("previous", "same", "following", "first")
-SHOWN = 48  # tokens of the map
+SHOWN = 32  # tokens of the map
 
 
 class Head(NamedTuple):
