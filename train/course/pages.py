@@ -178,7 +178,7 @@ def _sweep(part: Sweep, folders: Folders) -> list[Part]:
     return [
         Words(title="The runs", paragraphs=[part.note] if part.note else []),
         table,
-        Charts(charts=[chart for chart in charts if chart is not None]),
+        Charts(charts=[chart for chart in charts if chart is not None], wide=True),
         Links(links=[Link(title="The report of this sweep", address=f"{part.name}/report.html")]),
     ]
 

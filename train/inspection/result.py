@@ -29,10 +29,11 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Charts:
-    """Pictures of a page, side by side."""
+    """Pictures of a page, side by side, or below one another where they are `wide`."""
 
     charts: Sequence[Chart]
     title: str = ""
+    wide: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
