@@ -98,13 +98,13 @@ INSTRUMENTS: dict[str, Instrument] = {
     ),
     "neighbours": Instrument(
         "train.inspection.vocabulary.neighbours",
-        "the nearest neighbours of words in the embedding or the unembedding",
-        ("words", "table", "top"),
+        "the nearest neighbours of words in the embedding or the unembedding, at one checkpoint or over several",
+        ("words", "table", "top", "checkpoints"),
     ),
     "analogies": Instrument(
         "train.inspection.vocabulary.analogies",
-        "analogies such as king - man + woman, with a score over a list",
-        ("analogies", "table"),
+        "analogies such as king - man + woman, with a score over a list, at one checkpoint or over several",
+        ("analogies", "table", "checkpoints"),
     ),
     "map": Instrument(
         "train.inspection.vocabulary.map",
