@@ -48,6 +48,8 @@ def main(argv: list[str]) -> int:
         raise UserError("--run is missing: which model? Try --run=runs/quickstart")
     given = OTHERS.values()
     refuse(name, given)
+    if "checkpoints" in given and CHECKPOINT.present:
+        raise UserError("--checkpoint has no effect beside --checkpoints, which names all steps; leave one of them out")
     output = _output(name)
     cli.prepare_jax()
     folder = {"folder": output} if instrument.takes_folder else {}

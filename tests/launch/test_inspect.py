@@ -17,6 +17,7 @@ def test_without_an_instrument_it_lists_them(command):
         (["atention", "--run=x"], "no instrument is called 'atention'; did you mean 'attention'?"),
         (["attention"], "--run is missing"),
         (["attention", "--run=nowhere", "--text=a"], "nowhere is no run folder"),
+        (["map", "--run=x", "--checkpoint=1", "--checkpoints=1,2"], "--checkpoint has no effect beside --checkpoints"),
         (["attention", "--run=nowhere"], "--text is missing, which attention needs"),
         (["attention", "more", "--run=nowhere"], "unexpected argument 'more'"),
         (["attention", "--run=nowhere", "--text=a", "--layers=x"], "--layers=x: expected whole numbers"),

@@ -10,7 +10,7 @@ from train.evaluation.probing.measure import reader_of
 from train.evaluation.token_scores import compile_token_scores
 from train.hooks.interface import Hook, Session, StepInfo
 from train.inspection.attention.scores import repeated_tokens, scorer
-from train.inspection.subject import Subject
+from train.inspection.subject import Subject, refuse_unreadable
 from train.parallel import feed
 from train.state import evaluation_params
 from train.terminal.formatting import format_fixed
@@ -23,12 +23,14 @@ class InductionHook(Hook):
     activity = "evaluation"
 
     def __init__(self, session: Session, option: InductionEvaluation) -> None:
-        """Args: the session, the option. Raises UserError for a model without heads, and for stages of a pipeline."""
+        """Args: the session, the option.
+
+        Raises UserError for a model without heads, with an encoder, and in stages of a pipeline.
+        """
         self.every, self._option, self._session = option.every, option, session
         experiment = session.experiment
-        if session.layout.pipeline is not None:
-            raise UserError(f"evaluations ({option.name}): the stages of a pipeline offer no attention weights")
         try:
+            refuse_unreadable(experiment.model, session.layout, str(session.folder))
             repeated = repeated_tokens(reader_of(experiment, session.dataset.tokenizer), rows=option.num_sequences)
             self._heads = scorer(Subject(experiment.model, None, session.layout), repeated)
         except UserError as error:

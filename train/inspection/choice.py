@@ -1,5 +1,6 @@
 """Positions of a text, layers, and tokens of the vocabulary that a user names."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,6 +22,13 @@ def position_in(tokens: Tokens, position: int, prefix: str | None = None) -> int
         given = f"--position={position}" if prefix is None else prefix
         raise UserError(f"{given}: {tokens.extent}; give 0 to {count - 1}, or -1 for the last")
     return position % count
+
+
+def positions_in(tokens: Tokens, positions: Sequence[int]) -> list[int]:
+    """The positions of --positions counted from 0, each once. Raises UserError for missing ones and for none."""
+    if not positions:
+        raise UserError("--positions is empty; give numbers of tokens, such as 3,-1")
+    return list(dict.fromkeys(position_in(tokens, n, f"--positions: no token {n}") for n in positions))
 
 
 def layer_in(config: ModelConfig, layer: int) -> int:

@@ -36,21 +36,8 @@ class Subject:
 
     @classmethod
     def of(cls, run: LoadedRun, *, reads_text: bool = True) -> "Subject":
-        """The model of a run.
-
-        Raises UserError where its mesh splits the layers into stages, and for a model whose layers read a source beside
-        the text, unless the instrument reads no text.
-        """
-        if reads_text and run.experiment.model.encoder is not None:
-            raise UserError(
-                f"the model of {run.folder} has an encoder, and this instrument gives it no source to read; tokens, "
-                "neighbours, analogies and map look at such a model too"
-            )
-        if run.layout.pipeline is not None:
-            raise UserError(
-                f"the mesh of {run.folder} runs its layers as stages of a pipeline, which offer no taps; give one "
-                f"without them: --mesh=fsdp={run.mesh.size}"
-            )
+        """The model of a run. Raises UserError as `refuse_unreadable` does."""
+        refuse_unreadable(run.experiment.model, run.layout, str(run.folder), reads_text=reads_text)
         return cls(run.experiment.model, run.params, run.layout)
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,6 +63,30 @@ class Subject:
 
         found: dict[str, np.ndarray] = self.compiled(kept)(tokens_BT)
         return found
+
+
+def refuse_unreadable(config: ModelConfig, layout: Layout, name: str, *, reads_text: bool = True) -> None:
+    """Raises UserError for a model that cannot be looked into.
+
+    That is one whose layers run as stages of a pipeline, and one whose layers read a source beside the text, unless no
+    text is read.
+
+    Args:
+      config, layout: the model, and the sharding of its activations.
+      name: the run, for the message.
+      reads_text: whether the model is given a text.
+    """
+    if reads_text and config.encoder is not None:
+        raise UserError(
+            f"the model of {name} has an encoder, and this gives it no source to read; `launch.inspect` tokens, "
+            "neighbours, analogies and map look at such a model too"
+        )
+    if layout.pipeline is not None:
+        devices = layout.mesh.size if isinstance(layout, MeshLayout) else 1
+        raise UserError(
+            f"the mesh of {name} runs its layers as stages of a pipeline, which offer no taps; give one without them: "
+            f"--mesh=fsdp={devices}"
+        )
 
 
 def as_float32(x: jax.Array) -> jax.Array:

@@ -49,9 +49,14 @@ FLAGS: dict[str, Flag] = {
     "answer": Flag("text", "The text of the token whose logit is taken; the likeliest one when not given."),
     "wrong": Flag("text", "The text of a token whose logit is taken off that of the answer."),
     "taps": Flag("words", "The taps to replace, such as mixer_output,mixer_heads (model/README.md lists them)."),
-    "positions": Flag("integers", "The tokens to replace activations at, from 0, such as 3,-1."),
+    "positions": Flag(
+        "integers",
+        "The tokens to replace activations at, from 0, such as 3,-1; maps of patches show a sample of over 64.",
+    ),
     "by": Flag("word", "What replaces an activation: zero, mean or resample."),
-    "reference": Flag("text", "The text of means and of other activations; the text itself when not given."),
+    "reference": Flag(
+        "text", "The text of means (as much as the context holds) and of other activations; by default the text itself."
+    ),
     "corrupt": Flag("text", "A text of as many tokens as --text, with another answer."),
     "positive": Flag("texts", "A text of the direction to steer to; may be given many times."),
     "negative": Flag("texts", "A text of the opposite direction; may be given many times."),
@@ -93,13 +98,13 @@ INSTRUMENTS: dict[str, Instrument] = {
     ),
     "neighbours": Instrument(
         "train.inspection.vocabulary.neighbours",
-        "the nearest neighbours of words in the embedding or the unembedding",
-        ("words", "table", "top"),
+        "the nearest neighbours of words in the embedding or the unembedding, at one checkpoint or over several",
+        ("words", "table", "top", "checkpoints"),
     ),
     "analogies": Instrument(
         "train.inspection.vocabulary.analogies",
-        "analogies such as king - man + woman, with a score over a list",
-        ("analogies", "table"),
+        "analogies such as king - man + woman, with a score over a list, at one checkpoint or over several",
+        ("analogies", "table", "checkpoints"),
     ),
     "map": Instrument(
         "train.inspection.vocabulary.map",

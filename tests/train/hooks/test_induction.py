@@ -1,11 +1,21 @@
 """The evaluation of induction heads during a run: its lines, its curves in the report, its refusals."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from model.attention.grouped_query import GroupedQuery
+from model.encoder.cross import CrossAttention
+from model.encoder.option import Encoder
 from model.errors import UserError
+from model.feedforward.mlp import MLP
+from model.layout import ONE_DEVICE
 from model.transformer import forward
+from tests.train.inspection.models import FAMILIES
 from train.evaluation.named_evaluations import InductionEvaluation
+from train.hooks.induction import InductionHook
 from train.loop import train
 from train.report.optional_parts import head_curves
 from train.report.run import load
@@ -67,3 +77,17 @@ def test_refused(fields, words, tiny_experiment):
     values = {"name": "heads", "late": 12, "early": 3} | fields
     with pytest.raises(UserError, match=words):
         tiny_experiment(evaluations=(InductionEvaluation(**values),))
+
+
+def test_a_model_that_reads_a_source_is_refused_by_name():
+    parts = {"mixer": GroupedQuery(num_heads=2), "ffn": MLP(width=8)}
+    encoder = Encoder(num_layers=1, context_length=8, **parts, cross=CrossAttention(num_heads=2))
+    model = dataclasses.replace(FAMILIES["llama"], encoder=encoder)
+    session = SimpleNamespace(experiment=SimpleNamespace(model=model), layout=ONE_DEVICE, folder="runs/both")
+    with pytest.raises(UserError, match=r"evaluations \(heads\): the model of runs/both has an encoder"):
+        InductionHook(session, OPTION)
+    piped = SimpleNamespace(
+        experiment=SimpleNamespace(model=FAMILIES["llama"]), layout=SimpleNamespace(pipeline=object()), folder="x"
+    )
+    with pytest.raises(UserError, match=r"evaluations \(heads\): the mesh of x runs its layers as stages"):
+        InductionHook(piped, OPTION)

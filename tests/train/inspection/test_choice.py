@@ -6,7 +6,7 @@ import pytest
 from model.errors import UserError
 from model.transformer import forward
 from tests.train.inspection.models import FAMILIES, subject, tokens
-from train.inspection.choice import layer_in, position_in, predictions, single_token
+from train.inspection.choice import layer_in, position_in, positions_in, predictions, single_token
 from train.inspection.text import Tokens
 from train.run.loading import load_run
 
@@ -19,6 +19,15 @@ def test_positions_count_from_both_ends():
             position_in(text, n)
     with pytest.raises(UserError, match="only the first 2 tokens of the text are read; give 0 to 1"):
         position_in(Tokens(np.arange(2), ("a",) * 2, 0, ("The text has 9 tokens.",)), 3)
+
+
+def test_positions_are_taken_once():
+    text = Tokens(np.arange(4), ("a",) * 4, 0)
+    assert positions_in(text, [3, -1, 0]) == [3, 0]
+    with pytest.raises(UserError, match="--positions: no token 4: the text has 4 tokens; give 0 to 3"):
+        positions_in(text, [0, 4])
+    with pytest.raises(UserError, match="--positions is empty"):
+        positions_in(text, [])
 
 
 def test_layers_count_from_both_ends():

@@ -13,13 +13,21 @@ import numpy as np
 
 from model.errors import UserError
 from model.options.words import nearest
+from model.taps.request import Tap
 from model.transformer import logits
-from train.inspection.causes.replace import Replacement, Replacer, groups_of, num_units, refuse_no_change
-from train.inspection.choice import position_in
+from train.inspection.causes.replace import (
+    Replacement,
+    Replacer,
+    chosen_taps,
+    groups_of,
+    num_units,
+    refuse_no_change,
+)
+from train.inspection.choice import positions_in
 from train.inspection.page.page import packed
 from train.inspection.result import Result, Table, Widget
-from train.inspection.subject import Subject, layers_with
-from train.inspection.text import Tokens, encode, read
+from train.inspection.subject import Subject
+from train.inspection.text import encode, read
 from train.run.loading import LoadedRun
 
 KINDS = ("zero", "mean", "resample")
@@ -57,9 +65,9 @@ def inspect(
         raise UserError("--reference has no effect with --by=zero; leave it out")
     subject = Subject.of(run)
     tokens = read(run, text, least=2, most=MAX_TOKENS)
-    known = [name for name in DEFAULT_TAPS if layers_with(subject.config, name)] if taps is None else list(taps)
-    at = _positions(positions, tokens)
-    other = tokens.ids if reference is None else _reference(run, reference)
+    known = chosen_taps(subject.config, taps, DEFAULT_TAPS)
+    at = tuple(range(len(tokens)) if positions is None else positions_in(tokens, positions))
+    other, notes = (tokens.ids, []) if reference is None else _reference(run, reference, by)
     losses: dict[str, dict[int, np.ndarray]] = {}
     base = float("nan")
     for name in known:
@@ -77,22 +85,21 @@ def inspect(
         numbers={"loss": base, "by": by, "positions": at, "rise": losses, "tokens": list(tokens.texts)},
         arrays={f"{name}_{n}": x for name, rows in losses.items() for n, x in rows.items()},
         parts=[*_maps(losses), _table(losses)],
-        notes=tokens.notes,
-        lines=[f"loss {base:.4f} nats", *(f"{a}: +{x:.4f}" if x >= 0 else f"{a}: {x:.4f}" for a, x in _ranked(losses))],
+        notes=[*tokens.notes, *notes],
+        lines=[f"loss {base:.4f} nats", *(f"{a}: {x:+z.4f}" for a, x in _ranked(losses))],
     )
 
 
-def _positions(positions: Sequence[int] | None, tokens: Tokens) -> tuple[int, ...]:
-    if positions is None:
-        return tuple(range(len(tokens)))
-    return tuple(dict.fromkeys(position_in(tokens, n, f"--positions: no token {n}") for n in positions))
-
-
-def _reference(run: LoadedRun, reference: str) -> np.ndarray:
-    ids = encode(run.tokenizer, reference, "reference")
+def _reference(run: LoadedRun, reference: str, by: str) -> tuple[np.ndarray, list[str]]:
+    """The tokens of the reference that are read, and a sentence on those that are not: a mean is that of one pass."""
+    ids = encode(run.tokenizer, reference, "reference").astype(np.int32)
     if len(ids) < 2:
         raise UserError(f"--reference: the text has {len(ids)} tokens, and 2 are needed")
-    return ids.astype(np.int32)
+    limit = run.experiment.model.context_length
+    if by != "mean" or len(ids) <= limit:
+        return ids, []
+    reason = "the model's context holds no more"
+    return ids[:limit], [f"--reference has {len(ids):,} tokens; the mean is that of its first {limit:,}: {reason}."]
 
 
 def _loss_of(subject: Subject, ids: np.ndarray) -> Any:
@@ -112,11 +119,12 @@ def _replaced(
     """The loss for each replacement."""
     before = replacer.activations(ids)
     draw = np.random.default_rng(seed)
-    length, limit = len(ids), replacer.subject.config.context_length
+    length = len(ids)
     if by == "zero":
         choices = [np.zeros_like(before)]
     elif by == "mean":
-        mean = replacer.activations(other[:limit]).mean(axis=1, keepdims=True)
+        seen = before if other is ids else _activations(replacer, other)
+        mean = seen.mean(axis=1, keepdims=True)
         choices = [np.broadcast_to(mean, before.shape)]
     else:
         choices = []
@@ -128,6 +136,11 @@ def _replaced(
     changed = [replacer.changes(before, values, each) for values in choices for each in wanted]
     refuse_no_change(replacer.name, changed, f"they are equal to their {by} already")
     return np.mean([replacer(ids, values, wanted) for values in choices], axis=0)
+
+
+def _activations(replacer: Replacer, ids: np.ndarray) -> np.ndarray:
+    """The tap of a text of any length, (L, T, ...); the replacer reads texts of the length that it measures."""
+    return replacer.subject.taps(ids[None], Tap(replacer.name, layers=replacer.layers))[replacer.name][:, 0]
 
 
 def _maps(losses: dict[str, dict[int, np.ndarray]]) -> list[Widget]:
@@ -164,6 +177,6 @@ def _table(losses: dict[str, dict[int, np.ndarray]]) -> Table:
     return Table(
         title="The largest changes",
         head=["replaced", "rise of the loss, nats"],
-        rows=[[words, f"{rise:+.4f}"] for words, rise in _ranked(losses)],
+        rows=[[words, f"{rise:+z.4f}"] for words, rise in _ranked(losses)],
         caption="The loss is the mean over the next tokens of the text.",
     )

@@ -18,8 +18,15 @@ import numpy as np
 from model.errors import UserError
 from model.taps.request import Tap, Taps, TapSite
 from model.transformer import logits, stream
-from train.inspection.causes.replace import Replacement, Replacer, groups_of, num_units, refuse_no_change
-from train.inspection.choice import predictions, single_token
+from train.inspection.causes.replace import (
+    Replacement,
+    Replacer,
+    chosen_taps,
+    groups_of,
+    num_units,
+    refuse_no_change,
+)
+from train.inspection.choice import positions_in, predictions, single_token
 from train.inspection.page.page import packed
 from train.inspection.result import Result, Table, Widget
 from train.inspection.subject import Subject, layers_with
@@ -62,12 +69,14 @@ def patch(
 ) -> tuple[Effects, float, float]:
     """The effects of patches of a tap, and the measures of the clean and of the corrupt text.
 
-    A tap of heads is patched head by head at all of the positions, another one position by position.
+    A tap that has several heads in some layer is patched head by head at all of the positions, another one position by
+    position.
 
     Raises:
       UserError: for a tap or layer that is not there, and where no patch changes an activation.
     """
     measure = logit_difference(subject, question.answer, question.wrong)
+    heads = by_head(subject, name, layers)
     patched: dict[int, np.ndarray] = {}
     estimated: dict[int, np.ndarray] = {}
     for group in groups_of(subject.config, name, layers):
@@ -79,7 +88,7 @@ def patch(
             )
         units = num_units(subject.config, name, group[0])
         places = tuple(positions)
-        if units > 1:
+        if heads:
             wanted = [Replacement(n, places, (unit,)) for n in group for unit in range(units)]
         else:
             wanted = [Replacement(n, (place,)) for n in group for place in places]
@@ -87,11 +96,11 @@ def patch(
         changed = np.array([replacer.changes(old, new, each) for each in wanted])
         refuse_no_change(name, changed.tolist(), "the activations of both texts are equal there")
         values = replacer(question.corrupt, new, wanted)
-        effects = np.where(changed, (values - corrupt) / (clean - corrupt), np.nan).reshape(len(group), -1)
+        effects = np.where(changed, (values - corrupt) / (clean - corrupt) + 0.0, np.nan).reshape(len(group), -1)
         gradient = _gradient(subject, question.corrupt, name, group, measure)
         products = (gradient * (new - old)).astype(np.float64)[:, list(places)] / (clean - corrupt)
-        axes = (1, 3) if units > 1 else tuple(range(2, products.ndim))
-        estimates = np.where(changed.reshape(len(group), -1), products.sum(axis=axes), np.nan)
+        axes = (1, 3) if heads else tuple(range(2, products.ndim))
+        estimates = np.where(changed.reshape(len(group), -1), products.sum(axis=axes) + 0.0, np.nan)  # no -0.0
         patched |= dict(zip(group, effects, strict=True))
         estimated |= dict(zip(group, estimates, strict=True))
     return Effects(patched, estimated), clean, corrupt
@@ -117,8 +126,10 @@ def _gradient(subject: Subject, ids: np.ndarray, name: str, layers: tuple[int, .
 
 def question_of(
     run: LoadedRun, text: str, corrupt: str, answer: str | None, wrong: str | None
-) -> tuple[Question, Tokens]:
-    """The two texts as tokens, and the tokens to compare: by default the likeliest ones of either text.
+) -> tuple[Question, Tokens, list[str]]:
+    """The two texts as tokens, with the tokens to compare, by default the likeliest ones of either text.
+
+    Beside it the tokens of the clean text, and sentences on texts that were cut.
 
     Raises:
       UserError: for texts of different lengths, the same text twice, and the same answer for both.
@@ -138,7 +149,8 @@ def question_of(
     if chosen == against:
         name = token_texts(run.tokenizer, np.array([chosen]))[0]
         raise UserError(f"the answer and the wrong answer are both {name!r}; name them: --answer=... --wrong=...")
-    return Question(clean.ids, other.ids, chosen, against), clean
+    notes = [*clean.notes, *(f"--corrupt: {note}" for note in other.notes)]
+    return Question(clean.ids, other.ids, chosen, against), clean, notes
 
 
 def inspect(
@@ -162,19 +174,20 @@ def inspect(
       wrong: the token that is right after the corrupt one; None for the model's first choice there.
       taps: the taps to patch; None for the stream, the outputs of mixers and feed-forwards, and heads.
       layers: the layers to patch them in; None for all that have them.
-      positions: the tokens to patch, -1 for the last; None for all from the first that differs on.
+      positions: the tokens to patch, -1 for the last; None for all from the first that differs on. A map of positions
+        shows a sample of more than 64.
     """
     subject = Subject.of(run)
-    question, tokens = question_of(run, text, corrupt, answer, wrong)
-    places, notes = _places(question, positions)
-    names = [n for n in DEFAULT_TAPS if layers_with(subject.config, n)] if taps is None else list(taps)
+    question, tokens, notes = question_of(run, text, corrupt, answer, wrong)
+    whole, same = _places(question, tokens, positions)
+    places, sampled = _sample(whole)
+    names = chosen_taps(subject.config, taps, DEFAULT_TAPS)
+    heads = {name: by_head(subject, name, layers) for name in names}
     effects: dict[str, Effects] = {}
     clean = dirty = float("nan")
-    by_head = {name: _by_head(subject, name, layers) for name in names}
-    whole = places if positions is not None else list(range(places[0], len(tokens)))
     for name in names:
-        effects[name], clean, dirty = patch(subject, question, name, layers, whole if by_head[name] else places)
-    notes += notes_on_change(clean, dirty)
+        effects[name], clean, dirty = patch(subject, question, name, layers, whole if heads[name] else places)
+    notes += [*same, *([] if all(heads.values()) else sampled), *notes_on_change(clean, dirty)]
     answers = token_texts(run.tokenizer, np.array([question.answer, question.wrong]))
     other = token_texts(run.tokenizer, question.corrupt)
     agreement = {name: _agreement(each) for name, each in effects.items()}
@@ -187,7 +200,8 @@ def inspect(
             "corrupt": {"tokens": list(other), "difference": dirty},
             "answer": answers[0],
             "wrong": answers[1],
-            "positions": places,
+            **({} if all(heads.values()) else {"positions": places}),
+            **({"head_positions": whole} if any(heads.values()) else {}),
             "effects": {name: each.patched for name, each in effects.items()},
             "estimates": {name: each.estimated for name, each in effects.items()},
             "agreement": {name: {"correlation": r, "largest_difference": d} for name, (r, d) in agreement.items()},
@@ -199,10 +213,10 @@ def inspect(
             for kind in ("patched", "estimated")
         },
         parts=[
-            *(_map(name, each, tokens, other, None if by_head[name] else places) for name, each in effects.items()),
+            *(_map(name, each, tokens, other, None if heads[name] else places) for name, each in effects.items()),
             _table(agreement),
         ],
-        notes=[*tokens.notes, *notes],
+        notes=notes,
         lines=[
             f"{name}: largest effect {max(float(np.nanmax(x)) for x in each.patched.values()):.3f}, correlation with "
             f"the estimate {agreement[name][0]:.3f}"
@@ -221,22 +235,24 @@ def notes_on_change(clean: float, corrupt: float) -> list[str]:
     ]
 
 
-def _places(question: Question, positions: Sequence[int] | None) -> tuple[list[int], list[str]]:
-    length = len(question.clean)
-    first = int(np.argmax(question.clean != question.corrupt))
+def _places(question: Question, tokens: Tokens, positions: Sequence[int] | None) -> tuple[list[int], list[str]]:
+    """The positions to patch, and a sentence on those before them that are the same in both texts."""
     if positions is not None:
-        for position in positions:
-            if not -length <= position < length:
-                raise UserError(f"--positions: the texts have no token {position}; tokens are 0 to {length - 1}")
-        return list(dict.fromkeys(position % length for position in positions)), []
-    notes = [f"The texts are the same before token {first}, where no patch has an effect."] if first else []
-    if length - first > MAX_POSITIONS:
-        notes.append(
-            f"A sample: {MAX_POSITIONS} of the {length - first} tokens from {first} on, at equal distances; "
-            "--positions chooses others. Heads are patched at all of them."
-        )
-        return [int(at) for at in np.linspace(first, length - 1, MAX_POSITIONS).round()], notes
-    return list(range(first, length)), notes
+        return positions_in(tokens, positions), []
+    first = int(np.argmax(question.clean != question.corrupt))
+    same = [f"The texts are the same before token {first}, where no patch has an effect."] if first else []
+    return list(range(first, len(tokens))), same
+
+
+def _sample(places: list[int]) -> tuple[list[int], list[str]]:
+    """As many of the positions as a map shows, and a sentence on the others."""
+    if len(places) <= MAX_POSITIONS:
+        return places, []
+    chosen = [places[int(at)] for at in np.linspace(0, len(places) - 1, MAX_POSITIONS).round()]
+    return chosen, [
+        f"A sample: {MAX_POSITIONS} of {len(places)} tokens, at equal distances; --positions chooses others. Heads are "
+        "patched at all of them."
+    ]
 
 
 def _agreement(effects: Effects) -> tuple[float, float]:
@@ -248,9 +264,9 @@ def _agreement(effects: Effects) -> tuple[float, float]:
     return correlation, float(np.abs(x - y).max())
 
 
-def _by_head(subject: Subject, name: str, layers: Sequence[int] | None) -> bool:
-    """Whether `patch` replaces a tap head by head."""
-    return num_units(subject.config, name, groups_of(subject.config, name, layers)[0][0]) > 1
+def by_head(subject: Subject, name: str, layers: Sequence[int] | None) -> bool:
+    """Whether `patch` replaces a tap head by head: some layer has several."""
+    return any(num_units(subject.config, name, group[0]) > 1 for group in groups_of(subject.config, name, layers))
 
 
 def _map(name: str, effects: Effects, tokens: Tokens, corrupt: Sequence[str], places: list[int] | None) -> Widget:
@@ -279,9 +295,17 @@ def _map(name: str, effects: Effects, tokens: Tokens, corrupt: Sequence[str], pl
             "low": -most,
             "high": most,
         },
-        caption="1 restores the clean result, 0 changes nothing; at a dash both texts have the same activation."
+        caption=f"1 restores the clean result, 0 changes nothing{_dashes(effects, widest)}."
         + (_CAUSAL if name in _AFTER_ATTENTION and places is not None and len(places) > 1 else ""),
     )
+
+
+def _dashes(effects: Effects, widest: int) -> str:
+    """What a dash stands for; cells of a wide map have no numbers, and show theirs when pointed at."""
+    rows = effects.patched.values()
+    why = ["both texts have the same activation there"] if any(np.isnan(x).any() for x in rows) else []
+    why += ["the layer has no such head"] if any(len(x) < widest for x in rows) else []
+    return f"; a dash, in a cell or when it is pointed at, says that {' or that '.join(why)}" if why else ""
 
 
 _AFTER_ATTENTION = ("block_output", "mixer_output", "ffn_output")

@@ -92,7 +92,7 @@ def path_effects(
     for first in range(0, len(wanted), ROWS):
         rows = np.resize(wanted[first : first + ROWS], (ROWS, 2))
         found.append(call(tokens_BT, both_L2T, rows[:, 0], rows[:, 1])[: len(wanted[first : first + ROWS])])
-    effects = (np.concatenate(found) - corrupt) / (clean - corrupt)
+    effects = (np.concatenate(found) - corrupt) / (clean - corrupt) + 0.0  # no -0.0
     by_layer = dict(zip(senders, effects.reshape(len(senders), heads), strict=True))
     return by_layer, float(clean), float(corrupt)
 
@@ -119,7 +119,7 @@ def inspect(
       layer: the layer of the receiver.
     """
     subject = Subject.of(run)
-    question, tokens = question_of(run, text, corrupt, answer, wrong)
+    question, tokens, notes = question_of(run, text, corrupt, answer, wrong)
     effects, clean, dirty = path_effects(subject, question, receiver, layer)
     names = token_texts(run.tokenizer, np.array([question.answer, question.wrong]))
     values = np.stack(list(effects.values()))
@@ -155,6 +155,6 @@ def inspect(
                 "all other heads keep their corrupt outputs. 1 restores the clean result.",
             )
         ],
-        notes=[*tokens.notes, *notes_on_change(clean, dirty)],
-        lines=[f"layer {n}: " + " ".join(f"{x:+.3f}" for x in row) for n, row in effects.items()],
+        notes=[*notes, *notes_on_change(clean, dirty)],
+        lines=[f"layer {n}: " + " ".join(f"{x:+z.3f}" for x in row) for n, row in effects.items()],
     )

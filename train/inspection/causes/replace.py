@@ -46,6 +46,22 @@ def check_tap(config: ModelConfig, name: str) -> None:
         raise UserError(f"--taps: no tap {name[:80]!r} can be replaced; {nearest(name, editable)}")
 
 
+def chosen_taps(config: ModelConfig, taps: Sequence[str] | None, usual: Sequence[str]) -> list[str]:
+    """The taps to replace: those given, or those of the usual ones that the model has.
+
+    Raises UserError for one that cannot be replaced, one that is named twice, and for none.
+    """
+    if taps is None:
+        return [name for name in usual if layers_with(config, name)]
+    if not taps:
+        raise UserError(f"--taps is empty; give names of taps, such as {','.join(usual)}")
+    for name in taps:
+        check_tap(config, name)
+    if len(set(taps)) < len(taps):
+        raise UserError(f"--taps={','.join(taps)} names a tap twice; name it once")
+    return list(taps)
+
+
 def num_units(config: ModelConfig, name: str, layer: int) -> int:
     """The units of a tap in a layer: its heads, or 1."""
     return layers_with(config, name)[layer][2] if TAPS[name].axes in ("BTNH", "BTKH") else 1

@@ -55,8 +55,8 @@ def inspect(
         arrays={f"neurons_{n}": x for n, (x, _) in shares.neurons.items()},
         parts=[_parts(shares), *_heads(shares), *_neurons(shares)],
         notes=[*tokens.notes, *_left_out(subject, shares)],
-        lines=[f"{name}: {share:+.4f}" for name, share in [*shares.parts.items(), ("bias", shares.bias)]]
-        + [f"sum: {shares.total:+.4f}"],
+        lines=[f"{name}: {share:+z.4f}" for name, share in [*shares.parts.items(), ("bias", shares.bias)]]
+        + [f"sum: {shares.total:+z.4f}"],
     )
 
 
@@ -69,16 +69,16 @@ def _left_out(subject: Subject, shares: Shares) -> list[str]:
 
 def _parts(shares: Shares) -> Table:
     rows, so_far = [], shares.bias
-    rows.append(["bias", f"{shares.bias:+.4f}", f"{so_far:+.4f}"])
+    rows.append(["bias", f"{shares.bias:+z.4f}", f"{so_far:+z.4f}"])
     for name, share in shares.parts.items():
         so_far += share
-        rows.append([name, f"{share:+.4f}", f"{so_far:+.4f}"])
+        rows.append([name, f"{share:+z.4f}", f"{so_far:+z.4f}"])
     return Table(
         title="Parts of the stream",
         head=["part", "share", "sum so far"],
         rows=rows,
         caption="The last norm is linearised with its own statistics: it divides each part as it divides the whole "
-        f"stream. The parts and the bias sum to {shares.total:+.4f}, the logit before a soft-cap.",
+        f"stream. The parts and the bias sum to {shares.total:+z.4f}, the logit before a soft-cap.",
     )
 
 
@@ -117,7 +117,7 @@ def _neurons(shares: Shares) -> list[Table]:
         Table(
             title="Neurons with the largest shares",
             head=["layer", "neuron", "share"],
-            rows=[[str(n), str(f), f"{x:+.4f}"] for _, x, n, f in largest],
+            rows=[[str(n), str(f), f"{x:+z.4f}"] for _, x, n, f in largest],
             caption=f"{len(largest)} of {len(entries):,} neurons; arrays.npz has all.",
         )
     ]

@@ -131,7 +131,7 @@ def _table(config: ModelConfig, rows: list[str], found: Path, written: dict[str,
     head = ["after", "norm of the stream", "logit", "probability"]
     columns = [
         [f"{x:.3f}" for x in found.norm_LT.mean(1)],
-        [f"{x:.3f}" for x in found.logit_LT[:, at]],
+        [f"{x:z.3f}" for x in found.logit_LT[:, at]],
         [f"{x:.4f}" for x in found.probability_LT[:, at]],
     ]
     for name, each in written.items():
@@ -139,7 +139,9 @@ def _table(config: ModelConfig, rows: list[str], found: Path, written: dict[str,
         head += [f"norm of {name}", f"cosine of {name}"]
         norms, cosines = (dict(zip(numbers, x.mean(1), strict=True)) for x in each)
         for values in (norms, cosines):
-            columns.append(["\u2013", *(f"{values[n]:.3f}" if n in values else "\u2013" for n in range(len(rows) - 1))])
+            columns.append(
+                ["\u2013", *(f"{values[n]:z.3f}" if n in values else "\u2013" for n in range(len(rows) - 1))]
+            )
     return Table(
         title="Layer by layer",
         head=head,

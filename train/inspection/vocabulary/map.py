@@ -12,9 +12,10 @@ from model.errors import UserError
 from train.inspection.page.page import packed
 from train.inspection.result import Result, Widget
 from train.inspection.text import encode, token_texts
+from train.inspection.vocabulary.checkpoints import at_checkpoints
 from train.inspection.vocabulary.tokens import script_of
 from train.inspection.vocabulary.vectors import vectors_of
-from train.run.loading import LoadedRun, load_run
+from train.run.loading import LoadedRun
 
 MAX_TOKENS = 500
 
@@ -43,19 +44,16 @@ def inspect(
       text: the tokens of this text are shown, the most frequent first; None for those with the lowest numbers,
         without parts of characters.
       table: embedding or unembedding.
-      checkpoints: the steps to show, in order; None for that of the run.
+      checkpoints: the steps to show; None for that of the run.
     """
     ids, notes = _ids(run, text)
-    runs = [run] if checkpoints is None else [load_run(run.folder, step) for step in checkpoints]
-    if not runs:
-        raise UserError("--checkpoints is empty; give steps such as 100,200")
-    chosen = [vectors_of(each, table)[ids] for each in runs]
-    mean, axes, shares = components(chosen[-1])
-    points = np.stack([(vectors - mean) @ axes.T for vectors in chosen])
+    chosen = at_checkpoints(run, checkpoints, lambda there: vectors_of(there, table)[ids])
+    steps = list(chosen)
+    mean, axes, shares = components(chosen[steps[-1]])
+    points = np.stack([(vectors - mean) @ axes.T for vectors in chosen.values()])
     texts = token_texts(run.tokenizer, ids)
     kinds = [_kind(each) for each in texts]
     names = sorted(set(kinds))
-    steps = [each.step for each in runs]
     return Result(
         title="Map of the vocabulary",
         about=f"{run.folder}, step {', '.join(f'{step:,}' for step in steps)} \u00b7 the {table}, {len(ids)} tokens",

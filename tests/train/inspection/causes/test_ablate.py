@@ -8,7 +8,7 @@ import pytest
 from model.errors import UserError
 from model.taps.request import Tap, Taps
 from model.transformer import forward
-from train.inspection.causes.ablate import inspect
+from train.inspection.causes.ablate import _table, inspect
 from train.run.loading import load_run
 
 
@@ -50,6 +50,8 @@ def test_other_replacements_and_texts(run):
         ({"by": "nothing"}, "--by='nothing' is no ablation"),
         ({"by": "zero", "reference": "a"}, "--reference has no effect with --by=zero"),
         ({"positions": [9]}, "no token 9: the text has 8 tokens; give 0 to 7"),
+        ({"taps": ["query", "query"]}, "--taps=query,query names a tap twice"),
+        ({"taps": []}, "--taps is empty; give names of taps, such as mixer_output,ffn_output"),
         ({"taps": ["mixer_outputs"]}, "did you mean 'mixer_output'"),
         ({"layers": [5]}, "has no layer 5"),
         ({"reference": "a"}, "--reference: the text has 1 tokens"),
@@ -58,3 +60,18 @@ def test_other_replacements_and_texts(run):
 def test_refused(run, arguments, words):
     with pytest.raises(UserError, match=words):
         inspect(run, text="the cat", **arguments)
+
+
+def test_a_reference_that_is_cut_is_said(run):
+    given = {"text": "the cat", "taps": ["ffn_output"], "layers": [0]}
+    long = inspect(run, **given, reference="the cat " * 9)
+    cut = "--reference has 72 tokens; the mean is that of its first 32: the model's context holds no more."
+    assert long.notes == [cut]
+    first = inspect(run, **given, reference="the cat " * 4)
+    assert first.notes == []
+    np.testing.assert_array_equal(long.numbers["rise"]["ffn_output"][0], first.numbers["rise"]["ffn_output"][0])
+    assert inspect(run, **given, by="resample", reference="the cat " * 9).notes == []
+
+
+def test_a_change_below_the_last_digit_has_no_minus():
+    assert _table({"ffn_output": {0: np.array([-1e-7])}}).rows == [["ffn_output, layer 0", "+0.0000"]]

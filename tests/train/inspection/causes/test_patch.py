@@ -10,7 +10,8 @@ from model.errors import UserError
 from model.taps.request import Tap, Taps
 from model.transformer import forward
 from train.inspection.causes import patch as patching
-from train.inspection.causes.patch import inspect, notes_on_change, patch
+from train.inspection.causes.patch import Effects, inspect, notes_on_change, patch
+from train.inspection.text import Tokens
 from train.run.loading import load_run
 
 
@@ -59,11 +60,18 @@ def test_patches_without_a_change_are_empty_or_refused(model, question):
 
 
 def test_of_more_positions_than_a_page_shows_a_sample_is_taken(question, monkeypatch):
+    text = Tokens(question.clean, ("a",) * 12, 0)
+    places, notes = patching._places(question, text, None)
+    assert (places, notes) == (
+        [*range(4, 12)],
+        ["The texts are the same before token 4, where no patch has an effect."],
+    )
+    assert patching._places(question, text, [0, 1, 2, -1]) == ([0, 1, 2, 11], [])
     monkeypatch.setattr(patching, "MAX_POSITIONS", 3)
-    places, notes = patching._places(question, None)
-    assert places == [4, 8, 11]
-    assert notes[1].startswith("A sample: 3 of the 8 tokens from 4 on, at equal distances; --positions chooses others")
-    assert patching._places(question, [0, 1, 2, -1]) == ([0, 1, 2, 11], [])
+    few, notes = patching._sample(places)
+    assert few == [4, 8, 11]
+    assert notes[0].startswith("A sample: 3 of 8 tokens, at equal distances; --positions chooses others")
+    assert patching._sample([0, 1, 11]) == ([0, 1, 11], [])
 
 
 def test_a_small_change_between_the_texts_is_said():
@@ -89,7 +97,12 @@ def test_a_page_of_a_run(tiny_run, tmp_path):
         ({"corrupt": "the cat"}, "are the same text"),
         ({"corrupt": "the dog", "answer": "b"}, "the answer and the wrong answer are both 'b'"),
         ({"corrupt": "the dog", "answer": "ab"}, r"--answer='ab' is 2 tokens of this tokenizer \('a', 'b'\)"),
-        ({"corrupt": "the dog", "positions": [8]}, "the texts have no token 8"),
+        ({"corrupt": "the dog", "taps": ["query", "query"]}, "--taps=query,query names a tap twice"),
+        ({"corrupt": "the dog", "positions": []}, "--positions is empty"),
+        (
+            {"corrupt": "the dog", "positions": [8]},
+            "--positions: no token 8: the text has 8 tokens; give 0 to 7, or -1 for the last",
+        ),
     ):
         with pytest.raises(UserError, match=words):
             inspect(run, **{"text": "the cat", "answer": "a", "wrong": "b", "taps": ["mixer_output"]} | arguments)
@@ -101,6 +114,54 @@ def test_as_many_heads_as_positions_are_a_map_of_heads(tiny_run, monkeypatch):
     run = load_run(tiny_run)
     sampled, four = inspect(run, **given), inspect(run, **given, positions=[1, 2, 3, 4])
     assert [result.parts[0].data["columns"] for result in (sampled, four)] == [["0", "1", "2", "3"]] * 2
-    assert sampled.numbers["positions"] == [1, 7]
+    assert sampled.numbers["head_positions"] == [*range(1, 8)]
+    assert four.numbers["head_positions"] == [1, 2, 3, 4]
+    assert "positions" not in sampled.numbers
+    assert not any("A sample" in note for note in sampled.notes)
     at_all = inspect(run, **given, positions=range(1, 8))
     np.testing.assert_array_equal(sampled.numbers["effects"]["query"][1], at_all.numbers["effects"]["query"][1])
+
+
+def test_positions_of_a_cut_text_are_those_that_are_read(tiny_run):
+    run, many = load_run(tiny_run), "the cat " * 9
+    given = {"text": many, "corrupt": "the dog " * 9, "answer": "a", "wrong": "b", "taps": ["ffn_output"]}
+    with pytest.raises(UserError, match="no token 40: only the first 32 tokens of the text are read; give 0 to 31"):
+        inspect(run, **given, positions=[40])
+    notes = inspect(run, **given, layers=[0], positions=[-1, 5, 6]).notes
+    assert [note[:30] for note in notes[:2]] == ["The text has 73 tokens; these ", "--corrupt: The text has 73 tok"]
+
+
+def test_positions_that_are_named_are_sampled_too(tiny_run, monkeypatch):
+    monkeypatch.setattr(patching, "MAX_POSITIONS", 2)
+    given = {"text": "the cat", "corrupt": "dog cat", "answer": "a", "wrong": "b", "layers": [1]}
+    found = inspect(load_run(tiny_run), **given, taps=["block_output", "query"], positions=[1, 2, 3, 4])
+    assert (found.numbers["positions"], found.numbers["head_positions"]) == ([1, 4], [1, 2, 3, 4])
+    assert "A sample: 2 of 4 tokens" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (([0.0, 1.0], [1.0, 0.5]), ""),
+        (([np.nan, 1.0], [1.0, 0.5]), "says that both texts have the same activation there"),
+        (([0.0, 1.0], [1.0]), "says that the layer has no such head"),
+        (
+            ([np.nan, 1.0], [1.0]),
+            "says that both texts have the same activation there or that the layer has no such head",
+        ),
+    ],
+)
+def test_the_caption_of_a_map_says_what_its_dashes_are(rows, words):
+    patched = dict(enumerate(map(np.array, rows)))
+    assert patching._dashes(Effects(patched, patched), 2).endswith(words)
+    assert bool(patching._dashes(Effects(patched, patched), 2)) == bool(words)
+
+
+def test_no_effect_is_written_as_zero_not_as_minus_zero(tiny_run):
+    found = inspect(load_run(tiny_run), text="the cat", corrupt="the dog", answer="a", wrong="b", taps=["mixer_output"])
+    signs = {bool(np.signbit(x[:-1]).any()) for each in found.numbers["effects"].values() for x in [each[1]]}
+    opposite = inspect(
+        load_run(tiny_run), text="the cat", corrupt="the dog", answer="b", wrong="a", taps=["mixer_output"]
+    )
+    signs |= {bool(np.signbit(x[:-1]).any()) for each in opposite.numbers["effects"].values() for x in [each[1]]}
+    assert signs == {False}

@@ -44,3 +44,20 @@ def test_more_answers_than_a_page_shows_are_said(tiny_run, monkeypatch):
     result = inspect(load_run(tiny_run), analogies=["a b c d", "e f g h"])
     assert (len(result.parts[0].rows), len(result.numbers["analogies"])) == (1, 2)
     assert result.notes == ["The page shows the first 1 of 2 answers; result.json has all."]
+
+
+def test_over_training_steps_each_checkpoint_answers(tiny_run, tmp_path):
+    run, lines = load_run(tiny_run), ["a b c d", "e f g h", "a b c d"]
+    result = inspect(run, analogies=lines, checkpoints=["10", "20"])
+    alone = [inspect(load_run(tiny_run, step), analogies=lines) for step in ("10", "20")]
+    np.testing.assert_array_equal(result.arrays["ranks_by_step"], [each.arrays["ranks"] for each in alone])
+    assert [each["step"] for each in result.numbers["over_steps"]] == [10, 20]
+    for found, one in zip(result.numbers["over_steps"], alone, strict=True):
+        for name in ("top_1", "top_5", "top_10", "mean_reciprocal_rank"):
+            assert found[name] == one.numbers[name]
+    assert (result.numbers["step"], result.numbers["top_5"]) == (20, alone[1].numbers["top_5"])
+    assert alone[1].numbers["over_steps"] == []
+    table = result.parts[1]
+    assert list(table.head) == ["a is to b as c is to d", "step 10", "step 20", "first answer"]
+    assert table.rows[0][1:3] == [str(each.arrays["ranks"][0]) for each in alone]
+    assert "Rank of the expected word" in result.write(tmp_path).read_text()

@@ -5,7 +5,7 @@ import pytest
 
 from model.errors import UserError
 from train.inspection.vocabulary import neighbours as instrument
-from train.inspection.vocabulary.neighbours import inspect, neighbours
+from train.inspection.vocabulary.neighbours import inspect, neighbours, overlap
 from train.run.loading import load_run
 
 
@@ -35,3 +35,22 @@ def test_more_rows_than_a_page_shows_are_said(tiny_run, monkeypatch):
     assert result.notes == ["The page shows the first 2 of 256 neighbours; result.json has all."]
     assert len(result.numbers["neighbours"]["a"]) == 256
     assert result.lines[0].count(",") == 1
+
+
+def test_over_training_steps_the_share_that_stays_is_that_of_the_lists(tiny_run, tmp_path):
+    run = load_run(tiny_run)
+    result = inspect(run, words=["a", "."], top=5, checkpoints=["20", "10"])
+    alone = [inspect(load_run(tiny_run, step), words=["a", "."], top=5).numbers["neighbours"] for step in ("10", "20")]
+    over = result.numbers["over_steps"]
+    assert [(each["step"], each["neighbours"]) for each in over] == [(10, alone[0]), (20, alone[1])]
+    assert result.numbers["neighbours"] == alone[1]
+    names = [{word: {each["text"] for each in near} for word, near in found.items()} for found in alone]
+    for word in ("a", "."):
+        assert over[0]["shared_with_the_last"][word] == len(names[0][word] & names[1][word]) / 5
+        assert over[1]["shared_with_the_last"][word] == 1
+    assert [part.title for part in result.parts[1:]] == ["'a' over training steps", "'.' over training steps"]
+    assert "Neighbours of the last step" in result.write(tmp_path).read_text()
+
+
+def test_overlap_counts_tokens_not_texts():
+    assert overlap([(1, 0.9), (2, 0.8)], [(2, 0.7), (3, 0.6)]) == 0.5
