@@ -13,7 +13,7 @@ from train.lab.statistics.differences import Difference, paired
 from train.lab.statistics.power import POWER
 from train.lab.statistics.speedup import Speedup
 from train.lab.statistics.verdicts import format_p
-from train.terminal.formatting import format_bytes, format_count
+from train.terminal.formatting import format_bytes, format_count, format_counted
 
 NONE = "\u2013"
 MINUS = "\u2212"
@@ -69,7 +69,7 @@ def seeds_cell(row: Row) -> str:
 def seeds_words(row: Row) -> str:
     """The same in words: 3 seeds; 2 of 3 seeds, 1 failed."""
     total, rest = len(row.variant.runs), _states(row)
-    return f"{total - len(row.missing)} of {total} seeds, {rest}" if rest else f"{total} seed{'s' * (total != 1)}"
+    return f"{total - len(row.missing)} of {total} seeds, {rest}" if rest else format_counted(total, "seed")
 
 
 def _states(row: Row) -> str:
@@ -192,7 +192,7 @@ def tuning_rows(analysis: Analysis) -> list[dict[str, str]]:
         lengths = ", ".join(f"{one['steps']:,}" for one in rounds)
         lost = sum(loss is None for one in rounds for loss in one["losses"].values())
         words = f"{len(tried)} rates from {_rate(tried[0])} to {_rate(tried[-1])}, rounds of {lengths} steps"
-        words += f"; {lost} run{'s' * (lost > 1)} failed or diverged" * bool(lost)
+        words += f"; {format_counted(lost, 'run')} failed or diverged" * bool(lost)
         words += edge_words(search)
         words += "; the search is not done" * (search.get("rate") is None)
         rows.append({"name": row.name, "rate": _rate(search.get("rate")), "tuned": words})
@@ -281,7 +281,7 @@ def method(analysis: Analysis) -> list[str]:
     ]
     if (rate := false_rate(results)) is not None:
         lines.append(
-            f"p-values are adjusted for {others} comparison{'s' * (others != 1)} (Holm). With no difference anywhere, "
+            f"p-values are adjusted for {format_counted(others, 'comparison')} (Holm). With no difference anywhere, "
             f"a verdict of better or worse stands in at most {100 * rate:.3g}% of such sweeps. A variant is "
             "judged once, when all its declared seeds and those of the base are done. Intervals are those of one "
             "comparison, without this adjustment: one may leave out 0 where the verdict is not shown."
