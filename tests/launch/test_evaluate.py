@@ -165,7 +165,7 @@ def test_a_table_of_numbers_of_any_size_is_aligned():
     assert rows[3].split("  ")[1].strip() == "loss per word"
     assert rows[4].split() == ["perplexity", "per", "word", "not", "finite", "-"]
     assert "first tokens of documents, which nothing comes before, are not counted (2, of 3 bytes)" in lines[14]
-    assert "WARNING: 1 documents hold characters that the tokenizer loses" in lines[15]
+    assert "WARNING: the tokenizer loses characters of 1 document, of which" in lines[15]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from train.run.metrics import read_metrics
 # Line ends become spaces, of two spaces there is one, and the last is none: the six lines held out have 42 spaces and
 # six line ends, of which 41 spaces come back.
 TEXT = "the  list of a value returns self\n" * 60
-LOST = "the tokenizer loses 7 bytes (3.43%), in 1 documents"
+LOST = "the tokenizer loses 7 bytes (3.43%), in 1 document"
 
 
 @pytest.fixture(scope="module")

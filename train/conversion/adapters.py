@@ -56,6 +56,7 @@ from train.parallel.mesh import Mesh
 from train.parallel.mesh_choice import model_shardings
 from train.run.folder import ADAPTER, ORIGIN
 from train.run.loading import load_params
+from train.terminal.formatting import format_counted
 
 MAX_LISTED = 20  # lines about the tensors of an adapter
 
@@ -180,7 +181,7 @@ def _raise(problems: list[str], source: str) -> None:
     if problems:
         listed = [*sorted(problems)[:MAX_LISTED]]
         listed += [f"and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
-        count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+        count = format_counted(len(problems), "problem")
         raise UserError("\n  ".join([f"{source} is no adapter of this model ({count}):", *listed]))
 
 

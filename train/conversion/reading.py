@@ -51,6 +51,7 @@ from train.parallel.table import Sharding
 from train.run.conversion_record import RECORD, reading_notes
 from train.run.folder import ORIGIN
 from train.schedules import Constant
+from train.terminal.formatting import format_counted
 from train.terminal.progress import Progress
 
 # The longest default window of launch.evaluate.
@@ -241,7 +242,7 @@ def published_tensors(family: Family, config: ModelConfig, folder: HuggingFaceFo
         listed = "\n  ".join(sorted(problems)[:MAX_LISTED])
         if len(problems) > MAX_LISTED:
             listed += f"\n  and {len(problems) - MAX_LISTED} more"
-        count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+        count = format_counted(len(problems), "problem")
         heading = f"{folder.path}: the tensors do not fit its config.json ({count}); take both from the same model:"
         raise UserError(f"{heading}\n  {listed}")
     return PublishedTensors(weights, others, bool(quantized))

@@ -17,6 +17,7 @@ from train.files.files import read_json, write_json
 from train.lab.results import RunResult, SweepResults
 from train.lab.statistics.differences import Difference
 from train.lab.statistics.documents import fewest_documents, paired_bootstrap
+from train.terminal.formatting import format_counted
 
 if TYPE_CHECKING:
     from train.evaluation.documents import Document
@@ -86,7 +87,7 @@ def too_few_documents(results: SweepResults, level: float) -> str:
         return ""
     count = len(base["nll"])
     return (
-        f"No interval over documents: the text of {_text(results)} has {count} document{'s' * (count != 1)}, and an "
+        f"No interval over documents: the text of {_text(results)} has {format_counted(count, 'document')}, and an "
         f"interval takes at least {fewest}."
     )
 

@@ -23,6 +23,7 @@ from train.parallel.table import (
     uneven_axes,
     unused_axes,
 )
+from train.terminal.formatting import format_counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ def run_mesh_or_fsdp(model: ModelConfig, option: Mesh, table: Sharding, devices_
     found = fsdp_mesh(model, table)
     if here == 1:
         return found
-    then = "" if devices_then is None else f" on {devices_then} device{'s' if devices_then > 1 else ''}"
+    then = "" if devices_then is None else f" on {format_counted(devices_then, 'device')}"
     line = (
         f"the run's mesh was {format_mesh(option)}{then}; taking --mesh={format_mesh(found.option)} for the {here} here"
     )

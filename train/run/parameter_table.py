@@ -17,6 +17,7 @@ from train.experiment import Experiment
 from train.parallel.table import parameter_mesh_axes
 from train.run.environment import host_memory
 from train.state import StateConfig, abstract_state, state_shardings
+from train.terminal.formatting import format_counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +147,7 @@ def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
         f"parameters           {counts.total:,} ({counts.without_embedding:,} without embeddings{active}{still})",
         f"FLOPs per token      {flops:,.0f} in training at length {length}",
         f"tokens per step      {experiment.data.batch_size * texts * length:,}, padding included",
-        f"mesh                 {mesh_text} ({mesh.size} device{'s' if mesh.size > 1 else ''})",
+        f"mesh                 {mesh_text} ({format_counted(mesh.size, 'device')})",
         "memory per device    "
         + ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in memory.items())
         + " (activations not counted)",

@@ -26,6 +26,11 @@ def format_count(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:.3g}"
 
 
+def format_counted(count: int, noun: str) -> str:
+    """A whole count and its noun, of which the plural ends in s: 1 document, 1,234 documents."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def format_bytes(value: float) -> str:
     """A number of bytes in three digits and a unit: 950 B, 12.3 kB, 4.56 MB, 7.90 GB."""
     text = format_count(value)

@@ -15,11 +15,15 @@ needs_browser = pytest.mark.skipif(
     BROWSER is None, reason="no Chromium on this machine; other tests check the page's text"
 )
 
+# Milliseconds after the drive in which errors of a page count, and those in which a browser must have ended: of its own
+# clock, which jumps from one timer to the next.
+LATE, BUDGET = 5_000, 10_000
 # Each page has a frame of its own, in which its errors are collected from the first script on.
 COLLECT = (
     "<script>window.problems = [];"
     'for (const kind of ["error", "unhandledrejection", "securitypolicyviolation"]) addEventListener(kind, (event) => '
     "problems.push(String(event.message || event.reason || event.blockedURI || event.target.src || event.type)), true);"
+    "const said = console.error; console.error = (...words) => { problems.push(words.join(' ')); said(...words); };"
     "</script>"
 )
 
@@ -41,8 +45,8 @@ def look(pages, script, folder):
         returns JSON values.
       folder: for the files of the browser.
 
-    Returns, by name: {"said": what the script returned, "problems": errors of the page's own scripts and those
-    of the drive, "asked": addresses that the page loaded}.
+    Returns, by name: {"said": what the script returned, "problems": errors of the page's own scripts, up to `LATE` after
+    the drive, and those of the drive, "asked": addresses that the page loaded up to then}.
     """
     frames = [
         f'<iframe width="1100" height="1400" srcdoc="{html.escape(text.replace("<head>", "<head>" + COLLECT, 1))}">'
@@ -52,22 +56,29 @@ def look(pages, script, folder):
     driver = """
     addEventListener("load", () => {
       const drive = (page, document) => { SCRIPT };
-      const found = [...document.querySelectorAll("iframe")].map(({contentWindow: page}) => {
-        let said = null;
-        try { said = drive(page, page.document); } catch (error) { page.problems.push(String(error)); }
-        return {said, problems: page.problems, asked: page.performance.getEntriesByType("resource").map((e) => e.name)};
+      const pages = [...document.querySelectorAll("iframe")].map((frame) => frame.contentWindow);
+      const driven = pages.map((page) => {
+        try { return drive(page, page.document); } catch (error) { page.problems.push(String(error)); return null; }
       });
-      document.body.replaceChildren();
-      document.body.dataset.found = JSON.stringify(found);
+      setTimeout(() => {
+        const found = pages.map((page, i) => ({
+          said: driven[i], problems: page.problems,
+          asked: page.performance.getEntriesByType("resource").map((entry) => entry.name),
+        }));
+        document.body.replaceChildren();
+        document.body.dataset.found = JSON.stringify(found);
+      }, LATE);
     });
-    """.replace("SCRIPT", script)
+    """.replace("SCRIPT", script).replace("LATE", str(LATE))
     outer = folder / "outer.html"
     outer.write_text(
         f'<!DOCTYPE html><meta charset="utf-8"><body>{"".join(frames)}<script>{driver}</script></body>',
         encoding="utf-8",
     )
-    dump = command(folder / "profile", "--dump-dom", outer.as_uri())
+    dump = command(folder / "profile", f"--virtual-time-budget={BUDGET}", "--dump-dom", outer.as_uri())
     done = subprocess.run(dump, capture_output=True, timeout=120, check=True)
-    found = json.loads(html.unescape(re.search(r'data-found="([^"]*)"', done.stdout.decode())[1]))
+    written = re.search(r'data-found="([^"]*)"', done.stdout.decode())
+    assert written, f"the browser ended before the pages were driven: {done.stderr.decode()[-500:]}"
+    found = json.loads(html.unescape(written[1]))
     assert len(found) == len(pages)
     return dict(zip(pages, found, strict=True))

@@ -8,6 +8,7 @@ from train.terminal.formatting import (
     escape_unprintable_lines,
     format_bytes,
     format_count,
+    format_counted,
     format_duration,
     format_fixed,
     format_metric,
@@ -40,6 +41,15 @@ from train.terminal.formatting import (
 )
 def test_count(value, text):
     assert format_count(value) == text
+
+
+def test_a_count_has_its_noun_in_the_singular_or_the_plural():
+    assert [format_counted(n, "document") for n in (0, 1, 2, 1234)] == [
+        "0 documents",
+        "1 document",
+        "2 documents",
+        "1,234 documents",
+    ]
 
 
 def test_bytes():

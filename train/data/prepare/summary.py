@@ -10,7 +10,7 @@ from train.data.batches.pipeline import Batches
 from train.data.shards.dataset import COUNTS, open_dataset
 from train.data.shards.shards import HOW_TO_FIX
 from train.files.paths import AnyPath
-from train.terminal.formatting import escape_unprintable
+from train.terminal.formatting import escape_unprintable, format_counted
 
 
 def summary(folder: AnyPath) -> str:
@@ -66,7 +66,8 @@ def documents_of_step(batches: Batches, step: int, rows: Sequence[int] | None, c
     names = [escape_unprintable(span.name) for span in spans]
     wide = max(map(len, names), default=0)
     sources = len(batches.dataset.members) > 1
-    lines = [f"step {step}: batch {step - 1}, {len(spans)} spans of {len({span.name for span in spans})} documents"]
+    documents = format_counted(len({span.name for span in spans}), "document")
+    lines = [f"step {step}: batch {step - 1}, {format_counted(len(spans), 'span')} of {documents}"]
     for span, name in zip(spans, names, strict=True):
         source = f"source {span.source}  " if sources else ""
         columns = f"{span.column}:{span.column + span.length}"

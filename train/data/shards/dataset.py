@@ -18,6 +18,7 @@ from train.data.tokenizers.unrestored import UnrestoredText
 from train.files.files import cannot_read, read_json, write_array, write_json
 from train.files.paths import AnyPath, is_remote, literal_path, user_path
 from train.files.remote import convert_read_errors, local_copy
+from train.terminal.formatting import format_counted
 
 FORMAT = 1
 DATASET_FILE = "dataset.json"
@@ -158,7 +159,8 @@ class Dataset:
         if not unrestored.documents:
             return None
         share = unrestored.bytes / max(1, self.count(split, "bytes"))
-        return f"the tokenizer loses {unrestored.bytes:,} bytes ({share:.2%}), in {unrestored.documents:,} documents"
+        documents = format_counted(unrestored.documents, "document")
+        return f"the tokenizer loses {format_counted(unrestored.bytes, 'byte')} ({share:.2%}), in {documents}"
 
 
 def is_dataset(path: str | AnyPath) -> bool:

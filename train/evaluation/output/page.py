@@ -4,7 +4,6 @@ Of two models the page shows the loss of either, or the difference by which one 
 texts only the first tokens of the first documents of each domain are on the page, and it says so.
 """
 
-import itertools
 import math
 import pathlib
 from collections.abc import Iterator
@@ -16,19 +15,21 @@ from train.evaluation.details import Details
 from train.evaluation.document_scores import DocumentScore
 from train.evaluation.output.pieces import Piece, TokenOnPage, split_into_pieces
 from train.evaluation.output.tables import (
-    MEASURE_WORDS,
-    detail_cells,
+    UNITS,
+    detail_rows,
     difference_rows,
     domain_rows,
     length_rows,
     lengths_note,
     measure_rows,
+    pair_detail_rows,
     pair_notes,
     result_notes,
 )
 from train.files.files import replace_file
 from train.report.drawing import Chart, Palette, draw_svg
 from train.report.template import as_script_data, fill, read_source
+from train.terminal.formatting import format_counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,25 +45,22 @@ def render_page(outcome: Outcome, text: str) -> str:
     results, pair = outcome.results, outcome.pair
     documents, notes = page_documents(outcome)
     domains: list[list[str]] = []
-    units = dict(MEASURE_WORDS.values())
     if outcome.lengths:
         head, *rows = length_rows(outcome.lengths)
         notes.insert(0, f"Of {lengths_note(outcome.lengths)}. The losses of tokens are those of the longest window.")
     elif pair is None:
-        head, rows = ["", "value", "standard error"], _with_units(measure_rows(results[0]), units)
+        head, rows = ["", "value", "standard error"], measure_rows(results[0])
+        rows += [] if results[0].details is None else detail_rows(results[0].details)
         if len(results[0].domains) > 1:
             domains = domain_rows({name: tally.measures() for name, tally in results[0].domains.items()})
     else:
-        head, rows = (
-            ["", "A", "B", "B \u2212 A", "95% interval", "p"],
-            _with_units(difference_rows(pair.measures), units),
-        )
+        head, rows = ["", "A", "B", "B \u2212 A", "95% interval", "p"], difference_rows(pair.measures)
+        rows += [[*row, "", "", ""] for row in pair_detail_rows(pair)]
         for name, measures in pair.domains.items():
             domains += [[name, *row[1:]] for row in difference_rows({"bits_per_byte": measures["bits_per_byte"]})]
         domains = [["bits per byte of", *head[1:]], *domains] if domains else []
         if not pair.same_tokenizer:
             notes.insert(0, f"{OTHER_TOKENIZERS[0].upper()}{OTHER_TOKENIZERS[1:]}.")
-    rows += _detail_rows(outcome)
     models = [f"{each.run}, step {each.step}" for each in results]
     return fill(
         "train.evaluation.output",
@@ -72,7 +70,7 @@ def render_page(outcome: Outcome, text: str) -> str:
         models=list(zip("AB", models, strict=False)),
         text=text,
         head=head,
-        rows=rows,
+        rows=_with_units(rows),
         domains=domains,
         charts=list(detail_charts(outcome)),
         notes=notes,
@@ -83,28 +81,16 @@ def render_page(outcome: Outcome, text: str) -> str:
 def conditions(outcome: Outcome) -> list[str]:
     """The text that was measured, and how, in sentences; of windows of several lengths the note of the page has it."""
     result = outcome.results[0]
-    sizes = [f"{len(result.tally.entries):,} documents", f"{result.tally.count('bytes'):,} bytes"]
+    sizes = [format_counted(len(result.tally.entries), "document"), f"{result.tally.count('bytes'):,} bytes"]
     if outcome.pair is None:
         sizes.insert(1, f"{result.tally.count('tokens'):,} tokens")
     notes = result_notes(result) if outcome.pair is None else pair_notes(outcome.pair)
     return [", ".join(sizes), *([] if outcome.lengths else notes)]
 
 
-def _detail_rows(outcome: Outcome) -> list[list[str]]:
-    """Accuracy, entropy and calibration as rows of the table; none where two models have different tokens."""
-    details = [each.details for each in outcome.results if each.details is not None]
-    if outcome.lengths or not details or (outcome.pair is not None and not outcome.pair.same_tokenizer):
-        return []
-    one, *others = (detail_cells(each) for each in details)
-    names = [f"{name}, {unit}" if unit else name for name, _, _, unit in one]
-    if not others:
-        return [[name, value, error] for name, (_, value, error, _) in zip(names, one, strict=True)]
-    return [[name, a[1], b[1], "", "", ""] for name, a, b in zip(names, one, others[0], strict=True)]
-
-
-def _with_units(rows: list[list[str]], units: dict[str, str]) -> list[list[str]]:
+def _with_units(rows: list[list[str]]) -> list[list[str]]:
     """Rows whose first cell names the unit of the row too: loss per token, nats."""
-    return [[f"{row[0]}, {unit}" if (unit := units.get(row[0])) else row[0], *row[1:]] for row in rows]
+    return [[f"{row[0]}, {unit}" if (unit := UNITS.get(row[0])) else row[0], *row[1:]] for row in rows]
 
 
 def page_documents(outcome: Outcome) -> tuple[list[dict[str, Any]], list[str]]:
@@ -132,7 +118,9 @@ def page_documents(outcome: Outcome) -> tuple[list[dict[str, Any]], list[str]]:
             "numbers above are of the whole text."
         )
     if differing:
-        notes.append(f"In {differing} documents the models read different characters: only A is shown there.")
+        notes.append(
+            f"In {format_counted(differing, 'document')} the models read different characters: only A is shown there."
+        )
     return shown, notes
 
 
@@ -154,8 +142,17 @@ def _tokens(piece: Piece, tokens: tuple[TokenOnPage, ...]) -> Any:
 
 
 def detail_charts(outcome: Outcome) -> Iterator[Chart]:
-    """The loss against the position and against the window, and calibration, where they were measured."""
-    found = [(name, each.details) for name, each in zip("AB", outcome.results, strict=False) if each.details]
+    """The loss against the window; and against the position, and calibration, of the models that have details.
+
+    Models with different tokens are not drawn over one another: their losses are of different parts of the text.
+    """
+    comparable = outcome.pair is None or outcome.pair.same_tokenizer
+    names = [""] if outcome.pair is None else ["A", "B"]
+    found = [
+        (name, each.details)
+        for name, each in zip(names, outcome.results, strict=True)
+        if each.details is not None and comparable
+    ]
     if outcome.lengths:
         yield _lengths_chart(outcome)
     if found:
@@ -163,8 +160,8 @@ def detail_charts(outcome: Outcome) -> Iterator[Chart]:
         yield _calibration_chart(found)
 
 
-def _colors(colors: Palette) -> Iterator[str]:
-    return itertools.cycle([colors.train, colors.validation])
+def _color(colors: Palette, name: str) -> str:
+    return colors.validation if name == "B" else colors.train
 
 
 def _lengths_chart(outcome: Outcome) -> Chart:
@@ -186,16 +183,17 @@ def _lengths_chart(outcome: Outcome) -> Chart:
 
 def _positions_chart(found: list[tuple[str, Details]]) -> Chart:
     def draw(axes: "Axes", colors: Palette) -> None:
-        for (name, details), color in zip(found, _colors(colors), strict=False):
+        for name, details in found:
             places = [(each.first * each.last) ** 0.5 for each in details.positions]
             losses = [each.loss.value for each in details.positions]
             errors = [each.loss.standard_error or 0.0 for each in details.positions]
+            color = _color(colors, name)
             axes.errorbar(places, losses, errors, color=color, marker="o", markersize=3, linewidth=1.2, label=name)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
         axes.set_xlabel("tokens before it in the window")
         axes.set_ylabel("loss, nats per token")
-        _add_legend(axes, colors, len(found))
+        _add_legend(axes, colors, found)
 
     svg = draw_svg("positions", draw, width=4.2, height=2.6, label="loss against the position in the context")
     caption = "Means of positions 1, 2, 3 to 4, 5 to 8, ...; bars are standard errors over documents."
@@ -205,20 +203,18 @@ def _positions_chart(found: list[tuple[str, Details]]) -> Chart:
 def _calibration_chart(found: list[tuple[str, Details]]) -> Chart:
     def draw(axes: "Axes", colors: Palette) -> None:
         axes.plot([0, 1], [0, 1], color=colors.muted, linewidth=0.8, linestyle=":")
-        for (name, details), color in zip(found, _colors(colors), strict=False):
-            confidences = [each.confidence for each in details.bins]
-            axes.plot(
-                confidences, [b.accuracy for b in details.bins], color=color, marker="o", markersize=3, label=name
-            )
+        for name, details in found:
+            confidences, accuracies = zip(*((each.confidence, each.accuracy) for each in details.bins), strict=True)
+            axes.plot(confidences, accuracies, color=_color(colors, name), marker="o", markersize=3, label=name)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.xaxis.set_major_locator(_tenths())
         axes.set_xlabel("probability of the likeliest token")
         axes.set_ylabel("share of tokens for which it came")
-        _add_legend(axes, colors, len(found))
+        _add_legend(axes, colors, found)
 
     svg = draw_svg("calibration", draw, width=4.2, height=2.6, label="accuracy against confidence")
-    errors = ", ".join(f"{name} " * (len(found) > 1) + f"{details.calibration_error:.4f}" for name, details in found)
+    errors = ", ".join(f"{name} {details.calibration_error:.4f}".strip() for name, details in found)
     caption = f"15 bins of equal width; a calibrated model is on the dotted line. Expected calibration error: {errors}."
     return Chart(title="Calibration", caption=caption, svg=svg)
 
@@ -229,6 +225,6 @@ def _tenths() -> Any:
     return MultipleLocator(0.2)
 
 
-def _add_legend(axes: "Axes", colors: Palette, count: int) -> None:
-    if count > 1:
+def _add_legend(axes: "Axes", colors: Palette, found: list[tuple[str, Details]]) -> None:
+    if any(name for name, _ in found):
         axes.legend(frameon=False, labelcolor=colors.muted)

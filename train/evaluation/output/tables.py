@@ -1,7 +1,7 @@
 """Tables of results for the terminal."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from train.evaluation.bench.lengths import LengthResult
 from train.evaluation.bench.pairs import OTHER_TOKENIZERS, Compared, Pair
@@ -10,7 +10,7 @@ from train.evaluation.details import TOP, Details
 from train.evaluation.domains import EXPONENTIALS, macro_average
 from train.evaluation.evaluate import COUNTS, UNKNOWN, Result, finite_or_none, tally_as_json
 from train.evaluation.measures import Estimate
-from train.terminal.formatting import escape_unprintable, format_number, format_percent
+from train.terminal.formatting import escape_unprintable, format_counted, format_number, format_percent
 
 # Of each measure: its printed name, its unit.
 MEASURE_WORDS = {
@@ -22,11 +22,10 @@ MEASURE_WORDS = {
     "bits_per_character": ("bits per character", ""),
 }
 DOMAIN_MEASURES = ("loss", "perplexity", "bits_per_byte", "bits_per_character")
+UNITS = dict(MEASURE_WORDS.values()) | {"entropy per token": "nats"}  # by the name in the first column
 PERPLEXITIES = {of: name for name, of in EXPONENTIALS.items()}
 MAX_DOMAINS = 40  # rows of the table
-_NOT_RESTORED = (
-    "{} documents hold characters that the tokenizer loses: their bits per byte are not those of the original text"
-)
+_NOT_RESTORED = "the tokenizer loses characters of {}, of which the bits per byte are not those of the original text"
 ONE_DOCUMENT = "one document: there is no standard error over documents"
 
 
@@ -46,9 +45,7 @@ def result_table(result: Result, text: str) -> str:
     found = tally_as_json(result.tally, result.measures)
     lines = [f"{escape_unprintable(str(result.run))}, step {result.step}, on {escape_unprintable(text)}", ""]
     lines += align([[name, f"{found[name]:,}"] for name in ("documents", "tokens", "words", "bytes")])
-    units = dict(MEASURE_WORDS.values())
-    rows = [["", "value", "standard error", ""], *([*row, units.get(row[0], "")] for row in measure_rows(result))]
-    lines += ["", *align(rows), ""]
+    lines += ["", *align(_with_units([["", "value", "standard error"], *measure_rows(result)])), ""]
     if (domains := result.domains) and len(domains) > 1:
         listed = domain_rows({name: tally.measures() for name, tally in domains.items()})
         lines += _columns([*listed[: MAX_DOMAINS + 1], listed[-1]] if len(listed) > MAX_DOMAINS + 2 else listed)
@@ -56,7 +53,7 @@ def result_table(result: Result, text: str) -> str:
             lines.append(f"  and {len(domains) - MAX_DOMAINS:,} domains more: see --json")
         lines.append("")
     if result.details is not None:
-        lines += [*_detail_rows(result.details), ""]
+        lines += [*align(_with_units(detail_rows(result.details))), "", *_columns(_position_rows(result.details)), ""]
     return "\n".join([*lines, *(f"  {note}" for note in result_notes(result))])
 
 
@@ -71,7 +68,7 @@ def result_notes(result: Result) -> list[str]:
     elif len(result.domains) == len(result.tally.entries):
         notes.append("every domain is one document: standard errors are over the domains")
     if result.documents_not_restored:
-        notes.append(f"WARNING: {_NOT_RESTORED.format(result.documents_not_restored)}")
+        notes.append(_not_restored(result))
     return notes
 
 
@@ -96,7 +93,8 @@ def lengths_table(results: Sequence[LengthResult]) -> str:
 def lengths_note(results: Sequence[LengthResult]) -> str:
     """The documents that all lengths are measured on."""
     count = len(results[0].result.tally.entries)
-    return f"the {count:,} documents that fill the longest window, in windows of each length (stride: half of it)"
+    documents = "the one document that fills" if count == 1 else f"the {count:,} documents that fill"
+    return f"{documents} the longest window, in windows of each length (stride: half of it)"
 
 
 def length_rows(results: Sequence[LengthResult]) -> list[list[str]]:
@@ -128,14 +126,8 @@ def pair_table(pair: Pair, text: str) -> str:
     if not pair.same_tokenizer:
         lines += [f"  {OTHER_TOKENIZERS}", ""]
     lines += _columns([["", "A", "B", "B - A", "95% interval", "p"], *difference_rows(pair.measures)])
-    if pair.same_tokenizer and pair.base.details is not None and pair.other.details is not None:
-        both = [detail_cells(one) for one in (pair.base.details, pair.other.details)]
-        lines += [
-            "",
-            *_columns([["", "A", "B"], *([name, a, b] for (name, a, _, _), (_, b, _, _) in zip(*both, strict=True))]),
-        ]
-    elif pair.base.details is not None:
-        lines += ["", "  --details are per token, so these models are not compared by them"]
+    if details := pair_detail_rows(pair):
+        lines += ["", *_columns([["", "A", "B"], *details])]
     if pair.domains:
         rows = []
         for domain, measures in pair.domains.items():
@@ -154,8 +146,17 @@ def pair_notes(pair: Pair) -> list[str]:
     for name, one in (("A", pair.base), ("B", pair.other)):
         notes.append(f"{name}: window {one.window} tokens, stride {one.stride}; {_first_token_note(one)}")
         if one.documents_not_restored:
-            notes.append(f"WARNING: {_NOT_RESTORED.format(one.documents_not_restored)}")
-    return notes
+            notes.append(_not_restored(one))
+    return [*notes, *_details_note(pair)]
+
+
+def _details_note(pair: Pair) -> Iterator[str]:
+    """Why the details of one model, or of both, are not shown."""
+    have = [name for name, one in (("A", pair.base), ("B", pair.other)) if one.details is not None]
+    if have and not pair.same_tokenizer:
+        yield "accuracy, entropy and calibration are per token: these models are not compared by them"
+    elif len(have) == 1:
+        yield f"accuracy, entropy and calibration were measured of {have[0]} alone"
 
 
 def difference_rows(measures: Mapping[str, Compared]) -> list[list[str]]:
@@ -187,22 +188,44 @@ def domain_rows(domains: Mapping[str, Mapping[str, Estimate]]) -> list[list[str]
     return rows
 
 
-def detail_cells(details: Details) -> list[list[str]]:
-    """A row for each number of the details: its name, its value, its standard error, its unit."""
+def detail_rows(details: Details) -> list[list[str]]:
+    """A row for each number of the details: its name, its value, its standard error."""
     return [
-        ["accuracy", format_percent(details.accuracy.value), _error(details.accuracy), ""],
-        [f"among the {TOP} likeliest", format_percent(details.accuracy_top.value), _error(details.accuracy_top), ""],
-        ["entropy per token", _number(details.entropy.value), _error(details.entropy), "nats"],
-        ["calibration error", _number(details.calibration_error), "-", ""],
+        ["accuracy", format_percent(details.accuracy.value), _error(details.accuracy)],
+        [f"among the {TOP} likeliest", format_percent(details.accuracy_top.value), _error(details.accuracy_top)],
+        ["entropy per token", _number(details.entropy.value), _error(details.entropy)],
+        ["calibration error", _number(details.calibration_error), "-"],
     ]
 
 
-def _detail_rows(details: Details) -> list[str]:
+def pair_detail_rows(pair: Pair) -> list[list[str]]:
+    """A row for each number of the details: its name, and the value of each model, "-" where it was not measured.
+
+    None where neither model has details, or where they have different tokens.
+    """
+    both = [None if one.details is None else detail_rows(one.details) for one in (pair.base, pair.other)]
+    known = next((rows for rows in both if rows is not None), [])
+    if not pair.same_tokenizer:
+        return []
+    return [[row[0], *("-" if rows is None else rows[k][1] for rows in both)] for k, row in enumerate(known)]
+
+
+def _position_rows(details: Details) -> list[list[str]]:
+    """A row of heads, and a row for each bin of positions."""
     positions = [["tokens before it", "tokens", "loss", "standard error"]]
     for each in details.positions:
         span = f"{each.first:,}" if each.first == each.last else f"{each.first:,} to {each.last:,}"
         positions.append([span, f"{each.tokens:,}", _number(each.loss.value), _error(each.loss)])
-    return [*align(detail_cells(details)), "", *_columns(positions)]
+    return positions
+
+
+def _with_units(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Rows with a last cell for their unit."""
+    return [[*row, UNITS.get(row[0], "")] for row in rows]
+
+
+def _not_restored(result: Result) -> str:
+    return f"WARNING: {_NOT_RESTORED.format(format_counted(result.documents_not_restored, 'document'))}"
 
 
 def _number(value: float) -> str:

@@ -18,6 +18,7 @@ from train.lab.statistics.differences import Difference
 from train.lab.statistics.documents import paired_bootstrap
 from train.report.run import RunData
 from train.run.loading import LoadedRun, latest_step, load_run
+from train.terminal.formatting import format_counted
 
 # Measures of a line of evaluation; those per token can be compared only where the tokens are the same.
 PER_TOKEN = ("loss", "perplexity")
@@ -221,7 +222,8 @@ def _notes(
     lost = [sum(not document.restored for document in of_run) for of_run in documents]
     for name, count in zip("AB", lost, strict=True):
         if count:
-            found.append(f"the tokenizer of {name} loses a part of {count:,} documents: bits per byte are too low")
+            documents_lost = format_counted(count, "document")
+            found.append(f"the tokenizer of {name} loses a part of {documents_lost}: bits per byte are too low")
     if len({tokenizer.begin_of_document is None for tokenizer in tokenizers}) > 1:
         found.append("one tokenizer has no mark that begins a document, so its first tokens are not counted")
     return found

@@ -11,6 +11,7 @@ from train.report.run import run_state
 from train.terminal.formatting import (
     escape_unprintable,
     format_count,
+    format_counted,
     format_duration,
     format_fixed,
     format_number,
@@ -122,7 +123,8 @@ def paired_sentence(found: Comparison) -> str:
     paired = found.paired
     assert paired is not None
     count, total = paired.documents
-    documents = f"{count:,} documents" if count == total else f"{count:,} of {total:,} documents"
+    documents = format_counted(total, "document")
+    documents = documents if count == total else f"{count:,} of {documents}"
     return f"{documents}, checkpoints {paired.steps[0]:,} and {paired.steps[1]:,}"
 
 

@@ -10,6 +10,7 @@ from train.lab.report import charts, mixing, words
 from train.lab.report.analysis import Analysis, Row
 from train.report.run import HeadlineNumber
 from train.report.template import fill, read_source
+from train.terminal.formatting import format_counted
 
 _SEEDS = ("training.seed:", "data.seed:")
 
@@ -67,7 +68,7 @@ def _about(analysis: Analysis) -> str:
     results = analysis.results
     variants, seeds = len(results.variants), len(results.seeds)
     parts = [
-        f"{variants} variants with {seeds} seed{'s' * (seeds != 1)} each",
+        f"{variants} variants with {format_counted(seeds, 'seed')} each",
         f"compared by {results.metric}",
         words.equal_words(analysis),
         str(results.content.get("config", "")),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from model.options.annotations import fields_of, option_classes
+from train.experiment import Experiment
 from train.lab.report.analysis import LEVEL, Analysis, Row, false_rate
 from train.lab.statistics.differences import Difference, paired
 from train.lab.statistics.power import POWER
 from train.lab.statistics.speedup import Speedup
 from train.lab.statistics.verdicts import format_p
-from train.terminal.formatting import format_bytes, format_count
+from train.terminal.formatting import format_bytes, format_count, format_counted
 
 NONE = "\u2013"
 MINUS = "\u2212"
@@ -24,6 +27,8 @@ _QUANTITIES = {
     "active_params": "the number of active parameters",
     "time": "the time of the training steps",
 }
+# Fields of data options that cut the same data into other batches, or take them in another order.
+_BATCHING = {"batch_size", "ramp", "sequence_length", "packing", "cross_document_attention", "group", "seed"}
 _KNOBS = {
     "steps": "steps",
     "width": "the width",
@@ -69,7 +74,7 @@ def seeds_cell(row: Row) -> str:
 def seeds_words(row: Row) -> str:
     """The same in words: 3 seeds; 2 of 3 seeds, 1 failed."""
     total, rest = len(row.variant.runs), _states(row)
-    return f"{total - len(row.missing)} of {total} seeds, {rest}" if rest else f"{total} seed{'s' * (total != 1)}"
+    return f"{total - len(row.missing)} of {total} seeds, {rest}" if rest else format_counted(total, "seed")
 
 
 def _states(row: Row) -> str:
@@ -192,7 +197,7 @@ def tuning_rows(analysis: Analysis) -> list[dict[str, str]]:
         lengths = ", ".join(f"{one['steps']:,}" for one in rounds)
         lost = sum(loss is None for one in rounds for loss in one["losses"].values())
         words = f"{len(tried)} rates from {_rate(tried[0])} to {_rate(tried[-1])}, rounds of {lengths} steps"
-        words += f"; {lost} run{'s' * (lost > 1)} failed or diverged" * bool(lost)
+        words += f"; {format_counted(lost, 'run')} failed or diverged" * bool(lost)
         words += edge_words(search)
         words += "; the search is not done" * (search.get("rate") is None)
         rows.append({"name": row.name, "rate": _rate(search.get("rate")), "tuned": words})
@@ -260,28 +265,56 @@ def decision_rows(analysis: Analysis) -> list[dict[str, str]]:
 
 
 def _batches_words(analysis: Analysis) -> str:
-    """Whether the runs of one seed read the same batches: not where a variant has another tokenizer or other data."""
-    data = analysis.base.variant.config.get("data")
-    others = [row.name for row in analysis.rows if row.variant.config.get("data", data) != data]
-    if len(others) == len(analysis.rows) - 1:
+    """Whether the runs of one seed read the same batches: not with another tokenizer, other data or other sizes."""
+    base = analysis.base.variant.config.get("data") or {}
+    found: dict[str, list[str]] = {"data": [], "batches of the same data": []}
+    for row in analysis.rows:
+        changed = _changed_data(base, row.variant.config.get("data") or base)
+        if changed:
+            found["data" if changed - _BATCHING else "batches of the same data"].append(row.name)
+    others = "; ".join(f"other {what} have {', '.join(names)}" for what, names in found.items() if names)
+    variants = len(analysis.rows) - 1
+    if not others or sum(map(len, found.values())) < variants:
+        return "which has the same batches in the same order" + (f" ({others})" if others else "")
+    if len(found["data"]) == variants:
         return "whose data are others: the batches of a pair differ"
-    same = "which has the same batches in the same order"
-    return same + (f" (other data have {', '.join(others)})" if others else "")
+    if not found["data"]:
+        return "whose data are the same in other batches: the batches of a pair differ"
+    return f"whose batches are others than those of every variant ({others})"
+
+
+def _changed_data(base: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
+    """The fields of two data options, as JSON, that differ, apart from those that only change the execution."""
+    cls = option_classes(fields_of(Experiment)["data"]).get(str(base.get("type")))
+    fields = () if cls is None else dataclasses.fields(cls)
+    execution = {field.name for field in fields if field.metadata.get("changes") == "execution"}
+    return {name for name in base.keys() | other.keys() if base.get(name) != other.get(name)} - execution
 
 
 def method(analysis: Analysis) -> list[str]:
     """How the numbers came about, in sentences."""
     results, others = analysis.results, len(analysis.rows) - 1
-    seeds = len(results.seeds)
     lines = [
         f"{results.metric} is that of the last evaluation, at the last step; never the best one. \u00b1 is the "
-        "standard deviation over seeds.",
+        "standard deviation over seeds."
+    ]
+    if others:
+        lines += _method_of_differences(analysis, others)
+    if any(run.joint for run in results.runs()):
+        lines.append("Runs that trained jointly, in one program, have no time, speed and memory of their own.")
+    return lines
+
+
+def _method_of_differences(analysis: Analysis, others: int) -> list[str]:
+    """The same of the differences of `others` variants to the base."""
+    results, seeds = analysis.results, len(analysis.results.seeds)
+    lines = [
         f"Differences are to {results.base} with the same seed, {_batches_words(analysis)}; "
         f"intervals ({LEVEL:.0%}) and p-values are those of the paired t test over {seeds} seeds.",
     ]
     if (rate := false_rate(results)) is not None:
         lines.append(
-            f"p-values are adjusted for {others} comparison{'s' * (others != 1)} (Holm). With no difference anywhere, "
+            f"p-values are adjusted for {format_counted(others, 'comparison')} (Holm). With no difference anywhere, "
             f"a verdict of better or worse stands in at most {100 * rate:.3g}% of such sweeps. A variant is "
             "judged once, when all its declared seeds and those of the base are done. Intervals are those of one "
             "comparison, without this adjustment: one may leave out 0 where the verdict is not shown."
@@ -306,6 +339,4 @@ def method(analysis: Analysis) -> list[str]:
         "of a seed; geometric mean with the t interval of the logarithms. Wall time is that of training steps, without "
         "compilation and evaluation; runs that shared a machine slowed one another."
     )
-    if any(run.joint for run in results.runs()):
-        lines.append("Runs that trained jointly, in one program, have no time, speed and memory of their own.")
     return lines

@@ -17,7 +17,7 @@ from train.parallel.planner.serving import (
     token_bytes,
 )
 from train.parallel.planner.words import format_size
-from train.terminal.formatting import format_count
+from train.terminal.formatting import format_count, format_counted
 
 BATCHES = (1, 8, 64)
 ASSUMPTIONS = (
@@ -173,7 +173,7 @@ def _formats(config: ModelConfig) -> dict[str, str]:
 
 
 def _rows(number: int) -> str:
-    return f"{number:,} row{'s' if number != 1 else ''}"
+    return format_counted(number, "row")
 
 
 def _speed(step: Step) -> str:

@@ -164,7 +164,7 @@ def test_the_loss_is_kept_with_the_dataset(lossy, tmp_path):
     assert dataset.unrestored("train") == UnrestoredText(documents=2, bytes=7)
     assert dataset.unrestored("validation") == UnrestoredText(documents=1, bytes=1)
     assert dataset.unrestored_in_words("train") == "the tokenizer loses 7 bytes (22.58%), in 2 documents"
-    assert "WARNING: validation: the tokenizer loses 1 bytes (6.67%), in 1 documents" in summary(folder)
+    assert "WARNING: validation: the tokenizer loses 1 byte (6.67%), in 1 document" in summary(folder)
     again = open_dataset(prepare(lossy, tmp_path / "again", workers=2))
     assert again.description == dataset.description
 

@@ -11,6 +11,7 @@ from train.evaluation.bench.pairs import compare
 from train.evaluation.bench.request import Outcome
 from train.evaluation.document_scores import Kept
 from train.evaluation.evaluate import evaluate
+from train.evaluation.measures import Tally
 from train.evaluation.output.page import render_page, write_page
 from train.run.loading import load_run
 
@@ -56,6 +57,37 @@ def test_the_page_says_what_was_measured_and_how(outcome):
     for text in (page, both):
         assert "<td>accuracy</td>" in text
         assert "<td>entropy per token, nats</td>" in text
+
+
+def test_one_document_is_singular(outcome):
+    one = dataclasses.replace(outcome.results[0], tally=Tally([outcome.results[0].scores[0].sums]))
+    assert "1 document, 9 tokens, 9 bytes" in render_page(dataclasses.replace(alone(outcome), results=(one,)), "t")
+
+
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_details_of_one_of_two_models_are_in_its_column_and_its_color(outcome, name):
+    """Not the standard error of one model as the value of the other."""
+    results = [
+        dataclasses.replace(each, details=each.details if which == name else None)
+        for which, each in zip("AB", outcome.results, strict=True)
+    ]
+    pair = compare(*results, same_tokenizer=True, draws=99)
+    page = render_page(dataclasses.replace(outcome, results=tuple(results), pair=pair), "t")
+    (cells,) = re.findall(r"<tr>\s*<td>accuracy</td>(.*?)</tr>", page, re.DOTALL)
+    value = f"{outcome.results['AB'.index(name)].details.accuracy.value:.1%}"
+    assert re.findall(r"<td[^>]*>(.*?)</td>", cells) == [*(value if each == name else "-" for each in "AB"), "", "", ""]
+    assert f"Accuracy, entropy and calibration were measured of {name} alone" in page
+    assert f"Expected calibration error: {name} 0." in page
+    curve = {"A": "stroke: var(--train)", "B": "stroke: var(--validation)"}
+    assert [curve[each] in page for each in "AB"] == [each == name for each in "AB"]
+
+
+def test_models_with_other_tokens_have_no_details_to_compare(outcome):
+    pair = compare(*outcome.results, same_tokenizer=False, draws=99)
+    page = render_page(dataclasses.replace(outcome, pair=pair), "t")
+    assert "<svg" not in page
+    assert "<td>accuracy</td>" not in page
+    assert "these models are not compared by them" in page
 
 
 def test_the_data_hold_every_kept_token_with_its_loss(outcome):

@@ -9,7 +9,7 @@ from tests.train.evaluation.bench.test_pairs import BASE, OTHER, result
 from train.evaluation.bench.lengths import LengthResult
 from train.evaluation.bench.pairs import compare
 from train.evaluation.details import DetailSums, TokenScores, measure_details
-from train.evaluation.output.tables import MAX_DOMAINS, lengths_table, pair_table, result_table
+from train.evaluation.output.tables import MAX_DOMAINS, lengths_table, pair_detail_rows, pair_table, result_table
 
 
 def details():
@@ -75,8 +75,20 @@ def test_details_of_two_models_are_compared_where_their_tokens_are_the_same():
     assert row(table, "among the 5 likeliest").split()[-2:] == ["62.5%", "62.5%"]
     assert row(table, "entropy per token").split()[-2:] == ["1.5000", "1.5000"]
     other = pair_table(compare(one, two, same_tokenizer=False, draws=99), "t.txt")
-    assert "entropy" not in other
-    assert "--details are per token, so these models are not compared by them" in other
+    assert "12.5%" not in other
+    assert "entropy and calibration are per token: these models are not compared by them" in other
+
+
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_details_of_one_of_two_models_stand_beside_a_dash(name):
+    two = {"A": result(BASE), "B": result(OTHER)}
+    two[name] = dataclasses.replace(two[name], details=details())
+    pair = compare(*two.values(), same_tokenizer=True, draws=99)
+    assert pair_detail_rows(pair)[2] == ["entropy per token", *("1.5000" if each == name else "-" for each in two)]
+    assert f"accuracy, entropy and calibration were measured of {name} alone" in pair_table(pair, "t.txt")
+    neither = compare(result(BASE), result(OTHER), same_tokenizer=True, draws=99)
+    assert pair_detail_rows(neither) == []
+    assert "calibration" not in pair_table(neither, "t.txt")
 
 
 def test_lengths_are_rows():
@@ -84,4 +96,12 @@ def test_lengths_are_rows():
     table = lengths_table(results)
     assert row(table, "8 ").split()[:2] == ["8", "0.5"]
     assert row(table, "128").split()[2] == f"{results[1].result.measures['loss'].value:.4f}"
-    assert "12 documents that fill the longest window" in table
+    assert "the 12 documents that fill the longest window" in table
+    assert "the one document that fills the longest window" in lengths_table([LengthResult(8, 0.5, result(BASE[:1]))])
+
+
+def test_documents_that_the_tokenizer_does_not_restore_are_counted():
+    some = [result_table(dataclasses.replace(result(BASE), documents_not_restored=n), "t.txt") for n in (0, 1, 2)]
+    assert "WARNING" not in some[0]
+    assert "WARNING: the tokenizer loses characters of 1 document, of which" in some[1]
+    assert "WARNING: the tokenizer loses characters of 2 documents, of which" in some[2]

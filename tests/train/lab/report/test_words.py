@@ -3,6 +3,10 @@ import math
 
 import pytest
 
+from model.options.annotations import fields_of, option_classes
+from model.options.json import to_json
+from train.data.config import Bytes, Data
+from train.experiment import Experiment
 from train.lab.report import words
 from train.lab.report.analysis import analyse
 from train.lab.statistics.speedup import Speedup
@@ -148,18 +152,54 @@ def test_the_method_says_how_numbers_came_about(finished):
     assert words.equal_words(finished) == "the number of parameters held equal by the width"
 
 
-def test_batches_are_the_same_only_where_the_data_are(finished):
-    def differences(*others):
-        found = []
-        for row in finished.rows:
-            config = row.variant.config | {"data": {"vocab_size": 512 if row.name in others else 2048}}
-            found.append(dataclasses.replace(row, variant=dataclasses.replace(row.variant, config=config)))
-        return words.method(dataclasses.replace(finished, rows=found))[1]
+DATA_OPTIONS = option_classes(fields_of(Experiment)["data"]).values()
 
-    names = [row.name for row in finished.rows if row.name != finished.base.name]
-    assert "which has the same batches in the same order; intervals" in differences()
-    assert "in the same order (other data have wide); intervals" in differences("wide")
-    assert "whose data are others: the batches of a pair differ; intervals" in differences(*names)
+
+def test_batches_are_the_same_only_where_the_data_and_their_batches_are(finished):
+    def differences(**changes):
+        data = to_json(Data())
+        rows = []
+        for row in finished.rows:
+            config = row.variant.config | {"data": data | changes.get(row.name, {})}
+            rows.append(dataclasses.replace(row, variant=dataclasses.replace(row.variant, config=config)))
+        return words.method(dataclasses.replace(finished, rows=rows))[1]
+
+    names = [row.name for row in finished.rows if not row.is_base]
+    text, sizes, ahead = {"path": "another.txt"}, {"batch_size": 3}, {"prefetch": 1}
+    same = "which has the same batches in the same order"
+    assert f"{same}; intervals" in differences()
+    assert f"{same}; intervals" in differences(**dict.fromkeys(names, ahead))
+    assert f"{same} (other data have wide); intervals" in differences(wide=text | sizes)
+    assert f"{same} (other batches of the same data have wide); intervals" in differences(wide=sizes | ahead)
+    assert f"{same} (other data have slow; other batches of the same data have wide)" in differences(
+        wide=sizes, slow={"tokenizer": to_json(Bytes())}
+    )
+    assert "whose data are others: the batches of a pair differ; intervals" in differences(**dict.fromkeys(names, text))
+    assert "whose data are the same in other batches: the batches of a pair differ; intervals" in differences(
+        **dict.fromkeys(names, sizes)
+    )
+    assert "whose batches are others than those of every variant (other data have wide; other batches" in differences(
+        **{**dict.fromkeys(names, sizes), "wide": text}
+    )
+
+
+def test_a_base_alone_has_no_words_about_differences(finished):
+    alone = dataclasses.replace(finished, rows=[finished.base])
+    (line,) = words.method(alone)
+    assert line.startswith("loss is that of the last evaluation")
+    assert words._batches_words(alone) == "which has the same batches in the same order"
+
+
+@pytest.mark.parametrize("option", DATA_OPTIONS, ids=lambda option: option.__name__)
+def test_every_number_of_batches_made_ahead_is_left_out(option):
+    values = {"type": option.__name__, "prefetch": 1, "batch_size": 2}
+    assert words._changed_data(values, values | {"prefetch": 2}) == set()
+    assert words._changed_data(values, values | {"batch_size": 3}) == {"batch_size"}
+
+
+def test_the_fields_of_batching_are_those_of_data_options():
+    known = {field.name for option in DATA_OPTIONS for field in dataclasses.fields(option)}
+    assert known >= words._BATCHING
 
 
 @pytest.mark.parametrize("name", ["wide", "same"])
