@@ -45,5 +45,6 @@ def test_a_sweep_has_a_table_pictures_and_its_report(folder):
     assert {"variant", "loss", "verdict"} <= set(table.head)
     assert "memory" not in table.head
     (pictures,) = (part for part in parts if isinstance(part, Charts))
-    assert len(pictures.charts) == 2 and pictures.wide
+    assert len(pictures.charts) == 2
+    assert pictures.wide
     assert [link.address for part in parts if isinstance(part, Links) for link in part.links] == ["sweep/report.html"]

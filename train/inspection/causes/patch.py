@@ -34,6 +34,7 @@ from train.inspection.text import Tokens, read, token_texts
 from train.run.loading import LoadedRun
 
 DEFAULT_TAPS = ("block_output", "mixer_output", "ffn_output", "mixer_heads")
+ALIKE = 1e-5  # numbers that differ by less, relatively, are the same but for rounding
 MAX_POSITIONS = 64
 SMALL = 0.1  # a change of the logit difference that is too small to divide by
 
@@ -219,7 +220,7 @@ def inspect(
         notes=notes,
         lines=[
             f"{name}: largest effect {max(float(np.nanmax(x)) for x in each.patched.values()):.3f}, correlation with "
-            f"the estimate {agreement[name][0]:.3f}"
+            f"the estimate {_correlation(agreement[name][0])}"
             for name, each in effects.items()
         ],
     )
@@ -255,13 +256,20 @@ def _sample(places: list[int]) -> tuple[list[int], list[str]]:
     ]
 
 
-def _agreement(effects: Effects) -> tuple[float, float]:
-    """The correlation of effects and estimates over all patches, and their largest difference."""
+def _agreement(effects: Effects) -> tuple[float | None, float]:
+    """The correlation of effects and estimates over all patches, and their largest difference.
+
+    There is no correlation of fewer than three patches, nor of effects or estimates that are all alike.
+    """
     x, y = (np.concatenate(list(values.values())) for values in effects)
     x, y = x[np.isfinite(x)], y[np.isfinite(y)]
-    spread = x.std() * y.std()
-    correlation = float(((x - x.mean()) * (y - y.mean())).mean() / spread) if spread > 0 else float("nan")
+    alike = any(np.ptp(each) <= ALIKE * np.abs(each).max() for each in (x, y))
+    correlation = None if len(x) < 3 or alike else float(np.corrcoef(x, y)[0, 1])
     return correlation, float(np.abs(x - y).max())
+
+
+def _correlation(found: float | None) -> str:
+    return "\u2013" if found is None else f"{found:.3f}"
 
 
 def by_head(subject: Subject, name: str, layers: Sequence[int] | None) -> bool:
@@ -315,9 +323,12 @@ _CAUSAL = (
 )
 
 
-def _table(agreement: dict[str, tuple[float, float]]) -> Table:
+def _table(agreement: dict[str, tuple[float | None, float]]) -> Table:
     return Table(
         title="Patching and its estimate by gradients",
         head=["tap", "correlation", "largest difference"],
-        rows=[[name, f"{r:.3f}", f"{difference:.3f}"] for name, (r, difference) in agreement.items()],
+        rows=[[name, _correlation(r), f"{difference:.3f}"] for name, (r, difference) in agreement.items()],
+        caption="Over all patches of a tap; a dash where they are fewer than three or have all the same effect."
+        if any(r is None for r, _ in agreement.values())
+        else "",
     )

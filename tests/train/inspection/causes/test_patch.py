@@ -165,3 +165,14 @@ def test_no_effect_is_written_as_zero_not_as_minus_zero(tiny_run):
     )
     signs |= {bool(np.signbit(x[:-1]).any()) for each in opposite.numbers["effects"].values() for x in [each[1]]}
     assert signs == {False}
+
+
+def test_effects_that_are_all_alike_or_too_few_have_no_correlation_with_estimates():
+    def agreement(patched, estimated):
+        return patching._agreement(Effects({0: np.array(patched)}, {0: np.array(estimated)}))
+
+    assert agreement([0.0, 1.0, 3.0, np.nan], [0.0, 2.0, 5.0, np.nan]) == (pytest.approx(0.9972, abs=1e-4), 2.0)
+    assert agreement([0.0, 1.0], [0.0, 2.0]) == (None, 1.0)
+    assert agreement([1.0, 1.0 + 1e-7, 1.0], [0.1, 0.5, 0.9])[0] is None
+    assert patching._correlation(None) == "\u2013"
+    assert patching._table({"a": (None, 0.5)}).caption.startswith("Over all patches of a tap; a dash")
