@@ -130,7 +130,9 @@ def _losses(
         of_target = jnp.take_along_axis(jax.nn.log_softmax(z_BTV), targets_BT[..., None], axis=-1)[..., 0]
         return -of_target, jnp.argmax(z_BTV, axis=-1) == targets_BT
 
-    clean_BT, hits_BT = subject.compiled(lambda *arrays: nll(*arrays, Taps()))(made.tokens, made.targets)
+    clean_BT, hits_BT = subject.compiled(lambda p, tokens, targets: nll(p, tokens, targets, Taps()))(
+        made.tokens, made.targets
+    )
     rises: dict[int, list[tuple[float, float]]] = {}
     for layer in chosen_layers(subject.config, OUTPUTS, layers):
 
