@@ -70,5 +70,5 @@ lesson = Lesson(
         "evenly (entropy 2.3 to 2.4 nats, where the most is 2.61), and one head of the second layer has found its "
         "neighbours (mean distance 1.6). Give it more steps: `--set training.num_steps=1000`.",
     ),
-    time="about 1 min of processor time; 8 min on the clock, on two cores beside very much other work",
+    time="34 s on one core",
 )

@@ -65,5 +65,5 @@ lesson = Lesson(
         "model, and its loss rises by 3.73. A part that is used is not a part that is needed.",
         "Neuron 0 fires at starts of lines and inside tables of the help; most others have no name.",
     ),
-    time="about 1 min 10 s of processor time; 8 min on the clock, on two cores beside very much other work",
+    time="46 s on one core",
 )

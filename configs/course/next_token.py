@@ -70,5 +70,5 @@ lesson = Lesson(
         "first layer in 37%. In the sum of shares the first feed-forward writes most of the logit (5.74 of 7.11): much "
         "of the next token follows from the last one alone. One head of the second layer votes against (-1.06).",
     ),
-    time="42 s of processor time; 6 min 31 s on the clock, on two cores beside very much other work",
+    time="29 s on one core",
 )

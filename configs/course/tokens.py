@@ -71,5 +71,5 @@ lesson = Lesson(
         "The word strawberry is seven pieces with either vocabulary (`st ra w b er r y`), and its three r's lie in "
         "three of them. Every byte of Russian, Chinese or Hindi is a token of its own.",
     ),
-    time="8 min 15 s on the clock, on two cores beside much other work",
+    time="38 s on one core",
 )

@@ -154,7 +154,7 @@ def _run(part: Run, folders: Folders) -> list[Part]:
     title = "The training" if part.name == "run" else f"The training: {part.name}"
     words = Words(title=title, paragraphs=[part.note] if part.note else [])
     chart = loss_chart(run)
-    shown: list[Part] = [words, *([Charts(charts=[chart])] if chart is not None else [])]
+    shown: list[Part] = [words, *([Charts(charts=[chart], wide=True)] if chart is not None else [])]
     if part.samples and run.samples:
         step, text = run.samples[-1]
         shown.append(
