@@ -38,7 +38,8 @@ class Instrument(NamedTuple):
 
 
 FLAGS: dict[str, Flag] = {
-    "text": Flag("text", "The text to look at."),
+    "text": Flag("text", "The text to look at; the target of a model with an encoder."),
+    "source": Flag("text", "The source that an encoder reads, for a model that has one."),
     "half": Flag("integer", "The random tokens that are repeated; as many as the context holds, 128 at most."),
     "sequences": Flag("integer", "Rows of random tokens.", 1),
     "seed": Flag("integer", "The seed of random choices.", 0),
@@ -114,7 +115,7 @@ INSTRUMENTS: dict[str, Instrument] = {
     "attention": Instrument(
         "train.inspection.attention.maps",
         "maps of attention by layer and head over a text, entropy and distance by head",
-        ("text", "layers"),
+        ("text", "source", "layers"),
     ),
     "heads": Instrument(
         "train.inspection.attention.roles",
