@@ -87,6 +87,7 @@ FLAGS: dict[str, Flag] = {
     "checkpoints": Flag("words", "The steps to show, such as 100,200,300."),
     "against": Flag("path", "The folder of a second tokenizer: a run, a dataset or a Hugging Face folder."),
     "receiver": Flag("word", "The end of a path: logits, or query, key or value of --layer."),
+    "heads": Flag("words", "The heads to look at, or to replace, such as 0.2,1.4: the layer and the head, from 0."),
     "layers": Flag("integers", "The layers to look at, from 0, such as 0,3,-1; all when not given."),
 }
 
@@ -115,7 +116,7 @@ INSTRUMENTS: dict[str, Instrument] = {
     "attention": Instrument(
         "train.inspection.attention.maps",
         "maps of attention by layer and head over a text, entropy and distance by head",
-        ("text", "source", "layers"),
+        ("text", "source", "layers", "heads"),
     ),
     "heads": Instrument(
         "train.inspection.attention.roles",
@@ -140,7 +141,7 @@ INSTRUMENTS: dict[str, Instrument] = {
     "ablate": Instrument(
         "train.inspection.causes.ablate",
         "the rise of the loss when sublayers or heads are replaced by zero, a mean, or other activations",
-        ("text", "taps", "layers", "positions", "by", "reference", "seed"),
+        ("text", "taps", "layers", "heads", "positions", "by", "reference", "seed"),
     ),
     "patch": Instrument(
         "train.inspection.causes.patch",

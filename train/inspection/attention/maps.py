@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.errors import UserError
+from train.inspection.choice import Heads, heads_in
 from train.inspection.page.page import packed
 from train.inspection.result import Part, Result, Widget
 from train.inspection.source import encoder_of, subject_of
@@ -54,20 +55,15 @@ class Attention(NamedTuple):
       name: encoder, decoder or cross; "" for the only one.
       subject: the model that it is read from.
       tap: the tap of its weights.
-      layers: the layers to look at, from 0.
+      heads: by layer, from 0, the numbers of the heads to look at.
       causal: whether a query sees itself and earlier tokens alone.
     """
 
     name: str
     subject: Subject
     tap: str
-    layers: list[int]
+    heads: dict[int, list[int]]
     causal: bool
-
-    def num_heads(self) -> int:
-        """The heads of all of the layers."""
-        known = layers_with(self.subject.config, self.tap)
-        return sum(known[number][1] for number in self.layers)
 
 
 class Maps(NamedTuple):
@@ -76,13 +72,15 @@ class Maps(NamedTuple):
     Attributes:
       name, causal: as in `Attention`.
       queries, keys: the tokens that attend, and those that they attend to.
-      weights: by layer, (N, T, S).
+      heads: the numbers of the heads, by layer.
+      weights: theirs by layer, (N, T, S).
     """
 
     name: str
     causal: bool
     queries: Tokens
     keys: Tokens
+    heads: dict[int, list[int]]
     weights: dict[int, np.ndarray]
 
     def shapes(self) -> dict[int, HeadShape]:
@@ -96,7 +94,14 @@ class Maps(NamedTuple):
         return shape_of_heads((seen_TS / seen_TS.sum(-1, keepdims=True))[None])
 
 
-def inspect(run: LoadedRun, *, text: str, source: str | None = None, layers: Sequence[int] | None = None) -> Result:
+def inspect(
+    run: LoadedRun,
+    *,
+    text: str,
+    source: str | None = None,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[str] | None = None,
+) -> Result:
     """Maps of attention over a text.
 
     Args:
@@ -104,11 +109,13 @@ def inspect(run: LoadedRun, *, text: str, source: str | None = None, layers: Seq
       text: the text; of a long one the first tokens. For a model with an encoder, the target.
       source: the text that an encoder reads; None for a model without one.
       layers: the layers to look at, of the encoder and of the decoder; None for all that have attention.
+      heads: the heads to show, such as 1.4 for head 4 of layer 1; None for all of the layers.
     """
-    most = _most_tokens(sum(each.num_heads() for each in _kinds(subject_of(run, source)[0], layers)))
+    kinds = _kinds(subject_of(run, source)[0], layers, heads)
+    most = _most_tokens(sum(len(numbers) for each in kinds for numbers in each.heads.values()))
     subject, read_by_encoder = subject_of(run, source, most=most)
     tokens = read(run, text, most=most)
-    found = [_maps_of(each, tokens, read_by_encoder) for each in _kinds(subject, layers)]
+    found = [_maps_of(each, tokens, read_by_encoder) for each in _kinds(subject, layers, heads)]
     missing = [name for name in ("encoder", "decoder") if source is not None and name not in [x.name for x in found]]
     sources = (
         {} if read_by_encoder is None else {"source": list(read_by_encoder.texts), "source_ids": read_by_encoder.ids}
@@ -127,13 +134,13 @@ def inspect(run: LoadedRun, *, text: str, source: str | None = None, layers: Seq
                 | {
                     "layer": n,
                     "head": head,
-                    "entropy": shape.entropy_N[head],
-                    "distance": shape.distance_N[head],
-                    "first_token": shape.first_N[head],
+                    "entropy": shape.entropy_N[row],
+                    "distance": shape.distance_N[row],
+                    "first_token": shape.first_N[row],
                 }
                 for each, of_layers in zip(found, shapes, strict=True)
                 for n, shape in of_layers.items()
-                for head in range(len(shape.entropy_N))
+                for row, head in enumerate(each.heads[n])
             ],
         },
         arrays={f"{each.name}_layer_{n}".removeprefix("_"): x for each in found for n, x in each.weights.items()},
@@ -141,51 +148,64 @@ def inspect(run: LoadedRun, *, text: str, source: str | None = None, layers: Seq
         notes=[
             *tokens.notes,
             *(() if read_by_encoder is None else read_by_encoder.notes),
-            *(f"The layers of the {name} that are shown have no self-attention, and so no maps." for name in missing),
+            *(f"Of the {name} nothing is shown: no self-attention is chosen, or it has none." for name in missing),
         ],
-        lines=[line for each, of_layers in zip(found, shapes, strict=True) for line in _lines(each.name, of_layers)],
+        lines=[line for each, of_layers in zip(found, shapes, strict=True) for line in _lines(each, of_layers)],
     )
 
 
-def _kinds(subject: Subject, layers: Sequence[int] | None) -> list[Attention]:
-    """The kinds of attention of a model. Raises UserError for layers that none of them has."""
+def _kinds(subject: Subject, layers: Sequence[int] | None, heads: Sequence[str] | None) -> list[Attention]:
+    """The kinds of attention of a model that have heads to show. Raises UserError for layers and heads of none."""
     config = subject.config
     if subject.source_S is None:
-        return [Attention("", subject, TAP, chosen_layers(config, TAP, layers), config.visibility.decodes)]
-    encoder = encoder_of(subject)
-    all_of_them = [("decoder", subject, TAP, True), ("cross", subject, CROSS_TAP, False)]
-    if encoder is not None:
-        all_of_them.insert(0, ("encoder", encoder, TAP, False))
-    if layers is not None:
-        there = {n for n in layers for _, one, tap, _ in all_of_them if _number(one, tap, n) is not None}
-        if lost := [n for n in layers if n not in there]:
-            last = max(one.config.num_layers for _, one, _, _ in all_of_them) - 1
-            raise UserError(
-                f"--layers: neither encoder nor decoder has attention in a layer {lost[0]}; give 0 to {last}"
-            )
-    found = []
-    for name, one, tap, causal in all_of_them:
-        known = layers_with(one.config, tap)
-        numbers = list(known) if layers is None else [_number(one, tap, n) for n in layers]
-        chosen = list(dict.fromkeys(n for n in numbers if n is not None))
-        if chosen:
-            found.append(Attention(name, one, tap, chosen, causal))
+        of_all = [("", subject, TAP, config.visibility.decodes)]
+    else:
+        encoder = encoder_of(subject)
+        of_all = [] if encoder is None else [("encoder", encoder, TAP, False)]
+        of_all += [("decoder", subject, TAP, True), ("cross", subject, CROSS_TAP, False)]
+    there = [Heads(one.config.num_layers, _counts(one, tap)) for _, one, tap, _ in of_all]
+    if heads is not None:
+        if not any(each.counts for each in there):
+            chosen_layers(config, TAP, None)  # raises: there is no attention
+        chosen = heads_in(there, heads, layers)
+    elif subject.source_S is None:
+        chosen = [{n: list(range(there[0].counts[n])) for n in chosen_layers(config, TAP, layers)}]
+    else:
+        chosen = _of_layers(there, layers)
+    return [
+        Attention(name, one, tap, numbers, causal)
+        for (name, one, tap, causal), numbers in zip(of_all, chosen, strict=True)
+        if numbers
+    ]
+
+
+def _counts(subject: Subject, tap: str) -> dict[int, int]:
+    """The heads of the layers that have some."""
+    return {number: shape[1] for number, shape in layers_with(subject.config, tap).items()}
+
+
+def _of_layers(there: Sequence[Heads], layers: Sequence[int] | None) -> list[dict[int, list[int]]]:
+    """The heads of layers of each part of a model, or of all layers. Raises UserError for layers that no part has."""
+    if layers is None:
+        return [{n: list(range(count)) for n, count in each.counts.items()} for each in there]
+    found: list[dict[int, list[int]]] = []
+    for each in there:
+        numbers = [n % each.num_layers for n in layers if -each.num_layers <= n < each.num_layers]
+        found.append({n: list(range(each.counts[n])) for n in dict.fromkeys(numbers) if n in each.counts})
+    for n in layers:
+        if not any(n % each.num_layers in each.counts for each in there if -each.num_layers <= n < each.num_layers):
+            last = max(each.num_layers for each in there) - 1
+            raise UserError(f"--layers: neither encoder nor decoder has attention in a layer {n}; give 0 to {last}")
     return found
-
-
-def _number(subject: Subject, tap: str, layer: int) -> int | None:
-    """A layer counted from 0; None where it is not there or has no such tap."""
-    count = subject.config.num_layers
-    number = layer % count if -count <= layer < count else None
-    return number if number in layers_with(subject.config, tap) else None
 
 
 def _maps_of(kind: Attention, text: Tokens, source: Tokens | None) -> Maps:
     """The weights over a text, or over the source, or from the text to it."""
     queries = source if kind.name == "encoder" and source is not None else text
     keys = source if kind.name in ("encoder", "cross") and source is not None else text
-    weights = {n: x[0] for n, x in by_layer(kind.subject, queries.ids[None], kind.tap, kind.layers).items()}
-    return Maps(kind.name, kind.causal, queries, keys, weights)
+    every = by_layer(kind.subject, queries.ids[None], kind.tap, list(kind.heads))
+    weights = {n: x[0, kind.heads[n]] for n, x in every.items()}
+    return Maps(kind.name, kind.causal, queries, keys, kind.heads, weights)
 
 
 def _most_tokens(heads: int) -> int:
@@ -214,6 +234,7 @@ def _parts(maps: Maps, shapes: Mapping[int, HeadShape]) -> list[Part]:
 def _map(maps: Maps) -> Widget:
     weights = [packed(np.rint(255 * np.sqrt(np.clip(x, 0, 1))).astype(np.uint8)) for x in maps.weights.values()]
     data = {"tokens": maps.queries.texts, "ids": maps.queries.ids, "layers": list(maps.weights), "weights": weights}
+    data["heads"] = list(maps.heads.values())
     crossing = maps.name == "cross"
     return Widget(
         name="attention",
@@ -226,16 +247,16 @@ def _map(maps: Maps) -> Widget:
 
 
 def _heads(maps: Maps, shapes: Mapping[int, HeadShape]) -> Widget:
-    widest = max(len(shape.entropy_N) for shape in shapes.values())
+    columns = sorted({head for numbers in maps.heads.values() for head in numbers})
     views = {
         "entropy, nats": "entropy_N",
         "mean distance, tokens": "distance_N",
         "share of the first token": "first_N",
     }
-    values = np.full((len(views), len(shapes), widest), np.nan, np.float32)
+    values = np.full((len(views), len(shapes), len(columns)), np.nan, np.float32)
     for view, name in enumerate(views.values()):
-        for row, shape in enumerate(shapes.values()):
-            values[view, row, : len(shape.entropy_N)] = getattr(shape, name)
+        for row, (number, shape) in enumerate(shapes.items()):
+            values[view, row, [columns.index(head) for head in maps.heads[number]]] = getattr(shape, name)
     uniform = maps.uniform()
     seen = "all earlier tokens" if maps.causal else _SEEN.get(maps.name, "all tokens")
     return Widget(
@@ -243,7 +264,7 @@ def _heads(maps: Maps, shapes: Mapping[int, HeadShape]) -> Widget:
         title=_HEADS[maps.name],
         data={
             "rows": list(shapes),
-            "columns": list(range(widest)),
+            "columns": columns,
             "values": packed(values),
             "views": list(views),
             "rowName": "layer",
@@ -252,13 +273,14 @@ def _heads(maps: Maps, shapes: Mapping[int, HeadShape]) -> Widget:
         },
         caption=f"Means over the tokens that attend. A head that gives {seen} the same weight has an entropy of "
         f"{uniform.entropy_N[0]:.2f} nats and a mean distance of {uniform.distance_N[0]:.1f} tokens."
+        + (" A dash is a head that is not shown, or not there." if np.isnan(values).any() else "")
         + (" The distance is that of the numbers of both tokens." if maps.name == "cross" else ""),
     )
 
 
-def _lines(name: str, shapes: Mapping[int, HeadShape]) -> list[str]:
-    lines = [*([_HEADS[name]] if name else []), "layer  head  entropy  distance  first token"]
+def _lines(maps: Maps, shapes: Mapping[int, HeadShape]) -> list[str]:
+    lines = [*([_HEADS[maps.name]] if maps.name else []), "layer  head  entropy  distance  first token"]
     for number, shape in shapes.items():
-        for head, (entropy, distance, first) in enumerate(zip(*shape, strict=True)):
+        for head, entropy, distance, first in zip(maps.heads[number], *shape, strict=True):
             lines.append(f"{number:>5}  {head:>4}  {entropy:>7.3f}  {distance:>8.2f}  {first:>11.3f}")
     return lines

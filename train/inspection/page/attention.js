@@ -1,6 +1,6 @@
 // Attention over a text: choose a layer and a head, point at a token to see the tokens that it attends to.
-// Data: tokens, ids, layers (numbers), weights (one packed uint8 (N, T, S) for each layer, squares of roots); source,
-// sourceIds: the tokens that those of the text attend to, where these are others.
+// Data: tokens, ids, layers (numbers), weights (one packed uint8 (N, T, S) for each layer, squares of roots), heads (their
+// numbers, for each layer); source, sourceIds: the tokens that those of the text attend to, where these are others.
 "use strict";
 inspection.widgets.attention = (root, data) => {
   const {make, unpack, quoted, mixed, tokenSpans, tell, hush, choice} = inspection;
@@ -15,7 +15,7 @@ inspection.widgets.attention = (root, data) => {
   const fillHeads = () => {
     heads.replaceChildren();
     for (let h = 0; h < layers[layer].shape[0]; h++) {
-      const button = make("button", "", String(h));
+      const button = make("button", "", String(data.heads[layer][h]));
       button.type = "button";
       button.setAttribute("aria-pressed", h === head);
       button.addEventListener("click", () => { head = h; fillHeads(); paint(); });

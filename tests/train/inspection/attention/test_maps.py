@@ -138,7 +138,7 @@ def test_the_alignment_of_recurrences_is_that_by_hand():
     result = maps.inspect(run, text="cba", source="abc", layers=[1])
     assert list(result.arrays) == ["cross_layer_1"]
     assert result.notes == [
-        f"The layers of the {name} that are shown have no self-attention, and so no maps."
+        f"Of the {name} nothing is shown: no self-attention is chosen, or it has none."
         for name in ("encoder", "decoder")
     ]
     subject, source = subject_of(run, "abc")
@@ -174,3 +174,29 @@ def test_an_encoder_alone_sees_both_sides_and_its_caption_says_so():
     uniform = maps.shape_of_heads(np.full((1, 4, 4), 0.25))
     caption = f"all tokens the same weight has an entropy of {np.log(4):.2f} nats and a mean distance of {uniform.distance_N[0]:.1f}"
     assert caption in result.parts[1].caption
+
+
+def test_heads_that_are_named_are_shown_alone(run, tmp_path):
+    whole, some = maps.inspect(run, text="the cat"), maps.inspect(run, text="the cat", heads=["1.3", "0.1", "1.0"])
+    chosen = {0: [1], 1: [0, 3]}
+    for layer, heads in chosen.items():
+        np.testing.assert_array_equal(some.arrays[f"layer_{layer}"], whole.arrays[f"layer_{layer}"][heads])
+    expected = [each for each in whole.numbers["heads"] if each["head"] in chosen[each["layer"]]]
+    assert some.numbers["heads"] == expected
+    drawn, heat = (part.data for part in some.parts)
+    assert (drawn["heads"], heat["columns"]) == ([[1], [0, 3]], [0, 1, 3])
+    assert len(some.lines) == 4
+    with pytest.raises(UserError, match="there is no head 2.0; the nearest is 1.0"):
+        maps.inspect(run, text="the cat", heads=["2.0"])
+
+
+def test_heads_of_a_model_that_reads_a_source():
+    shown = maps.inspect(run_of(BOTH), text="a", source="b", heads=["0.3", "1.1"])
+    assert {name: len(x) for name, x in shown.arrays.items()} == {
+        "encoder_layer_0": 1,
+        "decoder_layer_1": 1,
+        "cross_layer_0": 1,
+        "cross_layer_1": 1,
+    }
+    with pytest.raises(UserError, match="there is no head 1.4; the nearest is 1.3"):
+        maps.inspect(run_of(BOTH), text="a", source="b", heads=["1.4"])
