@@ -9,8 +9,7 @@ import numpy as np
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.taps.request import Taps
-from model.transformer import logits, stream
+from model.transformer import logits
 from train.inspection.subject import Subject
 from train.inspection.text import Tokens, encode
 from train.run.loading import LoadedRun
@@ -116,7 +115,7 @@ def predictions(subject: Subject, ids: np.ndarray, position: int) -> np.ndarray:
     """The log-probabilities of the token after a position of a text, float32 (V,)."""
 
     def found(params: Any, tokens_BT: jax.Array, position: jax.Array) -> jax.Array:
-        output = stream(subject.config, params, tokens_BT, layout=subject.layout, taps=Taps())
+        output = subject.stream(params, tokens_BT)
         x_BTD = jax.lax.dynamic_slice_in_dim(output.stream_BTD, position, 1, axis=1)
         return jax.nn.log_softmax(logits(subject.config, params, x_BTD)[0, 0].astype("float32"))
 

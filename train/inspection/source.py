@@ -59,6 +59,16 @@ def read_source(run: LoadedRun, text: str, *, most: int | None = None) -> Tokens
     return Tokens(ids, token_texts(run.tokenizer, ids), 0, notes)
 
 
+def notes_of(source: Tokens | None) -> tuple[str, ...]:
+    """The notes on a source, if there is one."""
+    return () if source is None else source.notes
+
+
+def words_on(source: Tokens | None) -> str:
+    """How many tokens a source has, for the line about a result; empty without one."""
+    return "" if source is None else f", a source of {len(source):,}"
+
+
 def encoder_of(subject: Subject) -> Subject | None:
     """The encoder of a model as a model by itself, whose every token sees all others and whose text is the source.
 

@@ -126,17 +126,17 @@ INSTRUMENTS: dict[str, Instrument] = {
     "lens": Instrument(
         "train.inspection.stream.lens",
         "logit lens and tuned lens: the prediction after every layer, at each token of a text",
-        ("text", "tuned", "steps", "corpus", "seed"),
+        ("text", "source", "tuned", "steps", "corpus", "seed"),
     ),
     "logits": Instrument(
         "train.inspection.stream.attribution",
         "direct logit attribution: the shares of sublayers, heads and neurons in a logit",
-        ("text", "position", "answer", "wrong"),
+        ("text", "source", "position", "answer", "wrong"),
     ),
     "stream": Instrument(
         "train.inspection.stream.path",
         "norms of the residual stream by layer, and the path of a logit from the embedding on",
-        ("text", "position", "answer"),
+        ("text", "source", "position", "answer"),
     ),
     "ablate": Instrument(
         "train.inspection.causes.ablate",

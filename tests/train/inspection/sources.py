@@ -3,6 +3,8 @@
 import dataclasses
 from types import SimpleNamespace
 
+import numpy as np
+
 from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.encoder.additive import AdditiveAttention
@@ -40,6 +42,11 @@ RECURRENT = dataclasses.replace(
     mixer=GRU(),
     encoder=dataclasses.replace(BOTH.encoder, mixer=BothWays(mixer=GRU(head_dim=8)), cross=AdditiveAttention(units=6)),
 )
+
+
+def reads_source(config, seed=0):
+    """A model with random parameters that reads a source of five tokens."""
+    return dataclasses.replace(subject(config, seed), source_S=np.array([5, 9, 2, 11, 4], np.int32))
 
 
 def run_of(config, seed=0):

@@ -15,7 +15,7 @@ from model.errors import UserError
 from train.inspection.choice import Heads, heads_in
 from train.inspection.page.page import packed
 from train.inspection.result import Part, Result, Widget
-from train.inspection.source import encoder_of, subject_of
+from train.inspection.source import encoder_of, notes_of, subject_of, words_on
 from train.inspection.subject import Subject, by_layer, chosen_layers, layers_with
 from train.inspection.text import Tokens, read
 from train.run.loading import LoadedRun
@@ -123,8 +123,7 @@ def inspect(
     shapes = [each.shapes() for each in found]
     return Result(
         title="Attention",
-        about=f"{run.folder}, step {run.step:,} \u00b7 {len(tokens):,} tokens"
-        + ("" if read_by_encoder is None else f", a source of {len(read_by_encoder):,}"),
+        about=f"{run.folder}, step {run.step:,} \u00b7 {len(tokens):,} tokens{words_on(read_by_encoder)}",
         numbers={
             "tokens": list(tokens.texts),
             "ids": tokens.ids,
@@ -147,7 +146,7 @@ def inspect(
         parts=[part for each, of_layers in zip(found, shapes, strict=True) for part in _parts(each, of_layers)],
         notes=[
             *tokens.notes,
-            *(() if read_by_encoder is None else read_by_encoder.notes),
+            *notes_of(read_by_encoder),
             *(f"Of the {name} nothing is shown: no self-attention is chosen, or it has none." for name in missing),
         ],
         lines=[line for each, of_layers in zip(found, shapes, strict=True) for line in _lines(each, of_layers)],
