@@ -141,12 +141,12 @@ INSTRUMENTS: dict[str, Instrument] = {
     "ablate": Instrument(
         "train.inspection.causes.ablate",
         "the rise of the loss when sublayers or heads are replaced by zero, a mean, or other activations",
-        ("text", "taps", "layers", "heads", "positions", "by", "reference", "seed"),
+        ("text", "source", "taps", "layers", "heads", "positions", "by", "reference", "seed"),
     ),
     "patch": Instrument(
         "train.inspection.causes.patch",
         "activation patching between a clean and a corrupt text, and its estimate by gradients",
-        ("text", "corrupt", "answer", "wrong", "taps", "layers", "positions"),
+        ("text", "corrupt", "source", "answer", "wrong", "taps", "layers", "positions"),
     ),
     "features": Instrument(
         "train.inspection.features.training.train",

@@ -30,12 +30,13 @@ from train.inspection.causes.replace import (
 from train.inspection.choice import Heads, heads_in, positions_in
 from train.inspection.page.page import packed
 from train.inspection.result import Result, Table, Widget
+from train.inspection.source import notes_of, subject_of, words_on
 from train.inspection.subject import Subject
 from train.inspection.text import encode, read
 from train.run.loading import LoadedRun
 
 KINDS = ("zero", "mean", "resample")
-DEFAULT_TAPS = ("mixer_output", "ffn_output", "mixer_heads")
+DEFAULT_TAPS = ("mixer_output", "cross_output", "ffn_output", "mixer_heads", "cross_heads")
 DRAWS = 4
 MAX_TOKENS = 256
 
@@ -44,6 +45,7 @@ def inspect(
     run: LoadedRun,
     *,
     text: str,
+    source: str | None = None,
     taps: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
     heads: Sequence[str] | None = None,
@@ -56,8 +58,9 @@ def inspect(
 
     Args:
       run: the model.
-      text: the text.
-      taps: the taps to replace; None for the outputs of mixers, of feed-forwards and of heads.
+      text: the text; for a model with an encoder, the target.
+      source: the text that an encoder reads, beside the reference too; None for a model without one.
+      taps: the taps to replace; None for the outputs of mixers, of cross-attention, of feed-forwards and of heads.
       layers: the layers to replace them in; None for all that have them.
       heads: the heads to replace, each by itself and all of them together, such as 1.4 for head 4 of layer 1; None for
         each of the layers.
@@ -70,7 +73,7 @@ def inspect(
         raise UserError(f"--by={by[:40]!r} is no ablation; {nearest(by, KINDS)}")
     if by == "zero" and reference is not None:
         raise UserError("--reference has no effect with --by=zero; leave it out")
-    subject = Subject.of(run)
+    subject, read_too = subject_of(run, source)
     tokens = read(run, text, least=2, most=MAX_TOKENS)
     usual = DEFAULT_TAPS if heads is None else tuple(name for name in DEFAULT_TAPS if TAPS[name].axes in OF_HEADS)
     known = chosen_taps(subject.config, taps, usual)
@@ -102,7 +105,8 @@ def inspect(
             together[name] = float(np.mean(losses_together)) - base
     return Result(
         title=f"Ablation by {by}",
-        about=f"{run.folder}, step {run.step:,} \u00b7 {len(tokens):,} tokens, loss {base:.4f} nats",
+        about=f"{run.folder}, step {run.step:,} \u00b7 {len(tokens):,} tokens{words_on(read_too)}, "
+        f"loss {base:.4f} nats",
         numbers={
             "loss": base,
             "by": by,
@@ -113,7 +117,7 @@ def inspect(
         },
         arrays={f"{name}_{n}": x for name, rows in losses.items() for n, x in rows.items()},
         parts=[*_maps(losses), *([] if heads is None else [_together(losses, together)]), _table(losses)],
-        notes=[*tokens.notes, *notes],
+        notes=[*tokens.notes, *notes_of(read_too), *notes],
         lines=[
             f"loss {base:.4f} nats",
             *(f"{name}, these heads together: {x:+z.4f}" for name, x in together.items()),

@@ -51,10 +51,13 @@ def chosen_taps(config: ModelConfig, taps: Sequence[str] | None, usual: Sequence
 
     Raises UserError for one that cannot be replaced, one that is named twice, and for none.
     """
-    if taps is None:
-        return [name for name in usual if layers_with(config, name)]
     if not taps:
-        raise UserError(f"--taps is empty; give names of taps, such as {','.join(usual)}")
+        there = [name for name in usual if layers_with(config, name)]
+        if taps is not None:
+            raise UserError(f"--taps is empty; give names of taps, such as {','.join(there)}")
+        if not there:
+            raise UserError(f"this model has none of the taps {', '.join(usual)}; name others with --taps")
+        return there
     for name in taps:
         check_tap(config, name)
     if len(set(taps)) < len(taps):

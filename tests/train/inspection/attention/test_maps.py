@@ -153,6 +153,7 @@ def test_the_alignment_of_recurrences_is_that_by_hand():
     assert len(source) == annotation_SD.shape[0] == 4
 
 
+@pytest.mark.sweep
 def test_layers_of_both_stacks():
     run = run_of(BOTH)
     assert list(maps.inspect(run, text="a", source="b", layers=[-1]).arrays) == [

@@ -2,13 +2,17 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from model.encoder.source import Source
 from model.errors import UserError
 from model.taps.request import Tap, Taps
 from model.transformer import forward
-from train.inspection.causes.ablate import _table, inspect
+from tests.train.inspection.sources import BOTH, run_of
+from train.inspection.causes.ablate import DEFAULT_TAPS, _table, inspect
+from train.inspection.causes.replace import chosen_taps
 from train.run.loading import load_run
 
 
@@ -114,8 +118,30 @@ def mean_heads(run, text):
     return np.asarray(taps["mixer_heads"].mean(2))
 
 
+@pytest.mark.sweep
 def test_one_head_together_is_that_head(run):
     for by in ("zero", "resample"):
         found = inspect(run, text="the cat", by=by, heads=["1.2"], taps=["mixer_heads", "query"]).numbers
         for name in ("mixer_heads", "query"):
             assert found["together"][name] == pytest.approx(found["rise"][name][1][2], abs=1e-6)
+
+
+def test_cross_attention_is_replaced_beside_a_source():
+    run = run_of(BOTH)
+    usual = ["mixer_output", "cross_output", "ffn_output", "mixer_heads", "cross_heads"]
+    assert chosen_taps(BOTH, None, DEFAULT_TAPS) == usual
+    found = inspect(run, text="abc", source="one", by="zero", taps=["cross_heads"], heads=["1.0", "1.1", "1.2", "1.3"])
+    ids, source = np.array([7, *b"abc"], np.int32), Source(tokens_BS=np.array([[*b"one", 256]], np.int32))
+
+    def lost(tap, edit):
+        edits = {Tap(tap, layers=(1,)): edit}
+        run_once = jax.jit(
+            lambda params: forward(BOTH, params, ids[None], taps=Taps(edit=edits), source=source).logits_BTV
+        )
+        z = np.asarray(run_once(run.params)[0], np.float64)
+        return -(z - np.log(np.exp(z).sum(-1, keepdims=True)))[np.arange(3), ids[1:]].mean()
+
+    base, rise = found.numbers["loss"], found.numbers["rise"]["cross_heads"]
+    assert rise[1][2] == pytest.approx(lost("cross_heads", lambda x, s: x.at[:, :, 2].set(0)) - base, abs=1e-5)
+    together = found.numbers["together"]["cross_heads"]
+    assert together == pytest.approx(lost("cross_output", lambda x, s: 0 * x) - base, abs=1e-5)

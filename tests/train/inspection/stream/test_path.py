@@ -32,6 +32,7 @@ def test_the_page_of_a_run(tiny_run, tmp_path):
     assert "cosine of ffn" in result.write(tmp_path).read_text()
 
 
+@pytest.mark.sweep
 def test_the_stream_beside_a_source_has_the_writes_of_cross_attention():
     result = inspect(run_of(BOTH), text="abc", source="one")
     assert result.numbers["probability"][-1] == pytest.approx(result.numbers["answer"]["probability"], abs=1e-5)
