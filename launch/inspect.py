@@ -4,11 +4,13 @@
     python -m launch.inspect attention --run=runs/quickstart --text='def main('
     python -m launch.inspect lens --run=runs/quickstart --text='def main(' --tuned
     python -m launch.inspect patch --run=models/gpt2 --text='Paris is in' --corrupt='Rome is in'
+    python -m launch.inspect attention --run=runs/transformer_2017 --source='read on' --text='no daer'
     python -m launch.inspect attention --run=models/gpt2 --text_file=letter.txt --layers=0,5,-1 --output=pages/letter
 
 Without an instrument it lists them. --run takes a run folder or a Hugging Face folder, of which no copy is written.
 --output gets three files: index.html, a page that needs no network, result.json, and arrays.npz; when not given, they
 go to RUN/inspection/INSTRUMENT. Of a text that is too long for a page the first tokens are taken, and a line says so.
+For a model with an encoder --text is the target, and --source the source that the encoder reads.
 
 Each instrument is a function too, the module of its row in train/inspection/table.py:
 `train.inspection.attention.maps.inspect(load_model("runs/quickstart"), text="def main(")`.

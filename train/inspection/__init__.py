@@ -2,6 +2,7 @@
 
 table.py      the instruments and their flags: an instrument is a row, and a module with a function `inspect`
 subject.py    the model that is looked into, and functions of its tokens that run on its mesh
+source.py     the source of a model with an encoder, and this encoder alone
 text.py       a text as the tokens that an instrument looks at
 result.py     the result of an instrument, and the three files that it writes
 page/         the page of a result: one template, and widgets of JavaScript

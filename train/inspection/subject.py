@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.config import ModelConfig
+from model.encoder.source import Source
 from model.errors import UserError
 from model.layout import ONE_DEVICE, Layout
 from model.options.words import nearest
+from model.output import Output
 from model.taps.meanings import TAPS
-from model.taps.request import Tap
+from model.taps.request import Tap, Taps
 from model.transformer import abstract_params, stream
+from train.inspection.table import INSTRUMENTS
 from train.parallel.table import MeshLayout, replicated
 from train.run.loading import LoadedRun
 
@@ -28,17 +31,28 @@ class Subject:
       config: the options.
       params: the parameters, on the devices of the layout.
       layout: the sharding of activations.
+      source_S: the source that the layers of a model with an encoder read beside every text, int32; or None.
     """
 
     config: ModelConfig
     params: Any
     layout: Layout = ONE_DEVICE
+    source_S: np.ndarray | None = None
 
     @classmethod
-    def of(cls, run: LoadedRun, *, reads_text: bool = True) -> "Subject":
+    def of(cls, run: LoadedRun, *, reads_text: bool = True, source_S: np.ndarray | None = None) -> "Subject":
         """The model of a run. Raises UserError as `refuse_unreadable` does."""
-        refuse_unreadable(run.experiment.model, run.layout, str(run.folder), reads_text=reads_text)
-        return cls(run.experiment.model, run.params, run.layout)
+        needs_source = reads_text and source_S is None
+        refuse_unreadable(run.experiment.model, run.layout, str(run.folder), needs_source=needs_source)
+        return cls(run.experiment.model, run.params, run.layout, source_S)
+
+    def stream(self, params: Any, tokens_BT: jax.Array, taps: Taps | Iterable[str | Tap] = ()) -> Output:
+        """The model on texts, each beside the source if there is one, as `model.transformer.stream`; to be traced."""
+        source = None
+        if self.source_S is not None:
+            shape = (tokens_BT.shape[0], len(self.source_S))
+            source = Source(tokens_BS=jnp.broadcast_to(jnp.asarray(self.source_S), shape))
+        return stream(self.config, params, tokens_BT, layout=self.layout, taps=taps, source=source)
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A pure function of (parameters, arrays...) as one of arrays on the host, with its results on the host."""
@@ -58,28 +72,27 @@ class Subject:
         """Taps of tokens, float32 on the host, as `model.transformer.stream` returns them."""
 
         def kept(params: Any, tokens_BT: jax.Array) -> dict[str, jax.Array]:
-            output = stream(self.config, params, tokens_BT, layout=self.layout, taps=keep)
-            return {name: as_float32(x) for name, x in output.taps.items()}
+            return {name: as_float32(x) for name, x in self.stream(params, tokens_BT, keep).taps.items()}
 
         found: dict[str, np.ndarray] = self.compiled(kept)(tokens_BT)
         return found
 
 
-def refuse_unreadable(config: ModelConfig, layout: Layout, name: str, *, reads_text: bool = True) -> None:
+def refuse_unreadable(config: ModelConfig, layout: Layout, name: str, *, needs_source: bool = True) -> None:
     """Raises UserError for a model that cannot be looked into.
 
-    That is one whose layers run as stages of a pipeline, and one whose layers read a source beside the text, unless no
-    text is read.
+    That is one whose layers run as stages of a pipeline, and one whose layers read a source, where it is given none.
 
     Args:
       config, layout: the model, and the sharding of its activations.
       name: the run, for the message.
-      reads_text: whether the model is given a text.
+      needs_source: whether the model is given a text and no source.
     """
-    if reads_text and config.encoder is not None:
+    if needs_source and config.encoder is not None:
+        takers = [instrument for instrument, row in INSTRUMENTS.items() if "source" in row.flags]
         raise UserError(
-            f"the model of {name} has an encoder, and this gives it no source to read; `launch.inspect` tokens, "
-            "neighbours, analogies and map look at such a model too"
+            f"the model of {name} has an encoder, and this gives it no source to read; launch.inspect gives one with "
+            f"--source to {', '.join(takers)}; tokens, neighbours, analogies and map need none"
         )
     if layout.pipeline is not None:
         devices = layout.mesh.size if isinstance(layout, MeshLayout) else 1
@@ -112,10 +125,13 @@ def layers_with(config: ModelConfig, name: str) -> dict[int, tuple[int, ...]]:
 
 def _shape_in(config: ModelConfig, tap: Tap) -> tuple[int, ...] | None:
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+
+    def kept(params: Any, tokens: jax.Array) -> dict[str, jax.Array]:
+        source = None if config.encoder is None else Source(tokens_BS=tokens)
+        return stream(config, params, tokens, taps=(tap,), source=source).taps
+
     try:
-        output = jax.eval_shape(
-            lambda params, tokens: stream(config, params, tokens, taps=(tap,)).taps, abstract_params(config), tokens
-        )
+        output = jax.eval_shape(kept, abstract_params(config), tokens)
     except UserError:
         return None
     return tuple(output[tap.name].shape[1:])

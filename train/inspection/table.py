@@ -38,7 +38,8 @@ class Instrument(NamedTuple):
 
 
 FLAGS: dict[str, Flag] = {
-    "text": Flag("text", "The text to look at."),
+    "text": Flag("text", "The text to look at; the target of a model with an encoder."),
+    "source": Flag("text", "The source that an encoder reads, for a model that has one."),
     "half": Flag("integer", "The random tokens that are repeated; as many as the context holds, 128 at most."),
     "sequences": Flag("integer", "Rows of random tokens, or chains.", 1),
     "seed": Flag("integer", "The seed of random choices.", 0),
@@ -86,6 +87,7 @@ FLAGS: dict[str, Flag] = {
     "checkpoints": Flag("words", "The steps to show, such as 100,200,300."),
     "against": Flag("path", "The folder of a second tokenizer: a run, a dataset or a Hugging Face folder."),
     "receiver": Flag("word", "The end of a path: logits, or query, key or value of --layer."),
+    "heads": Flag("words", "The heads to look at, or to replace, such as 0.2,1.4: the layer and the head, from 0."),
     "layers": Flag("integers", "The layers to look at, from 0, such as 0,3,-1; all when not given."),
 }
 
@@ -114,7 +116,7 @@ INSTRUMENTS: dict[str, Instrument] = {
     "attention": Instrument(
         "train.inspection.attention.maps",
         "maps of attention by layer and head over a text, entropy and distance by head",
-        ("text", "layers"),
+        ("text", "source", "layers", "heads"),
     ),
     "heads": Instrument(
         "train.inspection.attention.roles",
@@ -124,27 +126,27 @@ INSTRUMENTS: dict[str, Instrument] = {
     "lens": Instrument(
         "train.inspection.stream.lens",
         "logit lens and tuned lens: the prediction after every layer, at each token of a text",
-        ("text", "tuned", "steps", "corpus", "seed"),
+        ("text", "source", "tuned", "steps", "corpus", "seed"),
     ),
     "logits": Instrument(
         "train.inspection.stream.attribution",
         "direct logit attribution: the shares of sublayers, heads and neurons in a logit",
-        ("text", "position", "answer", "wrong"),
+        ("text", "source", "position", "answer", "wrong"),
     ),
     "stream": Instrument(
         "train.inspection.stream.path",
         "norms of the residual stream by layer, and the path of a logit from the embedding on",
-        ("text", "position", "answer"),
+        ("text", "source", "position", "answer"),
     ),
     "ablate": Instrument(
         "train.inspection.causes.ablate",
         "the rise of the loss when sublayers or heads are replaced by zero, a mean, or other activations",
-        ("text", "taps", "layers", "positions", "by", "reference", "seed"),
+        ("text", "source", "taps", "layers", "heads", "positions", "by", "reference", "seed"),
     ),
     "patch": Instrument(
         "train.inspection.causes.patch",
         "activation patching between a clean and a corrupt text, and its estimate by gradients",
-        ("text", "corrupt", "answer", "wrong", "taps", "layers", "positions"),
+        ("text", "corrupt", "source", "answer", "wrong", "taps", "layers", "positions"),
     ),
     "features": Instrument(
         "train.inspection.features.training.train",

@@ -15,7 +15,8 @@ class Tokens:
     """The tokens of a text.
 
     Attributes:
-      ids: int32 (T,). The mark that begins documents comes first if the tokenizer has one, as in training.
+      ids: int32 (T,). The mark that begins documents comes first if the tokenizer has one, as in training; in a model
+        with an encoder its start token.
       texts: the text of each token; a mark has its name, a part of a character U+FFFD.
       begins: how many of the tokens are marks before the text.
       notes: sentences on tokens that were left out.
@@ -52,7 +53,9 @@ def read(run: LoadedRun, text: str, *, least: int = 1, most: int | None = None, 
       UserError: for a text with too few tokens, and for one that the tokenizer cannot encode.
     """
     tokenizer = run.tokenizer
+    encoder = run.experiment.model.encoder
     begins = [] if tokenizer.begin_of_document is None else [tokenizer.begin_of_document]
+    begins = begins if encoder is None else [encoder.start_token]
     own = encode(tokenizer, text, flag)
     ids = np.concatenate([np.array(begins, np.int32), own])
     if len(own) == 0 or len(ids) < least:
@@ -64,7 +67,9 @@ def read(run: LoadedRun, text: str, *, least: int = 1, most: int | None = None, 
         reason = "the page shows no more" if most == limit else "the model's context holds no more"
         notes = (f"The text has {len(ids):,} tokens; these are its first {limit:,}: {reason}.",)
         ids = ids[:limit]
-    return Tokens(ids.astype(np.int32), token_texts(tokenizer, ids), len(begins), notes)
+    texts = token_texts(tokenizer, ids)
+    texts = texts if encoder is None else ("<start>", *texts[1:])
+    return Tokens(ids.astype(np.int32), texts, len(begins), notes)
 
 
 def encode(tokenizer: Tokenizer, text: str, flag: str = "text") -> np.ndarray:

@@ -115,7 +115,7 @@ COMMANDS = {
     "batch_size details lengths resume results html json",
     "launch.generate": "run checkpoint prompt prompts_file max_tokens temperature top_k top_p min_p repetition_penalty stop seed "
     "num_samples batch_size json output chat chat_template steer",
-    "launch.inspect": "run checkpoint output text text_file layers taps half position checkpoints positive by mesh",
+    "launch.inspect": "run checkpoint output text text_file source layers heads taps half position checkpoints positive by mesh",
     "launch.serve": "run checkpoint port host api_key model_name chat_template rows tokens_per_step cache_tokens "
     "max_waiting request_timeout drain_timeout max_body mesh",
     "launch.tokenize": "input field output tokenizer vocab_size validation workers",

@@ -6,7 +6,7 @@ import pytest
 from model.errors import UserError
 from model.transformer import forward
 from tests.train.inspection.models import FAMILIES, subject, tokens
-from train.inspection.choice import layer_in, position_in, positions_in, predictions, single_token
+from train.inspection.choice import Heads, heads_in, layer_in, position_in, positions_in, predictions, single_token
 from train.inspection.text import Tokens
 from train.run.loading import load_run
 
@@ -28,6 +28,30 @@ def test_positions_are_taken_once():
         positions_in(text, [0, 4])
     with pytest.raises(UserError, match="--positions is empty"):
         positions_in(text, [])
+
+
+def test_heads_are_found_in_each_part_that_has_them():
+    parts = [Heads(2, {0: 4, 1: 4}), Heads(3, {0: 2, 2: 2})]
+    assert heads_in(parts, ["0.3", "-1.1", "0.0"], None) == [{0: [0, 3], 1: [1]}, {0: [0], 2: [1]}]
+
+
+@pytest.mark.parametrize(
+    ("names", "layers", "words"),
+    [
+        (["0.4"], None, "there is no head 0.4; the nearest is 0.3, as layer 0 has heads 0 to 3"),
+        (["1.0"], None, "there is no head 1.0; the nearest is 0.0, as layer 0 has heads 0 to 3"),
+        (["9.5"], None, "there is no head 9.5; the nearest is 2.0, as layer 2 has one head"),
+        (["-4.1"], None, "there is no head -4.1; the nearest is 0.1,"),
+        (["0.1", "-3.1"], None, "--heads=0.1,-3.1 names head 0.1 twice"),
+        (["1"], None, "--heads='1': expected a layer and a head, such as 1.4"),
+        (["1.-1"], None, "expected a layer and a head"),
+        ([], None, "--heads is empty"),
+        (["0.1"], [0], "--layers has no effect beside --heads"),
+    ],
+)
+def test_heads_that_are_not_there_are_refused_with_the_nearest(names, layers, words):
+    with pytest.raises(UserError, match=words):
+        heads_in([Heads(3, {0: 4, 2: 1})], names, layers)
 
 
 def test_layers_count_from_both_ends():

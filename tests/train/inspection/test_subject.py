@@ -58,7 +58,10 @@ def test_a_model_that_reads_a_source_is_refused_where_there_is_none():
     experiment = SimpleNamespace(model=dataclasses.replace(FAMILIES["llama"], encoder=encoder))
     run = SimpleNamespace(folder="runs/both", experiment=experiment, layout=ONE_DEVICE, params=None)
     for look in (Subject.of, probe, neurons):
-        with pytest.raises(UserError, match="runs/both has an encoder, and this gives it no source"):
+        with pytest.raises(
+            UserError,
+            match="runs/both has an encoder, and this gives it no source to read; launch.inspect gives one with --source to attention, lens",
+        ):
             look(run)
     assert Subject.of(run, reads_text=False).config.encoder == encoder
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from model.errors import UserError
 from model.taps.request import Tap, Taps, TapSite
-from model.transformer import logits, stream
+from model.transformer import logits
 from train.inspection.causes.replace import (
     Replacement,
     Replacer,
@@ -29,11 +29,12 @@ from train.inspection.causes.replace import (
 from train.inspection.choice import positions_in, predictions, single_token
 from train.inspection.page.page import packed
 from train.inspection.result import Result, Table, Widget
+from train.inspection.source import notes_of, subject_of, words_on
 from train.inspection.subject import Subject, layers_with
 from train.inspection.text import Tokens, read, token_texts
 from train.run.loading import LoadedRun
 
-DEFAULT_TAPS = ("block_output", "mixer_output", "ffn_output", "mixer_heads")
+DEFAULT_TAPS = ("block_output", "mixer_output", "cross_output", "ffn_output", "mixer_heads", "cross_heads")
 ALIKE = 1e-5  # numbers that differ by less, relatively, are the same but for rounding
 MAX_POSITIONS = 64
 SMALL = 0.1  # a change of the logit difference that is too small to divide by
@@ -116,7 +117,7 @@ def _gradient(subject: Subject, ids: np.ndarray, name: str, layers: tuple[int, .
             return x + delta[jnp.argmax(numbers == site.layer)].astype(x.dtype)
 
         taps = Taps(edit={Tap(name, layers=layers): add})
-        total: jax.Array = measure(params, stream(subject.config, params, tokens_BT, layout=subject.layout, taps=taps))
+        total: jax.Array = measure(params, subject.stream(params, tokens_BT, taps))
         return total[0]
 
     shape = layers_with(subject.config, name)[layers[0]]
@@ -126,7 +127,7 @@ def _gradient(subject: Subject, ids: np.ndarray, name: str, layers: tuple[int, .
 
 
 def question_of(
-    run: LoadedRun, text: str, corrupt: str, answer: str | None, wrong: str | None
+    run: LoadedRun, subject: Subject, text: str, corrupt: str, answer: str | None, wrong: str | None
 ) -> tuple[Question, Tokens, list[str]]:
     """The two texts as tokens, with the tokens to compare, by default the likeliest ones of either text.
 
@@ -135,7 +136,6 @@ def question_of(
     Raises:
       UserError: for texts of different lengths, the same text twice, and the same answer for both.
     """
-    subject = Subject.of(run)
     clean, other = read(run, text, least=2), read(run, corrupt, least=2, flag="corrupt")
     if len(clean) != len(other):
         raise UserError(
@@ -159,6 +159,7 @@ def inspect(
     *,
     text: str,
     corrupt: str,
+    source: str | None = None,
     answer: str | None = None,
     wrong: str | None = None,
     taps: Sequence[str] | None = None,
@@ -171,6 +172,7 @@ def inspect(
       run: the model.
       text: the clean text.
       corrupt: the corrupt text, of as many tokens.
+      source: the text that an encoder reads beside both, which are then targets; None for a model without one.
       answer: the token that is right after the clean text; None for the model's first choice there.
       wrong: the token that is right after the corrupt one; None for the model's first choice there.
       taps: the taps to patch; None for the stream, the outputs of mixers and feed-forwards, and heads.
@@ -178,8 +180,8 @@ def inspect(
       positions: the tokens to patch, -1 for the last; None for all from the first that differs on. A map of positions
         shows a sample of more than 64.
     """
-    subject = Subject.of(run)
-    question, tokens, notes = question_of(run, text, corrupt, answer, wrong)
+    subject, read_too = subject_of(run, source)
+    question, tokens, notes = question_of(run, subject, text, corrupt, answer, wrong)
     whole, same = _places(question, tokens, positions)
     places, sampled = _sample(whole)
     names = chosen_taps(subject.config, taps, DEFAULT_TAPS)
@@ -188,14 +190,14 @@ def inspect(
     clean = dirty = float("nan")
     for name in names:
         effects[name], clean, dirty = patch(subject, question, name, layers, whole if heads[name] else places)
-    notes += [*same, *([] if all(heads.values()) else sampled), *notes_on_change(clean, dirty)]
+    notes += [*notes_of(read_too), *same, *([] if all(heads.values()) else sampled), *notes_on_change(clean, dirty)]
     answers = token_texts(run.tokenizer, np.array([question.answer, question.wrong]))
     other = token_texts(run.tokenizer, question.corrupt)
     agreement = {name: _agreement(each) for name, each in effects.items()}
     return Result(
         title="Activation patching",
         about=f"{run.folder}, step {run.step:,} \u00b7 logit of {answers[0]!r} less that of {answers[1]!r}: "
-        f"{clean:.3f} after the clean text, {dirty:.3f} after the corrupt one",
+        f"{clean:.3f} after the clean text, {dirty:.3f} after the corrupt one{words_on(read_too)}",
         numbers={
             "clean": {"tokens": list(tokens.texts), "difference": clean},
             "corrupt": {"tokens": list(other), "difference": dirty},
@@ -316,7 +318,7 @@ def _dashes(effects: Effects, widest: int) -> str:
     return f"; a dash, in a cell or when it is pointed at, says that {' or that '.join(why)}" if why else ""
 
 
-_AFTER_ATTENTION = ("block_output", "mixer_output", "ffn_output")
+_AFTER_ATTENTION = ("block_output", "mixer_output", "cross_output", "ffn_output")
 _CAUSAL = (
     " The answer is read after the last token, and a layer's attention alone moves an activation from one token to "
     "another: in the last layer a patch at an earlier token comes too late, and its effect is 0."

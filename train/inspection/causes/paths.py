@@ -119,7 +119,7 @@ def inspect(
       layer: the layer of the receiver.
     """
     subject = Subject.of(run)
-    question, tokens, notes = question_of(run, text, corrupt, answer, wrong)
+    question, tokens, notes = question_of(run, subject, text, corrupt, answer, wrong)
     effects, clean, dirty = path_effects(subject, question, receiver, layer)
     names = token_texts(run.tokenizer, np.array([question.answer, question.wrong]))
     values = np.stack(list(effects.values()))

@@ -6,7 +6,7 @@ heads is then a few runs of one compiled program.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,10 @@ from model.errors import UserError
 from model.options.words import nearest
 from model.taps.meanings import TAPS
 from model.taps.request import Edit, Tap, Taps, TapSite
-from model.transformer import stream
 from train.inspection.subject import Subject, as_float32, chosen_layers, layers_with
 
 ROWS = 8  # replacements at a time
+OF_HEADS = ("BTNH", "BTKH")  # the axes of taps that have heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +51,13 @@ def chosen_taps(config: ModelConfig, taps: Sequence[str] | None, usual: Sequence
 
     Raises UserError for one that cannot be replaced, one that is named twice, and for none.
     """
-    if taps is None:
-        return [name for name in usual if layers_with(config, name)]
     if not taps:
-        raise UserError(f"--taps is empty; give names of taps, such as {','.join(usual)}")
+        there = [name for name in usual if layers_with(config, name)]
+        if taps is not None:
+            raise UserError(f"--taps is empty; give names of taps, such as {','.join(there)}")
+        if not there:
+            raise UserError(f"this model has none of the taps {', '.join(usual)}; name others with --taps")
+        return there
     for name in taps:
         check_tap(config, name)
     if len(set(taps)) < len(taps):
@@ -64,7 +67,7 @@ def chosen_taps(config: ModelConfig, taps: Sequence[str] | None, usual: Sequence
 
 def num_units(config: ModelConfig, name: str, layer: int) -> int:
     """The units of a tap in a layer: its heads, or 1."""
-    return layers_with(config, name)[layer][2] if TAPS[name].axes in ("BTNH", "BTKH") else 1
+    return layers_with(config, name)[layer][2] if TAPS[name].axes in OF_HEADS else 1
 
 
 def groups_of(config: ModelConfig, name: str, layers: Sequence[int] | None) -> list[tuple[int, ...]]:
@@ -106,7 +109,7 @@ class Replacer:
         def run(params: Any, tokens_BT: Any, layer_B: Any, mask_BTU: Any, values: Any) -> tuple[jax.Array, jax.Array]:
             tap = Tap(name, layers=layers)
             taps = Taps(keep=(tap,), edit={tap: replacing(name, layers, layer_B, mask_BTU, values)})
-            output = stream(subject.config, params, tokens_BT, layout=subject.layout, taps=taps)
+            output = subject.stream(params, tokens_BT, taps)
             # The activations come from the same program as the measure, so that a patch by them is exact.
             return measure(params, output), as_float32(output.taps[name][:, 0])
 
@@ -172,6 +175,40 @@ class Replacer:
                 raise UserError(
                     f"tap {self.name!r}: no head {unit} in layer {each.layer}; heads are 0 to {self._units - 1}"
                 )
+
+
+class Part(NamedTuple):
+    """A part of a replacement: layers whose taps have one shape, values (L, T, ...), positions and units (L, T, U)."""
+
+    layers: tuple[int, ...]
+    values: np.ndarray
+    mask_LTU: np.ndarray
+
+
+def replaced_together(subject: Subject, name: str, ids: np.ndarray, parts: Sequence[Part], measure: Measure) -> Any:
+    """The measure of a text, int32 (T,), when a tap is replaced in several layers and units at once."""
+
+    def run(params: Any, tokens_BT: jax.Array, values: Any, masks: Any) -> jax.Array:
+        edits: dict[str | Tap, Edit] = {
+            Tap(name, layers=part.layers): _replacing_at(part.layers, mask_LTU, values_LT)
+            for part, values_LT, mask_LTU in zip(parts, values, masks, strict=True)
+        }
+        return measure(params, subject.stream(params, tokens_BT, Taps(edit=edits)))
+
+    values, masks = ([getattr(part, field) for part in parts] for field in ("values", "mask_LTU"))
+    return subject.compiled(run)(ids[None].astype(np.int32), values, masks)[0]
+
+
+def _replacing_at(layers: Sequence[int], mask_LTU: jax.Array, values: jax.Array) -> Edit:
+    """An edit that replaces a tap (B, T, ...) where the mask of its layer is True."""
+    numbers = jnp.asarray(layers)
+
+    def edit(x: jax.Array, site: TapSite) -> jax.Array:
+        row = jnp.argmax(numbers == site.layer)
+        mask = mask_LTU[row].reshape(mask_LTU.shape[1:] + (1,) * (x.ndim - 3))
+        return jnp.where(mask, values[row].astype(x.dtype), x)
+
+    return edit
 
 
 def refuse_no_change(name: str, changed: Sequence[bool], why: str) -> None:

@@ -1,10 +1,13 @@
 """Direct logit attribution: the shares of sublayers, heads and neurons in a logit of a text; parts.py computes them."""
 
+from typing import Any
+
 import numpy as np
 
 from train.inspection.choice import position_in, predictions, single_token
 from train.inspection.page.page import packed
 from train.inspection.result import Result, Table, Widget
+from train.inspection.source import notes_of, subject_of, words_on
 from train.inspection.stream.parts import Shares, attribute
 from train.inspection.stream.readout import check_additive
 from train.inspection.subject import Subject
@@ -15,18 +18,25 @@ MOST_NEURONS = 25  # in the table
 
 
 def inspect(
-    run: LoadedRun, *, text: str, position: int = -1, answer: str | None = None, wrong: str | None = None
+    run: LoadedRun,
+    *,
+    text: str,
+    source: str | None = None,
+    position: int = -1,
+    answer: str | None = None,
+    wrong: str | None = None,
 ) -> Result:
     """The shares in the logit of a next token, or in the difference of two.
 
     Args:
       run: the model.
-      text: the text.
+      text: the text; for a model with an encoder, the target.
+      source: the text that an encoder reads; None for a model without one.
       position: the token after which the next one is predicted.
       answer: the token whose logit it is; None for the likeliest one.
       wrong: a token whose logit is taken off it, or None.
     """
-    subject = Subject.of(run)
+    subject, read_too = subject_of(run, source)
     check_additive(subject.config)
     tokens = read(run, text)
     at = position_in(tokens, position)
@@ -39,7 +49,7 @@ def inspect(
     return Result(
         title="Shares of a logit",
         about=f"{run.folder}, step {run.step:,} \u00b7 {words}, after token {at}, {tokens.texts[at]!r}, of "
-        f"{len(tokens):,}",
+        f"{len(tokens):,}{words_on(read_too)}",
         numbers={
             "position": at,
             "answer": {"id": target, "text": names[0], "probability": float(np.exp(chances[target]))},
@@ -50,11 +60,17 @@ def inspect(
             "parts": shares.parts,
             "heads": {n: x for n, (x, _) in shares.heads.items()},
             "biases_of_mixers": {n: rest for n, (_, rest) in shares.heads.items()},
+            **(_of_cross(shares) if shares.cross_heads else {}),
             "biases_of_ffns": {n: rest for n, (_, rest) in shares.neurons.items()},
         },
         arrays={f"neurons_{n}": x for n, (x, _) in shares.neurons.items()},
-        parts=[_parts(shares), *_heads(shares), *_neurons(shares)],
-        notes=[*tokens.notes, *_left_out(subject, shares)],
+        parts=[
+            _parts(shares),
+            *_heads("Heads", "mixer", shares.heads),
+            *_heads("Heads of cross-attention", "cross-attention", shares.cross_heads),
+            *_neurons(shares),
+        ],
+        notes=[*tokens.notes, *notes_of(read_too), *_left_out(subject, shares)],
         lines=[f"{name}: {share:+z.4f}" for name, share in [*shares.parts.items(), ("bias", shares.bias)]]
         + [f"sum: {shares.total:+z.4f}"],
     )
@@ -82,20 +98,26 @@ def _parts(shares: Shares) -> Table:
     )
 
 
-def _heads(shares: Shares) -> list[Widget]:
-    if not shares.heads:
+def _of_cross(shares: Shares) -> dict[str, dict[int, Any]]:
+    """The numbers of cross-attention."""
+    heads, biases = ({n: pair[i] for n, pair in shares.cross_heads.items()} for i in (0, 1))
+    return {"cross_heads": heads, "biases_of_cross": biases}
+
+
+def _heads(title: str, sublayer: str, heads: dict[int, tuple[np.ndarray, float]]) -> list[Widget]:
+    if not heads:
         return []
-    widest = max(len(x) for x, _ in shares.heads.values())
-    values = np.full((len(shares.heads), widest), np.nan, np.float32)
-    for row, (x, _) in enumerate(shares.heads.values()):
+    widest = max(len(x) for x, _ in heads.values())
+    values = np.full((len(heads), widest), np.nan, np.float32)
+    for row, (x, _) in enumerate(heads.values()):
         values[row, : len(x)] = x
     most = max(float(np.nanmax(np.abs(values))), 1e-9)
     return [
         Widget(
             name="heatmap",
-            title="Heads",
+            title=title,
             data={
-                "rows": list(shares.heads),
+                "rows": list(heads),
                 "columns": list(range(widest)),
                 "values": packed(values),
                 "rowName": "layer",
@@ -103,7 +125,7 @@ def _heads(shares: Shares) -> list[Widget]:
                 "low": -most,
                 "high": most,
             },
-            caption="The shares of the heads of a layer, and of its biases, sum to that of its mixer.",
+            caption=f"The shares of the heads of a layer, and of their biases, sum to that of its {sublayer}.",
         )
     ]
 

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.config import ModelConfig
-from model.layout import ONE_DEVICE, Layout
+from model.errors import UserError
 from model.taps.request import Tap
-from model.transformer import logits, stream
+from model.transformer import logits
 from train.inspection.page.page import packed
 from train.inspection.result import Result, Table, Widget
+from train.inspection.source import notes_of, subject_of, words_on
 from train.inspection.stream.readout import lens
 from train.inspection.stream.tuned import Translators, train_translators, translate
 from train.inspection.subject import Subject
@@ -45,14 +46,12 @@ class Reading(NamedTuple):
     rank_LT: Any
 
 
-def streams_of(
-    config: ModelConfig, params: Any, tokens_BT: jax.Array, layout: Layout = ONE_DEVICE
-) -> tuple[Any, jax.Array]:
+def streams_of(subject: Subject, params: Any, tokens_BT: jax.Array) -> tuple[Any, jax.Array]:
     """The stream after the embedding and after each layer, (L + 1, B, T, ...), and the logits (B, T, V)."""
-    output = stream(config, params, tokens_BT, layout=layout, taps=(Tap("embedding"), Tap("block_output")))
-    first = config.residual.enter(output.taps["embedding"])
+    output = subject.stream(params, tokens_BT, (Tap("embedding"), Tap("block_output")))
+    first = subject.config.residual.enter(output.taps["embedding"])
     streams = jnp.concatenate([first[None], output.taps["block_output"]])
-    return streams, logits(config, params, output.stream_BTD, layout=layout)
+    return streams, logits(subject.config, params, output.stream_BTD, layout=subject.layout)
 
 
 def reading(subject: Subject, ids: np.ndarray, translators: Translators | None = None) -> Reading:
@@ -60,7 +59,7 @@ def reading(subject: Subject, ids: np.ndarray, translators: Translators | None =
     config, count = subject.config, min(TOP, subject.config.vocab_size)
 
     def found(params: Any, tokens_BT: jax.Array, translators: Translators | None) -> Reading:
-        streams, last_BTV = streams_of(config, params, tokens_BT, subject.layout)
+        streams, last_BTV = streams_of(subject, params, tokens_BT)
         last_TV = jax.nn.log_softmax(last_BTV[0].astype(jnp.float32))
         choice_T = jnp.argmax(last_TV, axis=-1)
         next_T = jnp.roll(tokens_BT[0], -1)
@@ -91,6 +90,7 @@ def inspect(
     run: LoadedRun,
     *,
     text: str,
+    source: str | None = None,
     tuned: bool = False,
     steps: int = 200,
     corpus: str | None = None,
@@ -100,17 +100,22 @@ def inspect(
 
     Args:
       run: the model.
-      text: the text.
+      text: the text; for a model with an encoder, the target.
+      source: the text that an encoder reads; None for a model without one.
       tuned: whether to train a tuned lens, and show it beside the logit lens.
       steps: the steps of its training.
       corpus: the text that it is trained on; None for the run's own.
       seed: the seed of that training.
     """
-    subject = Subject.of(run)
+    subject, read_too = subject_of(run, source)
+    if tuned and read_too is not None:
+        raise UserError(
+            "--tuned: its maps are trained on text without sources; leave it out for a model with an encoder"
+        )
     tokens = read(run, text, most=MAX_TOKENS)
     readings = {"logit lens": reading(subject, tokens.ids)}
     numbers: dict[str, Any] = {}
-    lines, notes = [], list(tokens.notes)
+    lines, notes = [], [*tokens.notes, *notes_of(read_too)]
     arrays: dict[str, np.ndarray] = {}
     if tuned:
         training = train_translators(run, steps=steps, corpus=corpus, seed=seed)
@@ -133,7 +138,7 @@ def inspect(
         lines += [f"{name}, mean KL to the last layer by layer: " + " ".join(f"{x:.3f}" for x in each.kl_LT.mean(1))]
     return Result(
         title="Lens",
-        about=f"{run.folder}, step {run.step:,} \u00b7 {len(tokens):,} tokens",
+        about=f"{run.folder}, step {run.step:,} \u00b7 {len(tokens):,} tokens{words_on(read_too)}",
         numbers={"tokens": list(tokens.texts), "ids": tokens.ids, "layers": _rows(subject.config), **numbers},
         arrays=arrays,
         parts=[*(_map(run, name, each, tokens) for name, each in readings.items()), _table(subject.config, readings)],

@@ -16,10 +16,17 @@ from model.config import ModelConfig
 from model.feedforward.mlp import MLP, Gated
 from model.norms import normalize
 from model.taps.request import Tap
-from model.transformer import logits, stream
+from model.transformer import logits
 from train.inspection.stream.readout import check_additive, readout, shares
 from train.inspection.subject import Subject, layers_with
 from train.inspection.weights import of_layer
+
+# The sublayer whose output a tap is mapped to, and its weight and bias.
+_WRITERS = {
+    "mixer_heads": ("mixer", "output", "output_bias"),
+    "cross_heads": ("cross", "output", "output_bias"),
+    "ffn_hidden": ("ffn", "down", "down_bias"),
+}
 
 
 class Shares(NamedTuple):
@@ -31,6 +38,7 @@ class Shares(NamedTuple):
       parts: the share of the embedding and of each sublayer, by its name ("embedding", "mixer 0", "ffn 0", ...), in
         order. They sum to the logit less the bias.
       heads: by layer, the shares of heads (N,), and that of the biases of the mixer: they sum to the mixer's.
+      cross_heads: the same of cross-attention.
       neurons: by layer, the shares of neurons (F,), and that of the biases of the feed-forward.
     """
 
@@ -38,6 +46,7 @@ class Shares(NamedTuple):
     bias: float
     parts: dict[str, float]
     heads: dict[int, tuple[np.ndarray, float]]
+    cross_heads: dict[int, tuple[np.ndarray, float]]
     neurons: dict[int, tuple[np.ndarray, float]]
 
     @property
@@ -61,12 +70,12 @@ def attribute(subject: Subject, ids: np.ndarray, position: int, target: int, aga
     """
     config = subject.config
     check_additive(config)
-    head_layers = [n for n in layers_with(config, "mixer_heads") if _output_of_heads(subject, n) is not None]
-    neuron_layers = [n for n, layer in enumerate(config.layers) if isinstance(layer.ffn, MLP | Gated)]
-    groups = {
-        "mixer_heads": _alike(config, "mixer_heads", head_layers),
-        "ffn_hidden": _alike(config, "ffn_hidden", neuron_layers),
+    having = {
+        name: [n for n in layers_with(config, name) if _output_of_heads(subject, n, _WRITERS[name][0]) is not None]
+        for name in ("mixer_heads", "cross_heads")
     }
+    having["ffn_hidden"] = [n for n, layer in enumerate(config.layers) if isinstance(layer.ffn, MLP | Gated)]
+    groups = {name: _alike(config, name, layers) for name, layers in having.items()}
 
     def found(params: Any, ids_T: jax.Array, position: jax.Array, target: jax.Array, against: jax.Array) -> Any:
         parts_PD, names, whole_D, result = _parts(subject, params, ids_T, position)
@@ -78,7 +87,7 @@ def attribute(subject: Subject, ids: np.ndarray, position: int, target: int, aga
         for name, layer_groups in groups.items():
             inner[name] = {}
             for layers in layer_groups:
-                taps = stream(config, params, ids_T[None], layout=subject.layout, taps=(Tap(name, layers=layers),)).taps
+                taps = subject.stream(params, ids_T[None], (Tap(name, layers=layers),)).taps
                 for number, x in zip(layers, taps[name][:, 0], strict=True):
                     terms, rest = _terms(config, of_layer(config, params, number), name, x[position])
                     inner[name][number] = (share(terms), share(rest))
@@ -94,6 +103,7 @@ def attribute(subject: Subject, ids: np.ndarray, position: int, target: int, aga
         float(bias),
         {name: float(parts[name]) for name in order},
         split["mixer_heads"],
+        split["cross_heads"],
         split["ffn_hidden"],
     )
 
@@ -103,10 +113,10 @@ def _alike(config: ModelConfig, name: str, layers: list[int]) -> list[tuple[int,
     return [tuple(n for n in layers if known[n] == shape) for shape in dict.fromkeys(known[n] for n in layers)]
 
 
-def _output_of_heads(subject: Subject, number: int) -> Any:
-    """The output projection (N, H, D) of a layer's heads; None where it is stored in another form."""
+def _output_of_heads(subject: Subject, number: int, name: str) -> Any:
+    """The output projection (N, H, D) of the heads of a sublayer; None where it is stored in another form."""
     layer = jax.eval_shape(lambda params: of_layer(subject.config, params, number), subject.params)
-    output = layer.get("mixer", {}).get("output")
+    output = layer.get(name, {}).get("output")
     return output if getattr(output, "ndim", 0) == 3 else None
 
 
@@ -123,9 +133,9 @@ def _parts(
 ) -> tuple[jax.Array, list[str], jax.Array, jax.Array]:
     """The parts of the stream at a position (P, D), their names, their sum (D,), the stream after the last norm."""
     config = subject.config
-    wanted = [name for name in ("mixer", "ffn") if any(name in layer.sublayers for layer in config.layers)]
+    wanted = [name for name in ("mixer", "cross", "ffn") if any(name in layer.sublayers for layer in config.layers)]
     keep = [Tap("embedding"), Tap("block_output"), *(Tap(f"{name}_output") for name in wanted)]
-    output = stream(config, params, ids_T[None], layout=subject.layout, taps=keep)
+    output = subject.stream(params, ids_T[None], keep)
     at = {name: jnp.asarray(x, jnp.float32)[..., 0, position, :] for name, x in output.taps.items()}
     parts, names = [at["embedding"]], ["embedding"]
     rows = dict.fromkeys(wanted, 0)
@@ -148,10 +158,10 @@ def _terms(config: ModelConfig, layer: Any, tap: str, x: jax.Array) -> tuple[jax
     Args:
       config: the model.
       layer: the parameters of the layer.
-      tap: mixer_heads or ffn_hidden.
+      tap: mixer_heads, cross_heads or ffn_hidden.
       x: the tap at the position, (N, H) or (F,).
     """
-    name, weight, bias = ("mixer", "output", "output_bias") if tap == "mixer_heads" else ("ffn", "down", "down_bias")
+    name, weight, bias = _WRITERS[tap]
     w = layer[name][weight].astype(jnp.float32)
     values = x.astype(jnp.float32)
     terms = jnp.einsum("NH,NHD->ND", values, w) if w.ndim == 3 else values[:, None] * w

@@ -8,10 +8,10 @@ import numpy as np
 
 from model.config import ModelConfig
 from model.taps.request import Tap
-from model.transformer import stream
 from train.inspection.choice import position_in, predictions, single_token
 from train.inspection.page.page import packed
 from train.inspection.result import Result, Table, Widget
+from train.inspection.source import notes_of, subject_of, words_on
 from train.inspection.stream.lens import streams_of
 from train.inspection.stream.readout import lens
 from train.inspection.subject import Subject
@@ -46,7 +46,7 @@ def path(subject: Subject, ids: np.ndarray, target: int) -> Path:
     config = subject.config
 
     def found(params: Any, tokens_BT: jax.Array, target: jax.Array) -> Path:
-        streams, _ = streams_of(config, params, tokens_BT, subject.layout)
+        streams, _ = streams_of(subject, params, tokens_BT)
 
         def one(x: jax.Array) -> Path:
             logits_TV = lens(config, params, x, subject.layout)[0].astype(jnp.float32)
@@ -63,15 +63,15 @@ def path(subject: Subject, ids: np.ndarray, target: int) -> Path:
 
 
 def writes(subject: Subject, ids: np.ndarray) -> dict[str, Writes]:
-    """The outputs of mixers and of feed-forwards over a text, where the stream is one vector a token."""
+    """The outputs of sublayers over a text, by their name, where the stream is one vector a token."""
     config = subject.config
     if not config.residual.one_vector:
         return {}
-    names = [name for name in ("mixer", "ffn") if any(name in layer.sublayers for layer in config.layers)]
+    names = [name for name in ("mixer", "cross", "ffn") if any(name in layer.sublayers for layer in config.layers)]
     keep = [Tap("embedding"), Tap("block_output"), *(Tap(f"{name}_output") for name in names)]
 
     def found(params: Any, tokens_BT: jax.Array) -> dict[str, Writes]:
-        taps = stream(config, params, tokens_BT, layout=subject.layout, taps=keep).taps
+        taps = subject.stream(params, tokens_BT, keep).taps
         before = jnp.concatenate([taps["embedding"][None], taps["block_output"][:-1]]).astype(jnp.float32)
         result = {}
         for name in names:
@@ -86,16 +86,19 @@ def writes(subject: Subject, ids: np.ndarray) -> dict[str, Writes]:
     return {name: Writes(*computed[name]) for name in names}
 
 
-def inspect(run: LoadedRun, *, text: str, position: int = -1, answer: str | None = None) -> Result:
+def inspect(
+    run: LoadedRun, *, text: str, source: str | None = None, position: int = -1, answer: str | None = None
+) -> Result:
     """The norms of the stream over a text, and the path of a logit at one of its tokens.
 
     Args:
       run: the model.
-      text: the text.
+      text: the text; for a model with an encoder, the target.
+      source: the text that an encoder reads; None for a model without one.
       position: the token after which the next one is predicted.
       answer: the token whose logit it is; None for the likeliest one.
     """
-    subject = Subject.of(run)
+    subject, read_too = subject_of(run, source)
     tokens = read(run, text, most=MAX_TOKENS)
     at = position_in(tokens, position)
     chances = predictions(subject, tokens.ids, at)
@@ -106,7 +109,7 @@ def inspect(run: LoadedRun, *, text: str, position: int = -1, answer: str | None
     return Result(
         title="The residual stream",
         about=f"{run.folder}, step {run.step:,} \u00b7 {len(tokens):,} tokens \u00b7 the path of {name!r} after token "
-        f"{at}, {tokens.texts[at]!r}",
+        f"{at}, {tokens.texts[at]!r}{words_on(read_too)}",
         numbers={
             "tokens": list(tokens.texts),
             "rows": rows,
@@ -119,7 +122,7 @@ def inspect(run: LoadedRun, *, text: str, position: int = -1, answer: str | None
         arrays=found._asdict()
         | {f"{name}_{k}": x for name, each in written.items() for k, x in each._asdict().items()},
         parts=[_table(subject.config, rows, found, written, at), _map(rows, tokens.texts, found)],
-        notes=tokens.notes,
+        notes=[*tokens.notes, *notes_of(read_too)],
         lines=[
             f"{row}: norm {norm:.3f}, probability of {name!r} {chance:.4f}"
             for row, norm, chance in zip(rows, found.norm_LT.mean(1), found.probability_LT[:, at], strict=True)

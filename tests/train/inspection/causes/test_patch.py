@@ -9,8 +9,10 @@ import pytest
 from model.errors import UserError
 from model.taps.request import Tap, Taps
 from model.transformer import forward
+from tests.train.inspection.sources import BOTH, run_of
 from train.inspection.causes import patch as patching
 from train.inspection.causes.patch import Effects, inspect, notes_on_change, patch
+from train.inspection.causes.paths import inspect as paths
 from train.inspection.text import Tokens
 from train.run.loading import load_run
 
@@ -131,6 +133,7 @@ def test_positions_of_a_cut_text_are_those_that_are_read(tiny_run):
     assert [note[:30] for note in notes[:2]] == ["The text has 73 tokens; these ", "--corrupt: The text has 73 tok"]
 
 
+@pytest.mark.sweep
 def test_positions_that_are_named_are_sampled_too(tiny_run, monkeypatch):
     monkeypatch.setattr(patching, "MAX_POSITIONS", 2)
     given = {"text": "the cat", "corrupt": "dog cat", "answer": "a", "wrong": "b", "layers": [1]}
@@ -157,6 +160,7 @@ def test_the_caption_of_a_map_says_what_its_dashes_are(rows, words):
     assert bool(patching._dashes(Effects(patched, patched), 2)) == bool(words)
 
 
+@pytest.mark.sweep
 def test_no_effect_is_written_as_zero_not_as_minus_zero(tiny_run):
     found = inspect(load_run(tiny_run), text="the cat", corrupt="the dog", answer="a", wrong="b", taps=["mixer_output"])
     signs = {bool(np.signbit(x[:-1]).any()) for each in found.numbers["effects"].values() for x in [each[1]]}
@@ -176,3 +180,14 @@ def test_effects_that_are_all_alike_or_too_few_have_no_correlation_with_estimate
     assert agreement([1.0, 1.0 + 1e-7, 1.0], [0.1, 0.5, 0.9])[0] is None
     assert patching._correlation(None) == "\u2013"
     assert patching._table({"a": (None, 0.5)}).caption.startswith("Over all patches of a tap; a dash")
+
+
+def test_beside_a_source_patching_everything_gives_the_clean_run():
+    given = {"text": "abc", "corrupt": "abd", "answer": "a", "wrong": "b", "source": "one"}
+    found = inspect(run_of(BOTH), **given, taps=["block_output", "cross_heads"], positions=[3])
+    effects = found.numbers["effects"]
+    assert [float(x[0]) for x in effects["block_output"].values()] == [1.0, 1.0]
+    assert effects["cross_heads"][1].shape == (4,)
+    assert found.about.endswith("after the corrupt one, a source of 4")
+    with pytest.raises(UserError, match="gives one with --source to attention, lens, logits, stream, ablate, patch;"):
+        paths(run_of(BOTH), text="abc", corrupt="abd")

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from tests.train.inspection.sources import BOTH, run_of
 from tests.train.report.browser import look, needs_browser
 from tests.train.report.pages import NASTY
 from train.data.config import Bytes
@@ -108,6 +109,7 @@ def pages(tiny_run):
     named = tokens.open_tokenizer(tiny_run)
     return {
         "attention": maps.inspect(run, text=TEXT),
+        "alignment": maps.inspect(run_of(BOTH), text="x<b>", source="</i>\n", layers=[1]),
         "lens": lens.inspect(run, text=TEXT),
         "tokens": tokens.inspect(named, text=TEXT + "é猫", against=str(tiny_run)),
         "scatter": vocabulary_map.inspect(run, text=TEXT, checkpoints=["10", "20"]),
@@ -143,6 +145,19 @@ def test_attention(pages, found):
     np.testing.assert_allclose(entropies, expected, atol=6e-4)
     assert said["told"][length - 1].startswith(f"⏎token {length - 1}, id 10")
     assert re.search(r"attends to .*of token \d+ goes to token", said["told"][-1])
+
+
+def test_attention_to_a_source(found):
+    said = found["alignment"]["said"]
+    source, text = [*"</i>", "⏎\n", "<end>"], ["<start>", *"x<b>"]
+    assert said["texts"] == [text, text, source]  # of the decoder, and of cross-attention
+    assert said["canvases"] == [True, True]
+    told = said["told"]
+    before = 2 * len(text) + 2  # both texts, and the two heads of the decoder
+    of_source = told[before : before + len(source)]
+    for number, (token, words) in enumerate(zip([*"</i>⏎", "<end>"], of_source, strict=True)):
+        assert words.startswith(f"{token}token {number}, id ")
+    assert re.search(r"attends to .*of token \d+ goes to token \d+ of the source", told[-1])
 
 
 def test_the_lens_shows_tokens_in_its_cells(pages, found):

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from model.errors import UserError
 from model.transformer import forward
+from tests.train.inspection.sources import BOTH, run_of
 from train.inspection.stream.lens import inspect, reading
 from train.inspection.subject import Subject
 from train.run.loading import load_run
@@ -37,3 +39,15 @@ def test_the_page_of_a_text(run, tmp_path):
     numbers = json.loads((tmp_path / "result.json").read_text())
     assert len(numbers["logit_lens"]["kl"]) == 3
     assert numbers["layers"] == ["embedding", "layer 0", "layer 1"]
+
+
+def test_a_text_beside_its_source():
+    run = run_of(BOTH)
+    one, other = (inspect(run, text="abc", source=source) for source in ("one", "another"))
+    assert one.about.endswith("4 tokens, a source of 4")
+    assert np.abs(one.arrays["logit_lens_kl_LT"] - other.arrays["logit_lens_kl_LT"]).max() > 1e-3
+    np.testing.assert_allclose(one.arrays["logit_lens_kl_LT"][-1], 0, atol=1e-6)
+    with pytest.raises(UserError, match="--tuned: its maps are trained on text without sources"):
+        inspect(run, text="abc", source="one", tuned=True)
+    with pytest.raises(UserError, match="--source is missing"):
+        inspect(run, text="abc")

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from model.taps.request import Tap
 from model.transformer import forward
 from tests.train.inspection.models import FAMILIES, subject, tokens
+from tests.train.inspection.sources import BOTH, reads_source, run_of
 from train.inspection.stream.path import inspect, path, writes
 from train.run.loading import load_run
 
@@ -28,3 +30,13 @@ def test_the_page_of_a_run(tiny_run, tmp_path):
     result = inspect(load_run(tiny_run), text="the cat")
     assert result.numbers["probability"][-1] == pytest.approx(result.numbers["answer"]["probability"], abs=1e-5)
     assert "cosine of ffn" in result.write(tmp_path).read_text()
+
+
+@pytest.mark.sweep
+def test_the_stream_beside_a_source_has_the_writes_of_cross_attention():
+    result = inspect(run_of(BOTH), text="abc", source="one")
+    assert result.numbers["probability"][-1] == pytest.approx(result.numbers["answer"]["probability"], abs=1e-5)
+    assert "cosine of cross" in result.parts[0].head
+    model, ids = reads_source(BOTH), tokens(1, vocab=257)[0]
+    cross = model.taps(ids[None], Tap("cross_output"))["cross_output"][:, 0]
+    np.testing.assert_allclose(writes(model, ids)["cross"].norm_LT, np.linalg.norm(cross, axis=-1), rtol=1e-5)

@@ -6,9 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.encoder.source import Source
 from model.residual import HyperConnections, PostNorm
+from model.transformer import forward
 from tests.tiers import representatives
 from tests.train.inspection.models import FAMILIES, subject, tokens
+from tests.train.inspection.sources import BOTH, reads_source
 from train.inspection.stream.lens import streams_of
 from train.inspection.stream.readout import lens, readout, shares
 
@@ -22,10 +25,20 @@ MODELS = FAMILIES | {
 def test_the_lens_at_the_last_layer_is_the_logits(name):
     config = MODELS[name]
     model = subject(config)
-    streams, logits = streams_of(config, model.params, tokens())
+    streams, logits = streams_of(model, model.params, tokens())
     assert len(streams) == config.num_layers + 1
     np.testing.assert_array_equal(lens(config, model.params, streams[-1]), logits)
     assert not np.allclose(lens(config, model.params, streams[0]), logits)
+
+
+def test_the_lens_at_the_last_layer_is_the_logits_of_a_model_that_reads_a_source():
+    model = reads_source(BOTH)
+    streams, logits = streams_of(model, model.params, tokens(vocab=257))
+    np.testing.assert_array_equal(lens(BOTH, model.params, streams[-1]), logits)
+    source = Source(tokens_BS=jnp.broadcast_to(jnp.asarray(model.source_S), (2, 5)))
+    np.testing.assert_allclose(
+        logits, forward(BOTH, model.params, tokens(vocab=257), source=source).logits_BTV, atol=1e-5
+    )
 
 
 def test_shares_are_linear_in_the_parts():
