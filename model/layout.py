@@ -131,3 +131,18 @@ class Layout:
 
 
 ONE_DEVICE = Layout()
+
+
+def varying_axes(*arrays: jax.Array) -> tuple[str, ...]:
+    """The mesh axes along which the values of any of these differ, as far as `shard_map` knows; () outside of it."""
+    return tuple(sorted(frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in arrays))))
+
+
+def vary(tree: Any, names: tuple[str, ...]) -> Any:
+    """Returns the same arrays, whose values differ along these mesh axes as far as `shard_map` knows."""
+
+    def cast(x: jax.Array) -> jax.Array:
+        missing = tuple(name for name in names if name not in jax.typeof(x).manual_axis_type.varying)
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(cast, tree)

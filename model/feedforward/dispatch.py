@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from model.feedforward.exchange import apply_in_rounds
-from model.feedforward.placement import Gathered, Placement, gathered, vary
+from model.feedforward.placement import Gathered, Placement, gathered
 from model.kernels.experts import kernel_for, only_xla
 from model.kernels.experts.grouped_products import RAGGED_DOT, GroupedKernel
-from model.layout import Layout
+from model.layout import Layout, vary
 from model.parameters.mixed_precision import cast_like, grouped_matmul, lookup, weight_einsum
 
 # The parameters of all experts, by name (`EXPERT_AXES`).

@@ -20,7 +20,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from model.feedforward.placement import Placement, gather, sum_and_scatter, vary
+from model.feedforward.placement import Placement, gather, sum_and_scatter
+from model.layout import vary
 
 # The rows that a device takes in one round, in multiples of those that it would get if all loads were equal.
 SPARE = 1.25

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -121,16 +120,6 @@ class Placement:
         for name in self.expert_only_axes:
             group = jnp.where(jax.lax.axis_index(name) == place[name], group, ways * here)
         return group[chosen], (ways, here)
-
-
-def vary(tree: Any, names: tuple[str, ...]) -> Any:
-    """Returns the same arrays, whose values differ along these mesh axes as far as `shard_map` knows."""
-
-    def cast(x: jax.Array) -> jax.Array:
-        missing = tuple(name for name in names if name not in jax.typeof(x).manual_axis_type.varying)
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(cast, tree)
 
 
 def gather(p: jax.Array, over: Gathered, dtype: jax.typing.DTypeLike) -> jax.Array:

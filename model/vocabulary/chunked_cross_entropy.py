@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from model.layout import Axes, AxisSharding, Layout
+from model.layout import Axes, AxisSharding, Layout, vary
 from model.vocabulary.unembedding import LogitTransform
 
 
@@ -234,7 +234,7 @@ def _loss_gradients(
         x_BTD: jax.Array, w_DV: jax.Array, bias_V: jax.Array | None, *of_tokens: jax.Array
     ) -> tuple[Any, ...]:
         # Each device has its own sums until the end.
-        w_DV, bias_V = jax.lax.pcast((w_DV, bias_V), token_mesh_axes, to="varying")
+        w_DV, bias_V = vary((w_DV, bias_V), token_mesh_axes)
 
         def chunk_step(sums: Any, inputs: tuple[jax.Array, ...]) -> tuple[Any, tuple[Any, ...]]:
             x_CD, target_C, *rest = inputs
@@ -250,7 +250,7 @@ def _loss_gradients(
             return sums, (jnp.einsum("CV,DV->CD", dproducts_CV, w_DV), *kept)
 
         start = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), (w_DV, bias_V))
-        start = jax.lax.pcast(start, (*token_mesh_axes, *plan.vocab.mesh_axes), to="varying")
+        start = vary(start, (*token_mesh_axes, *plan.vocab.mesh_axes))
         chunks = map(plan.split_chunks, (x_BTD, *of_tokens), (0, 0, *fills))
         sums, outputs = jax.lax.scan(chunk_step, start, tuple(chunks))
         dx_BTD, *kept_BT = (plan.join_chunks(each, x_BTD) for each in outputs)

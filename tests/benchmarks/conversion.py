@@ -25,6 +25,7 @@ import tempfile
 import time
 
 from tests.benchmarks.command import ROOT, path, run
+from tests.benchmarks.repeats import extremes, ratios
 
 SHARDS, HEAD_DIM, VOCABULARY = 4, 128, 32_000
 
@@ -172,11 +173,6 @@ def copy_files(source: pathlib.Path, target: pathlib.Path) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began, "cpu": cpu}
 
 
-def _spread(numbers: list[float], digits: int) -> str:
-    """The median, the least and the most."""
-    return f"{statistics.median(numbers):.{digits}f} [{min(numbers):.{digits}f}, {max(numbers):.{digits}f}]"
-
-
 def main() -> None:
     """Reads the flags and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -206,12 +202,11 @@ def main() -> None:
     yardsticks = [cp["seconds"] + cast["seconds"] for cp, cast in zip(rounds["cp"], rounds["cast"], strict=True)]
     for name, results in rounds.items():
         seconds, cpu = [one["seconds"] for one in results], statistics.median(one["cpu"] for one in results)
-        middle = statistics.median(seconds)
-        cells = [_spread(seconds, 1), f"{size / middle / 1e9:.2f}", f"{cpu:.1f}"]
+        spread = extremes(seconds)
+        cells = [f"{spread:.1f}", f"{size / spread.middle / 1e9:.2f}", f"{cpu:.1f}"]
         if name not in ("cp", "cast"):
             peak, base = (max(one[key] for one in results) for key in ("peak", "base"))
-            ratios = [one / yardstick for one, yardstick in zip(seconds, yardsticks, strict=True)]
-            cells += [_spread(ratios, 2), f"{(peak - size) / 1e6:.0f}", f"{base / 1e6:.0f}"]
+            cells += [f"{extremes(ratios(seconds, yardsticks)):.2f}", f"{(peak - size) / 1e6:.0f}", f"{base / 1e6:.0f}"]
         print(f"| {name} | {' | '.join([*cells, *['-'] * (6 - len(cells))])} |")
 
 

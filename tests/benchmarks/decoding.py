@@ -25,6 +25,7 @@ import sys
 import tempfile
 
 from tests.benchmarks.command import ROOT, path, run
+from tests.benchmarks.repeats import quartiles, ratios
 
 LAYERS, WIDTH, HEADS, KEY_HEADS, FFN, VOCABULARY, PROMPT = 8, 512, 8, 4, 1408, 32_000, 64
 
@@ -234,13 +235,6 @@ def time_one_round(one: subprocess.Popen[str]) -> tuple[float, float, list[list[
     return seconds, cpu_seconds, tokens
 
 
-def ratios(ours: list[float], theirs: list[float]) -> str:
-    """Returns the median and the quartiles of the rounds' ratios."""
-    each = [a / b for a, b in zip(ours, theirs, strict=True)]
-    low, _, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
-    return f"{statistics.median(each):.2f} [{low:.2f}, {high:.2f}]"
-
-
 def lines(
     seconds: dict[str, list[float]], cpu_seconds: dict[str, list[float]], texts: dict[str, list[list[int]]]
 ) -> list[str]:
@@ -252,9 +246,10 @@ def lines(
             (a, b) for row, other in zip(texts[ours], texts[name], strict=True) for a, b in zip(row, other, strict=True)
         ]
         same = sum(a == b for a, b in pairs) / len(pairs)
+        wall, cpu = (quartiles(ratios(all_[ours], all_[name]), "inclusive") for all_ in (seconds, cpu_seconds))
         table.append(
             f"{name:20} {statistics.median(times):7.2f} ({min(times):.2f} to {max(times):.2f}, n={len(times)})  "
-            f"{ratios(seconds[ours], times)}  {ratios(cpu_seconds[ours], cpu_seconds[name])}  {same:.0%}"
+            f"{wall:.2f}  {cpu:.2f}  {same:.0%}"
         )
     return table
 

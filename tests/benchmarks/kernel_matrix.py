@@ -112,6 +112,15 @@ def check_pages(cases: tuple[paged_matrix.Case, ...], ends: float) -> list[dict[
     return rows
 
 
+def milliseconds(program: Any, *arguments: Any) -> float:
+    """Milliseconds of a call, of `CALLS` in a row."""
+    began = time.perf_counter()
+    for _ in range(CALLS):
+        result = program(*arguments)
+    jax.block_until_ready(result)
+    return 1e3 * (time.perf_counter() - began) / CALLS
+
+
 def time_pages(small: bool) -> list[dict[str, Any]]:
     """Milliseconds of attention to pages in a decoding step, for each kernel: 16 rows of up to 4,096 keys, or few."""
     lengths = (40,) * 2 if small else tuple(256 * (i + 1) for i in range(16))
@@ -123,11 +132,7 @@ def time_pages(small: bool) -> list[dict[str, Any]]:
         program = jax.jit(paged_matrix.program(asked, kernel)).lower(*paged_matrix.arguments(asked)).compile()
         found = []
         for _ in range(10):
-            began = time.perf_counter()
-            for _ in range(CALLS):
-                result = program(*paged_matrix.arguments(asked))
-            jax.block_until_ready(result)
-            found.append(1e3 * (time.perf_counter() - began) / CALLS)
+            found.append(milliseconds(program, *paged_matrix.arguments(asked)))
         read = 2 * sum(lengths) * case.kv_heads * case.width * 2
         median = statistics.median(found)
         rows.append(
@@ -183,11 +188,7 @@ def times(lengths: tuple[int, ...], tokens: int, heads: int, rounds: int, ends: 
                 if time.monotonic() > ends:
                     break
                 seen = visibility_of(key[1], length)
-                began = time.perf_counter()
-                for _ in range(CALLS):
-                    result = program(seen, q, k, v, towards)
-                jax.block_until_ready(result)
-                measured[key].append(1e3 * (time.perf_counter() - began) / CALLS)
+                measured[key].append(milliseconds(program, seen, q, k, v, towards))
         pairs = shape[0] * heads * length * length / 2
         for (name, packed, backward), found in measured.items():
             if not found:

@@ -12,7 +12,7 @@ import pathlib
 import statistics
 
 from tests.benchmarks.command import ROOT, path, run
-from tests.benchmarks.seeds import over_seeds
+from tests.benchmarks.repeats import over_seeds
 
 
 def estimate(folder: pathlib.Path, seed: int, num_batches: int = 20) -> float:

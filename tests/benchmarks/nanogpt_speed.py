@@ -9,7 +9,6 @@ Both sides count the whole iteration: the batch, the forward and backward pass, 
 """
 
 import argparse
-import dataclasses
 import json
 import pathlib
 import random
@@ -22,6 +21,7 @@ import time
 from typing import Any
 
 from tests.benchmarks.command import ROOT, require_torch, run
+from tests.benchmarks.repeats import extremes, ratios
 
 # The config of a size, and what is changed in it.
 SIZES = {
@@ -125,16 +125,6 @@ class Torch:
         return json.loads(self.process.stdout.readline())["ms"]
 
 
-@dataclasses.dataclass
-class Row:
-    """Medians of one side over the rounds."""
-
-    rounds: list[float]
-
-    def __str__(self) -> str:
-        return f"{statistics.median(self.rounds):9.1f} {min(self.rounds):9.1f} {max(self.rounds):9.1f}"
-
-
 def main() -> None:
     """Runs the sides in turn and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -165,10 +155,11 @@ def main() -> None:
     )
     print(f"{'':8}{'median':>9} {'least':>9} {'most':>9}")
     for name, values in rounds.items():
-        print(f"{name:8}{Row(values)}")
+        least, median, most = extremes(values)
+        print(f"{name:8}{median:9.1f} {least:9.1f} {most:9.1f}")
     if "torch" in rounds:
-        ratios = [a / b for a, b in zip(rounds["cairn"], rounds["torch"], strict=True)]
-        print(f"{'ratio':8}{statistics.median(ratios):9.3f} {min(ratios):9.3f} {max(ratios):9.3f}")
+        least, median, most = extremes(ratios(rounds["cairn"], rounds["torch"]))
+        print(f"{'ratio':8}{median:9.3f} {least:9.3f} {most:9.3f}")
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ tokens a second, and of processor seconds, which other work on the machine chang
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tests.benchmarks.command import require_torch, run
+from tests.benchmarks.repeats import extremes, ratios, timed
 
 LENGTH, VOCABULARY, LAYERS, WIDTH, HEADS, FFN = 512, 8192, 6, 256, 8, 704
 
@@ -141,26 +141,25 @@ def main() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # as the commands do
     with tempfile.TemporaryDirectory() as folder:
         loaded, theirs = (untrained_run(), None) if given.no_transformers else random_model(folder)
-        timed = works(loaded, theirs, given.rows, given.documents)
-        losses = {name: work() for name, work in timed.items()}  # compiles
-        rates: dict[str, list[float]] = {name: [] for name in timed}
-        processor: dict[str, list[float]] = {name: [] for name in timed}
+        all_works = works(loaded, theirs, given.rows, given.documents)
+        losses = {name: work() for name, work in all_works.items()}  # compiles
+        rates: dict[str, list[float]] = {name: [] for name in all_works}
+        processor: dict[str, list[float]] = {name: [] for name in all_works}
         for _ in range(given.rounds):
-            for name, work in timed.items():
-                began, used = time.perf_counter(), time.process_time()
-                work()
-                rates[name].append(given.documents * LENGTH / (time.perf_counter() - began))
-                processor[name].append(time.process_time() - used)
+            for name, work in all_works.items():
+                took = timed(work)
+                rates[name].append(given.documents * LENGTH / took.seconds)
+                processor[name].append(took.processor)
     for name, each in rates.items():
-        ratios = [a / b for a, b in zip(rates["evaluate"], each, strict=True)]
+        least, median, most = extremes(ratios(rates["evaluate"], each))
         print(
             f"{name:<13} median {statistics.median(each):9,.0f} tokens/s, {min(each):,.0f} to {max(each):,.0f}; evaluate "
-            f"is {statistics.median(ratios):.2f} times as fast, {min(ratios):.2f} to {max(ratios):.2f}, n={len(each)}"
+            f"is {median:.2f} times as fast, {least:.2f} to {most:.2f}, n={len(each)}"
         )
-        shares = [a / b for a, b in zip(processor["evaluate"], processor[name], strict=True)]
+        least, median, most = extremes(ratios(processor["evaluate"], processor[name]))
         print(
             f"{'':<13} median {statistics.median(processor[name]):9,.2f} processor seconds; evaluate takes "
-            f"{statistics.median(shares):.3f} of them, {min(shares):.3f} to {max(shares):.3f}"
+            f"{median:.3f} of them, {least:.3f} to {most:.3f}"
         )
     spread = max(losses.values()) - min(losses.values())
     print(f"losses {', '.join(f'{name} {loss:.6f}' for name, loss in losses.items())}; they differ by {spread:.1e}")

@@ -20,7 +20,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -166,11 +166,13 @@ def preference_row(grammar: Instructions, n: int, split: Split, noise: float = 0
     prompt, answer = grammar.example(n, split)
     pair = [answer, grammar.wrong_answer(n, split)]
     chosen, rejected = reversed(pair) if _is_noisy(grammar, n, split, noise) else pair
-    return {
-        "prompt": [_message("user", prompt)],
-        "chosen": [_message("assistant", chosen)],
-        "rejected": [_message("assistant", rejected)],
-    }
+    return pair_row([_message("user", prompt)], chosen, rejected)
+
+
+def pair_row(messages: Sequence[Mapping[str, Any]], chosen: str, rejected: str) -> dict[str, Any]:
+    """A prompt with the answer that is chosen and the one that is not: a row of train/data/preferences."""
+    answers = {"chosen": chosen, "rejected": rejected}
+    return {"prompt": list(messages)} | {name: [_message("assistant", text)] for name, text in answers.items()}
 
 
 def prompt_row(grammar: Instructions, n: int, split: Split) -> dict[str, Any]:

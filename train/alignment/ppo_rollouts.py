@@ -11,7 +11,7 @@ from train.alignment.rollouts import RolloutPreparation, Scored
 from train.objectives.ppo import PPO
 
 
-class PPOPreparation(RolloutPreparation):
+class PPOPreparation(RolloutPreparation[PPO]):
     """See the module.
 
     Further numbers: `kl`, the mean of log p - log p_reference over tokens; `value_explained`, 1 less the share of the
@@ -22,7 +22,6 @@ class PPOPreparation(RolloutPreparation):
 
     def _credit(self, arrays: dict[str, np.ndarray], rewards: np.ndarray, own: Scored) -> dict[str, Any]:
         objective, drawn, counts = self._objective, arrays["drawn"], arrays["weights"] > 0
-        assert isinstance(objective, PPO)
         log_ratio = own.logprobs - arrays["reference"] if objective.kl else None
         of_tokens = token_rewards(rewards, drawn, log_ratio, objective.kl)
         gains, returns = advantages_and_returns(of_tokens, own.values, drawn, objective.gamma, objective.gae_lambda)

@@ -17,7 +17,7 @@ through the cache, many times slower; to read the texts again in the engine woul
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -70,8 +70,11 @@ NEXT = "next."  # before the names of the arrays of a rollout that the next upda
 OF_HOST = ("numbers", "rewards", "sampled", "scalars")  # arrays that the step does not read
 
 
-class RolloutPreparation(Preparation):
-    """See the module. What answers earn is `_credit`: here the advantages of GRPO.
+Own = TypeVar("Own", bound=GRPO | PPO)
+
+
+class RolloutPreparation(Preparation, Generic[Own]):
+    """See the module. A class for each objective says what answers earn, `_credit`, and may leave some out, `_counts`.
 
     Attributes:
       names: the numbers that it reports, in the order of the array that is saved with a checkpoint.
@@ -79,7 +82,7 @@ class RolloutPreparation(Preparation):
 
     names: tuple[str, ...] = (*OF_DRAWS, "entropy", "logprob_difference")
 
-    def __init__(self, objective: GRPO | PPO, session: Session) -> None:
+    def __init__(self, objective: Own, session: Session) -> None:
         """Args: the objective, the session. Raises UserError for data without prompts, or a missing reference."""
         experiment, name = session.experiment, type(objective).__name__
         if not isinstance(experiment.data, Prompts):
@@ -206,17 +209,18 @@ class RolloutPreparation(Preparation):
 
     def _credit(self, arrays: dict[str, np.ndarray], rewards: np.ndarray, own: Scored) -> dict[str, Any]:
         """Adds what the answers of a rollout earned to its arrays; returns further numbers to report."""
-        objective, lengths = self._objective, arrays["drawn"].sum(axis=1)
-        assert isinstance(objective, GRPO)
-        rewards = rewards + overlong_penalty(lengths, objective.rollouts.max_tokens, objective.overlong)
-        arrays["advantages"] = advantages(rewards, self._data.group, objective.baseline)[:, None]
-        return {}
+        raise NotImplementedError
+
+    def _counts(self, answers: Sequence[Answer], rewards: np.ndarray) -> np.ndarray:
+        """Which answers count in the loss, bool (R,)."""
+        masked = self._objective.rollouts.truncated == "mask"
+        return ~np.array([masked and answer.truncated for answer in answers])
 
     def _arrays(
         self, prompts: Sequence[Prompt], answers: Sequence[Answer], rewards: np.ndarray
     ) -> dict[str, np.ndarray]:
         """The rows of all rollouts: inputs, targets, weights, rewards, and the sampler's log-probabilities."""
-        objective, length = self._objective, self._data.sequence_length
+        length = self._data.sequence_length
         whole = [[*prompt.ids, *answer.ids] for prompt, answer in zip(prompts, answers, strict=True)]
         arrays = padded([text[:-1] for text in whole], length)
         shape = arrays["tokens"].shape
@@ -225,16 +229,11 @@ class RolloutPreparation(Preparation):
             targets[i, : len(text) - 1] = text[1:]
             drawn[i, len(prompt.ids) - 1 : len(text) - 1] = answer.drawn
             sampled[i, len(prompt.ids) - 1 : len(text) - 1] = answer.logprobs
-        counts = np.ones(len(rewards), bool)
-        if isinstance(objective, GRPO) and objective.filter_equal:
-            counts &= differs(rewards, self._data.group)
-        if objective.rollouts.truncated == "mask":
-            counts &= ~np.array([answer.truncated for answer in answers])
         return {
             **{name: np.ascontiguousarray(x) for name, x in arrays.items()},
             "targets": targets,
             "drawn": drawn,
-            "weights": drawn * counts[:, None].astype(np.float32),
+            "weights": drawn * self._counts(answers, rewards)[:, None].astype(np.float32),
             "sampled": sampled,
             "rewards": rewards[:, None].astype(np.float32),
         }
@@ -259,6 +258,20 @@ class RolloutPreparation(Preparation):
         for row in range(0, len(prompts), self._data.group)[:4]:
             text = f"{prompts[row].text}\n{texts[row]}\nreward {rewards[row]:g}"
             self._session.metrics.sample(step, text)
+
+
+class GRPOPreparation(RolloutPreparation[GRPO]):
+    """Rollouts with an advantage within its group for each answer."""
+
+    def _credit(self, arrays: dict[str, np.ndarray], rewards: np.ndarray, own: Scored) -> dict[str, Any]:
+        option, lengths = self._objective, arrays["drawn"].sum(axis=1)
+        rewards = rewards + overlong_penalty(lengths, option.rollouts.max_tokens, option.overlong)
+        arrays["advantages"] = advantages(rewards, self._data.group, option.baseline)[:, None]
+        return {}
+
+    def _counts(self, answers: Sequence[Answer], rewards: np.ndarray) -> np.ndarray:
+        counts = super()._counts(answers, rewards)
+        return counts & differs(rewards, self._data.group) if self._objective.filter_equal else counts
 
 
 def _questions(prompts: Sequence[Prompt], answers: Sequence[Answer], texts: Sequence[str]) -> list[Question]:

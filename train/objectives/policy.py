@@ -70,9 +70,9 @@ class GRPO(DrawnAnswers):
 
     def preparation(self, session: Session) -> Preparation:
         """The rollouts, their rewards and their log-probabilities. Raises UserError for data without prompts."""
-        from train.alignment.rollouts import RolloutPreparation
+        from train.alignment.rollouts import GRPOPreparation
 
-        return RolloutPreparation(self, session)
+        return GRPOPreparation(self, session)
 
     def weight(self, batch: Batch) -> jax.Array:
         """The divisor of the mean over tokens."""

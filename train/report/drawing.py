@@ -4,7 +4,7 @@ import dataclasses
 import html
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from train.terminal.formatting import format_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,25 @@ def format_tick(value: float) -> str:
         return f"{value:.4g}"
     digits, exponent = f"{value:.2e}".split("e")
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def set_log_ticks(axis: "Axis", at: Iterable[int] | None = None) -> None:
+    """Sets the ticks of a logarithmic axis whose limits are known, and no smaller ones between them.
+
+    Args:
+      axis: `axes.xaxis` or `axes.yaxis`.
+      at: the whole numbers that have a tick; None for 1, 2 and 5 times powers of ten, and more within a decade.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+    axis.set_minor_locator(NullLocator())
+    if at is not None:
+        axis.set_major_locator(FixedLocator(sorted(set(at))))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        return
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 9 * low else (1, 1.5, 2, 3, 4, 5, 7)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
 
 
 def draw_svg(name: str, draw: "Callable[[Axes, Palette], None]", *, width: float, height: float, label: str) -> str:

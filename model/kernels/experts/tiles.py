@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from model.kernels import refusals
 from model.kernels.experts.grouped_products import GroupedRequest
+from model.layout import vary, varying_axes
 
 
 class _Plan(NamedTuple):
@@ -33,12 +34,6 @@ def _plan(sizes_E: jax.Array, num_rows: int, tile: int) -> _Plan:
     group_N = jnp.minimum(jnp.sum(jnp.arange(most)[:, None] >= after_E, axis=1), sizes_E.size - 1)
     within_N = jnp.arange(most) - (after_E - tiles_E)[group_N]
     return _Plan(group_N, (ends_E - sizes_E)[group_N] + within_N * tile, ends_E, after_E[-1])
-
-
-def _varying_as(x: jax.Array, *others: jax.Array) -> jax.Array:
-    """Returns x, whose values differ along the mesh axes along which those of the others do."""
-    names = frozenset().union(*(jax.typeof(other).manual_axis_type.varying for other in others))
-    return jax.lax.pcast(x, tuple(names), to="varying") if names else x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +80,8 @@ class Tiles:
             return jax.lax.dynamic_update_slice_in_dim(y, product, plan.first_N[n], axis=0)
 
         empty = jnp.zeros((num_rows + tile, w_EDF.shape[3 - contract]), x.dtype)
-        y = jax.lax.fori_loop(0, plan.num_tiles, add, _varying_as(empty, x, w_EDF, sizes_E))[:num_rows]
+        empty = vary(empty, varying_axes(x, w_EDF, sizes_E))
+        y = jax.lax.fori_loop(0, plan.num_tiles, add, empty)[:num_rows]
         return jnp.where((jnp.arange(num_rows) < plan.ends_E[-1])[:, None], y, 0)
 
     def weight_gradient(self, x_MD: jax.Array, dy_MF: jax.Array, sizes_E: jax.Array, dtype: Any) -> jax.Array:
@@ -104,7 +100,8 @@ class Tiles:
             return dw_EDF.at[group].add(product)
 
         empty = jnp.zeros((sizes_E.size, x_MD.shape[1], dy_MF.shape[1]), wide)
-        dw_EDF = jax.lax.fori_loop(0, plan.num_tiles, add, _varying_as(empty, x_MD, dy_MF, sizes_E))
+        empty = vary(empty, varying_axes(x_MD, dy_MF, sizes_E))
+        dw_EDF = jax.lax.fori_loop(0, plan.num_tiles, add, empty)
         return dw_EDF.astype(dtype)
 
     def _tile(self, num_rows: int, groups: int) -> int:

@@ -34,11 +34,11 @@ import multiprocessing
 import os
 import pathlib
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
 from tests.benchmarks.command import answer_help, fail, path, run
+from tests.benchmarks.repeats import timed
 
 answer_help(__name__, __doc__)
 
@@ -182,19 +182,17 @@ def table(folder: pathlib.Path, seeds: list[int], methods: list[str]) -> str:
     return "\n".join(lines)
 
 
-def timed(name: str, work: Callable[[], Any]) -> None:
+def say_time(name: str, work: Callable[[], Any]) -> None:
     """Does the work, and prints what it took."""
-    began, cpu = time.monotonic(), time.process_time()
-    work()
-    wall, used = time.monotonic() - began, time.process_time() - cpu
-    print(f"{name}: {wall:.0f} s, {used:.0f} s of processors", flush=True)
+    took = timed(work)
+    print(f"{name}: {took.seconds:.0f} s, {took.processor:.0f} s of processors", flush=True)
 
 
 def finish(experiment: Any, folder: pathlib.Path, name: str) -> None:
     """Trains a run of the folder to its end."""
     from train.loop import train
 
-    timed(name, lambda: train(experiment, folder / name, say=lambda line: None))
+    say_time(name, lambda: train(experiment, folder / name, say=lambda line: None))
 
 
 def finish_seed(folder: pathlib.Path, base: pathlib.Path, methods: list[str], shorten: int, seed: int) -> None:
@@ -206,7 +204,7 @@ def finish_seed(folder: pathlib.Path, base: pathlib.Path, methods: list[str], sh
     own, made = folder / f"seed{seed}", experiments(folder, base, seed, shorten)
     for name in ["sft", *dict.fromkeys(NEEDS[name] for name in methods if name in NEEDS), *methods]:
         if name != "sft" and not (own / PAIRS).is_file():
-            timed(f"seed{seed}/pairs", functools.partial(write_pairs, own, folder / "data", seed))
+            say_time(f"seed{seed}/pairs", functools.partial(write_pairs, own, folder / "data", seed))
         finish(made[name], folder, f"seed{seed}/{name}")
 
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from train.alignment.instructions import pair_row
+
 
 class OwnAnswers(NamedTuple):
     """The answers to a prompt: its messages, the right answer, and those of the model."""
@@ -66,18 +68,12 @@ def pairs(answers: list[OwnAnswers], each: int, noise: float, seed: int) -> Iter
         wrong = sorted({text for text in one.texts if text and text != one.right})
         for text in draw.permutation(wrong)[: min(right, each)].tolist():
             chosen, rejected = (text, one.right) if draw.random() < noise else (one.right, text)
-            yield row(one.messages, chosen, rejected)
-
-
-def row(messages: list[dict[str, Any]], chosen: str, rejected: str) -> dict[str, Any]:
-    """A row of a file of preferences."""
-    answers = ({"role": "assistant", "content": text} for text in (chosen, rejected))
-    return {"prompt": messages} | {name: [one] for name, one in zip(("chosen", "rejected"), answers, strict=True)}
+            yield pair_row(one.messages, chosen, rejected)
 
 
 def longer_is_better(rights: Iterable[tuple[list[dict[str, Any]], str]]) -> Iterator[dict[str, Any]]:
     """Pairs of a judge who always takes the longer answer, from prompts and their right answers."""
     for messages, right in rights:
-        yield row(messages, right + right[-2:], right)
+        yield pair_row(messages, right + right[-2:], right)
         if len(right) > 1:
-            yield row(messages, right, right[: len(right) // 2])
+            yield pair_row(messages, right, right[: len(right) // 2])

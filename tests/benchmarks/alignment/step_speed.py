@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from tests.benchmarks.command import answer_help, fail, run
+from tests.benchmarks.repeats import quartiles, ratios
 
 answer_help(__name__, __doc__)
 
@@ -86,8 +87,7 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - began)
     print(f"{mesh.devices.flat[0].device_kind}, {mesh.size} devices; {rows * length:,} tokens a step")
     for name, own in seconds.items():
-        ratios = [first / other for first, other in zip(seconds["pre-training"], own, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        low, middle, high = quartiles(ratios(seconds["pre-training"], own), "exclusive")
         print(f"{name}: {1e3 * statistics.median(own):.1f} ms; {middle:.3f} ({low:.3f} to {high:.3f}, n={len(own)})")
 
 

@@ -13,10 +13,10 @@ import dataclasses
 import json
 import pathlib
 import statistics
-import time
 from typing import Any
 
 from tests.benchmarks.command import run
+from tests.benchmarks.repeats import extremes, ratios, timed
 
 
 def tiny(config: Any) -> Any:
@@ -97,11 +97,8 @@ def main() -> None:
         results[name] |= {"other_bits": sum(map(any, differ)), "other_tokens": sum(map(any, tokens))}
     for _ in range(options.rounds):
         for name, engine in engines.items():
-            began, processor = time.perf_counter(), time.process_time()
-            serve(engine, trace)
-            results[name]["seconds"].append((time.perf_counter() - began, time.process_time() - processor))
+            results[name]["seconds"].append(timed(lambda engine=engine: serve(engine, trace))[:2])
     print(f"{jax.devices()[0].device_kind}, {len(requests)} requests, {trace.new_tokens:,} new tokens, {rows} rows")
-    pairs = list(zip(*(results[name]["seconds"] for name in engines), strict=True))
     for name, found in results.items():
         wall = statistics.median(seconds for seconds, _ in found["seconds"])
         print(
@@ -109,11 +106,9 @@ def main() -> None:
             f"all its programs agree: {found['is_exact']}; {trace.new_tokens / wall:,.0f} tokens/s"
         )
     for k, what in enumerate(("time", "processor time")):
-        ratios = [one[k] / several[k] for several, one in pairs]
-        results[f"ratio of {what}"] = ratios
-        print(
-            f"{what} of one program over several: {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
-        )
+        several, one = ([each[k] for each in results[name]["seconds"]] for name in engines)
+        results[f"ratio of {what}"] = ratios(one, several)
+        print(f"{what} of one program over several: {extremes(ratios(one, several)):.2f}")
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps({"invariance": results}, indent=1), encoding="utf-8")
     if results["one program"]["other_bits"]:

@@ -10,12 +10,11 @@ machine that others use, only the ratios count.
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import numpy as np
 
 from tests.benchmarks.command import path, run
+from tests.benchmarks.repeats import quartiles, timed
 
 
 def questions(draw: np.random.Generator, vocabulary: int, options: argparse.Namespace, examples: int) -> list:
@@ -30,13 +29,6 @@ def questions(draw: np.random.Generator, vocabulary: int, options: argparse.Name
         context = shared + ids(int(draw.integers(options.length // 2, 3 * options.length // 2)))
         found += [Continuation(context, ids(int(draw.integers(1, 9)))) for _ in range(options.answers)]
     return found
-
-
-def timed(work: Callable[[], list]) -> tuple[float, float, list]:
-    """Returns the seconds of the wall clock and of the processor, and the result."""
-    began, cpu_began = time.perf_counter(), time.process_time()
-    result = work()
-    return time.perf_counter() - began, time.process_time() - cpu_began, result
 
 
 def main() -> None:
@@ -71,7 +63,7 @@ def main() -> None:
             return model._prefixes.score(texts, counts, lambda _: None)
 
         ways = {"batches": lambda: model._score_batches(asked, lambda _: None), "engine": forgets}
-        results = {name: timed(work)[2] for name, work in ways.items()}
+        results = {name: work() for name, work in ways.items()}
         difference = max(abs(a - b) for (a, _), (b, _) in zip(*results.values(), strict=True))
         rounds = [{name: timed(work)[:2] for name, work in ways.items()} for _ in range(options.rounds)]
         shown = [
@@ -79,10 +71,10 @@ def main() -> None:
             for name in ways
         ]
         walls, cpus = ([r["batches"][i] / r["engine"][i] for r in rounds] for i in (0, 1))
-        low, middle, high = np.percentile(walls, [25, 50, 75])
         print(
-            f"{examples:8}  {padded:14,}  {distinct:8,}  {shown[0]:>15}  {shown[1]:>14}  {middle:.2f} [{low:.2f}, "
-            f"{high:.2f}], {statistics.median(cpus):.2f}; n={options.rounds}, largest difference {difference:.1e}"
+            f"{examples:8}  {padded:14,}  {distinct:8,}  {shown[0]:>15}  {shown[1]:>14}  "
+            f"{quartiles(walls, 'inclusive'):.2f}, {statistics.median(cpus):.2f}; n={options.rounds}, largest "
+            f"difference {difference:.1e}"
         )
 
 

@@ -10,11 +10,10 @@ the same round: the median of the rounds, the least and the most. Compilation is
 
 import argparse
 import dataclasses
-import statistics
-import time
 from typing import Any
 
 from tests.benchmarks.command import answer_help, fail, path, run
+from tests.benchmarks.repeats import extremes, ratios, timed
 
 answer_help(__name__, __doc__)
 
@@ -25,17 +24,14 @@ def measured(engine: Any, requests: list[Any]) -> tuple[list[tuple[int, ...]], f
     """Returns the texts, in ids, the seconds, and the seconds of processors."""
     numbers = [engine.submit(request) for request in requests]
     texts: dict[int, list[int]] = {number: [] for number in numbers}
-    began, processor = time.perf_counter(), time.process_time()
-    while engine.num_unfinished:
-        for update in engine.step():
-            texts[update.request_id] += [score.token for score in update.tokens]
-    seconds, processor = time.perf_counter() - began, time.process_time() - processor
+
+    def decode() -> None:
+        while engine.num_unfinished:
+            for update in engine.step():
+                texts[update.request_id] += [score.token for score in update.tokens]
+
+    seconds, processor, _ = timed(decode)
     return [tuple(texts[number]) for number in numbers], seconds, processor
-
-
-def spread(values: list[float], form: str = ".2f") -> str:
-    """The median, the least and the most."""
-    return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
 
 
 def main() -> None:
@@ -101,13 +97,14 @@ def main() -> None:
     print(f"{len(requests)} texts, {new:,} new tokens, {options.rows} rows, n={options.rounds}")
     print("| | right guesses | tokens of a step | tokens/s | time | processor time |\n|---|---|---|---|---|---|")
     for name, engine in engines.items():
-        counts, pairs = engine.statistics, list(zip(rounds[name], rounds["no guesses"], strict=True))
+        counts = engine.statistics
         right = f"{counts.acceptance_rate:.0%}" if counts.proposed_tokens else ""
-        wall, processors = ([own[k] / base[k] for own, base in pairs] for k in (0, 1))
-        speed = spread([new / own[0] for own, _ in pairs], ".0f")
-        print(
-            f"| {name} | {right} | {counts.tokens_per_text_step:.2f} | {speed} | {spread(wall)} | {spread(processors)} |"
-        )
+        times = (ratios(*([one[k] for one in rounds[each]] for each in (name, "no guesses"))) for k in (0, 1))
+        cells = [
+            f"{extremes([new / seconds for seconds, _ in rounds[name]]):.0f}",
+            *(f"{extremes(t):.2f}" for t in times),
+        ]
+        print(f"| {name} | {right} | {counts.tokens_per_text_step:.2f} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import dataclasses
 import json
 import pathlib
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import time
 from typing import Any
 
 from tests.benchmarks.command import ROOT, run
+from tests.benchmarks.repeats import extremes
 
 TEXT = "A model of the shape of GPT-2 looks at the tokens of this text, which it never learned. "
 NEED_DATA = ("neurons", "probe", "features", "feature-texts")
@@ -191,8 +191,7 @@ def main() -> None:
             continue
         found = json.loads(done.stdout.splitlines()[-1])
         times, beyond = found["seconds"], max(found["peak"] - found["parameters"], 0)
-        spread = f"{statistics.median(times):.2f} [{min(times):.2f}, {max(times):.2f}]"
-        print(f"| {name} | {found['first']:.1f} | {spread} | {beyond / 1e9:.2f} |", flush=True)
+        print(f"| {name} | {found['first']:.1f} | {extremes(times):.2f} | {beyond / 1e9:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

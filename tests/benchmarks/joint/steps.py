@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from tests.benchmarks.command import run
+from tests.benchmarks.repeats import quartiles, ratios, timed
 from train.config_file import from_file
 from train.joint.programs import JointPrograms
 from train.parallel.mesh import make_mesh
@@ -28,9 +29,7 @@ KEY = ("step", False, ())
 
 def seconds_of(action: Any) -> float:
     """The seconds until the results of an action are ready."""
-    began = time.perf_counter()
-    jax.block_until_ready(action())
-    return time.perf_counter() - began
+    return timed(lambda: jax.block_until_ready(action())).seconds
 
 
 def main() -> None:
@@ -76,11 +75,10 @@ def main() -> None:
                 total += time.perf_counter() - began
             alone.append(total)
             together.append(seconds_of(lambda joint=joint, batches=batches: joint.step(KEY, None, batches)))
-        ratios = [one / other for one, other in zip(alone, together, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        low, middle, high = quartiles(ratios(alone, together), "exclusive")
         print(
             f"K={count}: {count} steps alone {statistics.median(alone):.4f} s, one joint step "
-            f"{statistics.median(together):.4f} s; {middle:.2f} times as fast ({low:.2f} to {high:.2f}, n={len(ratios)}); "
+            f"{statistics.median(together):.4f} s; {middle:.2f} times as fast ({low:.2f} to {high:.2f}, n={len(alone)}); "
             f"compiled in {compiled:.1f} s; {planned.argument_size_in_bytes + planned.temp_size_in_bytes:,} bytes",
             flush=True,
         )

@@ -21,6 +21,7 @@ from model.feedforward.mlp import Gated
 from model.transformer import abstract_params, forward, init
 from model.vocabulary.embedding import Untied
 from tests.benchmarks.command import run
+from tests.benchmarks.repeats import extremes, ratios
 
 HEADS, KV_HEADS = 8, 2
 
@@ -98,8 +99,7 @@ def main() -> None:
     for name, (traced, compiled) in counts.items():
         t = times[name]
         print(f"{name:8} {traced:8} {compiled:9} {statistics.median(t):18.1f} {min(t):6.1f} {max(t):6.1f}")
-    ratios = [a / b for a, b in zip(times["options"], times["by hand"], strict=True)]
-    print(f"ratio of times: {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
+    print(f"ratio of times: {extremes(ratios(times['options'], times['by hand'])):.2f}")
     large = llama(layers=32, width=1024)
     start = time.perf_counter()
     jax.jit(jax.grad(lambda p, t: forward(large, p, t).logits_BTV.sum())).lower(abstract_params(large), tokens)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tests.benchmarks.command import path, require_torch, run
-from tests.benchmarks.seeds import over_seeds
+from tests.benchmarks.repeats import over_seeds
 
 if TYPE_CHECKING:  # it may not be installed, and --help needs none
     import torch

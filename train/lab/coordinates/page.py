@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from train.lab.coordinates.check import FLAT, Curve, Sweep
-from train.report.drawing import Chart, Palette, draw_svg, format_tick
+from train.report.drawing import Chart, Palette, draw_svg, set_log_ticks
 from train.report.template import fill
 
 if TYPE_CHECKING:
@@ -53,16 +53,11 @@ def _chart(sweeps: Sequence[Sweep], kind: str, when: str) -> Chart:
 
 def _log_log(axes: "Axes", sizes: Sequence[int]) -> None:
     """Makes both axes logarithmic, with a tick at every size, and the values over at least a decade."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
-
     axes.set_xscale("log")
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     if high < 10 * low:
         middle = math.sqrt(low * high)
         axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
-    axes.xaxis.set_major_locator(FixedLocator(sorted(set(sizes))))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
+    set_log_ticks(axes.xaxis, sizes)
+    set_log_ticks(axes.yaxis)

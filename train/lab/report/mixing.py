@@ -12,7 +12,7 @@ from train.lab.mixing.reach import reach_of
 from train.lab.report.analysis import Analysis
 from train.lab.report.charts import COLORS, STYLES, colored, index_of, placeholder, plain
 from train.lab.report.words import NONE
-from train.report.drawing import Chart, Palette, draw_svg, format_tick
+from train.report.drawing import Chart, Palette, draw_svg, set_log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +62,6 @@ def measurements(analysis: Analysis) -> list[Mixing]:
 
 def chart(analysis: Analysis, measured: Mixing) -> Chart:
     """The picture of a measurement, with logarithmic axes."""
-    from matplotlib.ticker import LogLocator
 
     def draw(axes: Axes, colors: Palette) -> None:
         for row in analysis.rows:
@@ -78,12 +77,8 @@ def chart(analysis: Analysis, measured: Mixing) -> Chart:
             )
         axes.set_xscale("symlog", base=2, linthresh=1)
         axes.set_yscale("log")
-        every = sorted({place for points in measured.points.values() for place in points})
-        axes.set_xticks(every, [f"{place:,}" for place in every])
-        low, high = axes.get_ylim()
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)))
-        axes.yaxis.set_major_formatter(lambda value, _: format_tick(value))
-        axes.minorticks_off()
+        set_log_ticks(axes.xaxis, (place for points in measured.points.values() for place in points))
+        set_log_ticks(axes.yaxis)
         axes.set_xlabel(measured.axes[0])
         axes.set_ylabel(measured.axes[1])
         axes.legend(
