@@ -17,7 +17,7 @@ from train.evaluation.named_evaluations import AnswerEvaluation
 from train.experiment import Checkpoints, Evaluation, Logging, Samples, Training
 from train.schedules import Cosine
 
-BEFORE, AFTER = 600, 150
+BEFORE, AFTER = 900, 150
 ROWS = "runs/course/post_training/data"
 
 experiment = dataclasses.replace(
@@ -30,7 +30,7 @@ experiment = dataclasses.replace(
         sequence_length=128,
     ),
     training=Training(num_steps=AFTER, init_from="runs/course/post_training/base"),
-    schedule=Cosine(peak=3e-3, final=1e-4, warmup_steps=10),
+    schedule=Cosine(peak=1e-3, final=1e-4, warmup_steps=10),
     evaluation=Evaluation(every=AFTER, max_batches=8),
     evaluations=(
         AnswerEvaluation(name="answers", path=f"{ROWS}/prompts.test.jsonl", every=AFTER, num_prompts=64, max_tokens=8),
@@ -78,8 +78,8 @@ lesson = Lesson(
                 "model.width=64",
                 "model.ffn.width=176",
                 f"training.num_steps={BEFORE}",
-                "schedule.peak=1e-2",
-                "schedule.decay_steps=300",
+                "schedule.peak=3e-3",
+                "schedule.decay_steps=600",
                 "evaluation=Evaluation(every=300, max_batches=16)",
                 answers(BEFORE),
                 f"checkpoints.every={BEFORE}",
@@ -101,15 +101,19 @@ lesson = Lesson(
         ),
     ),
     numbers=(
-        Number("share of 64 questions answered exactly, after both", Final("run", "answers/accuracy"), 1.00, 2),
+        Number("share of 64 questions answered exactly, after both", Final("run", "answers/accuracy"), 0.98, 2),
         Number("after pre-training alone", Final("base", "answers/accuracy"), 0.00, 2),
-        Number("after fine-tuning alone", Final("scratch", "answers/accuracy"), 0.44, 2),
+        Number("after fine-tuning alone", Final("scratch", "answers/accuracy"), 0.34, 2),
     ),
     answer=(
         "After pre-training the model answers none of 64 questions in a conversation, although it goes on with "
         "`reverse dbca =` rightly: it knows the answers, and not what a conversation is. After 150 batches of "
-        "conversations it answers all 64. The same batches without pre-training reach 28 of 64 (one seed): what they "
-        "teach the first model is mostly the form.",
+        "conversations it answers 63 of 64; the same batches without pre-training reach 22: what they teach the first "
+        "model is mostly the form.",
+        "One seed does not show that. With others (of both trainings) it was 98%, 100%, 92% and 98% after both, "
+        "and 34%, 41% and 53% after fine-tuning alone. With 600 steps at a rate of 1e-2 before, the same seed "
+        "gave 100% on two cores and 0% on one, with the same loss on the text: rounding alone decided. And after 300 "
+        "batches fine-tuning alone reaches 100% too (three seeds).",
         "From here `configs/alignment` goes on: preferences, rewards, adapters, on a harder form of the same language.",
     ),
     time="about 2.5 min of processor time; 20 min on the clock, on two cores beside very much other work",
