@@ -110,9 +110,9 @@ lesson = Lesson(
         "`reverse dbca =` rightly: it knows the answers, and not what a conversation is. After 150 batches of "
         "conversations it answers 63 of 64; the same batches without pre-training reach 22: what they teach the first "
         "model is mostly the form.",
-        "One seed does not show that. Over four (of both trainings) it was 98%, 100%, 92% and 98% after both, "
-        "and over three 34%, 41% and 53% after fine-tuning alone. With 600 steps at a rate of 1e-2 before, the same seed "
-        "gave 100% on two cores and 0% on one, with the same loss on the text: rounding alone decided. And after 300 "
+        "One seed does not show that. Over four (of both trainings) it was 98%, 100%, 92% and 98% after both, and over "
+        "three 34%, 41% and 53% after fine-tuning alone. With 600 steps at a rate of 1e-2 before, the same seed gave "
+        "100% on two cores and 0% on one, with the same loss on the text: rounding alone decided. And after 300 "
         "batches fine-tuning alone reaches 100% too (three seeds).",
         "From here `configs/alignment` goes on: preferences, rewards, adapters, on a harder form of the same language.",
     ),
