@@ -1,6 +1,7 @@
 """Models with an encoder: the source that they read beside a text, and their encoder as a model by itself."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -80,6 +81,10 @@ def encoder_of(subject: Subject) -> Subject | None:
     if isinstance(encoder.mixer, BothWays):
         return None
     config = dataclasses.replace(encoder.as_model(subject.config), visibility=Bidirectional())
-    own = subject.params["encoder"]
-    params = {name: own.get(name, subject.params.get(name)) for name in abstract_params(config)}
-    return Subject(config, params, subject.layout)
+    own = subject.params["encoder"] | {"embedding": subject.params["embedding"]}
+    return Subject(config, _only(abstract_params(config), own), subject.layout)
+
+
+def _only(wanted: Any, params: Any) -> Any:
+    """The parameters that a smaller tree names: the table of an untied embedding without its unembedding."""
+    return {name: _only(part, params[name]) for name, part in wanted.items()} if isinstance(wanted, dict) else params

@@ -9,6 +9,7 @@ import pytest
 from model.errors import UserError
 from model.taps.request import Tap
 from model.transformer import abstract_params, forward
+from model.vocabulary.embedding import Tied, Untied
 from tests.train.inspection.models import FAMILIES
 from tests.train.inspection.sources import BOTH, RECURRENT, run_of
 from train.inspection.source import encoder_of, read_source, subject_of
@@ -31,8 +32,9 @@ def test_a_long_source_keeps_its_end_and_is_said():
     assert "of these the first 3 are read: the page shows no more." in read_source(run, "a" * 30, most=4).notes[0]
 
 
-def test_the_encoder_alone_gives_what_the_layers_of_the_decoder_read():
-    subject, source = subject_of(run_of(BOTH), "a source")
+@pytest.mark.parametrize("unembedding", [Tied(), Untied()], ids=["tied", "untied"])
+def test_the_encoder_alone_gives_what_the_layers_of_the_decoder_read(unembedding):
+    subject, source = subject_of(run_of(dataclasses.replace(BOTH, unembedding=unembedding)), "a source")
     alone = encoder_of(subject)
     x_SD = np.asarray(forward(alone.config, alone.params, source.ids[None]).stream_BTD[0])
     key_LSNH = subject.taps(np.array([[7, 1]], np.int32), Tap("cross_key"))["cross_key"][:, 0]
