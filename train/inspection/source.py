@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from model.attention.directions import Bidirectional
-from model.encoder.both_ways import BothWays
 from model.errors import UserError
+from model.interfaces import AttentionOption
 from model.transformer import abstract_params
 from train.data.tokenizers.interface import ids_with_end
 from train.inspection.subject import Subject
@@ -73,12 +73,12 @@ def words_on(source: Tokens | None) -> str:
 def encoder_of(subject: Subject) -> Subject | None:
     """The encoder of a model as a model by itself, whose every token sees all others and whose text is the source.
 
-    Its stream is what the decoder's layers read. It has the decoder's token table. None for a recurrence in both
-    directions, which is no model's alone.
+    Its stream is what the decoder's layers read. It has the decoder's token table. None for a recurrence, whose tokens
+    do not see each other.
     """
     encoder = subject.config.encoder
     assert encoder is not None
-    if isinstance(encoder.mixer, BothWays):
+    if not isinstance(encoder.mixer, AttentionOption):
         return None
     config = dataclasses.replace(encoder.as_model(subject.config), visibility=Bidirectional())
     own = subject.params["encoder"] | {"embedding": subject.params["embedding"]}

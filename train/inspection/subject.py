@@ -22,6 +22,8 @@ from train.inspection.table import INSTRUMENTS
 from train.parallel.table import MeshLayout, replicated
 from train.run.loading import LoadedRun
 
+EMPTY = "--{} is empty; give numbers of layers, such as 0,-1"
+
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
@@ -140,7 +142,7 @@ def _shape_in(config: ModelConfig, tap: Tap) -> tuple[int, ...] | None:
 def chosen_layers(config: ModelConfig, name: str, layers: Sequence[int] | None, flag: str = "layers") -> list[int]:
     """The layers to look at, counted from 0: those given, by `flag`, or all that have a tap.
 
-    Raises UserError where none has it, and for a layer that is not there or does not have it.
+    Raises UserError where none has it, for a layer that is not there or does not have it, and for an empty list.
     """
     known = layers_with(config, name)
     if not known:
@@ -148,6 +150,8 @@ def chosen_layers(config: ModelConfig, name: str, layers: Sequence[int] | None, 
         raise UserError(f"no layer of this model has the tap {name!r}; its mixers are {', '.join(mixers) or 'none'}")
     if layers is None:
         return list(known)
+    if not layers:
+        raise UserError(EMPTY.format(flag))
     chosen = []
     for number in layers:
         if not -config.num_layers <= number < config.num_layers:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from model.recurrent.gru import GRU
 from model.taps.request import Tap
 from model.transformer import abstract_params, forward
 from model.vocabulary.embedding import Tied, Untied
@@ -41,7 +42,9 @@ def test_the_encoder_alone_gives_what_the_layers_of_the_decoder_read(unembedding
     expected = np.einsum("SD,LDNH->LSNH", x_SD, subject.params["blocks"]["cross"]["key"])
     np.testing.assert_allclose(key_LSNH, expected, atol=2e-6)
     assert jax.tree.structure(alone.params) == jax.tree.structure(abstract_params(alone.config))
-    assert encoder_of(subject_of(run_of(RECURRENT), "a source")[0]) is None
+    one_way = dataclasses.replace(RECURRENT, encoder=dataclasses.replace(RECURRENT.encoder, mixer=GRU()))
+    for recurrent in (RECURRENT, one_way):
+        assert encoder_of(subject_of(run_of(recurrent), "a source")[0]) is None
 
 
 def test_the_source_changes_the_text_that_reads_it():

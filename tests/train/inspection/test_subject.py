@@ -44,6 +44,7 @@ def test_layers_that_have_a_tap_are_found_with_its_shape():
         ("attention_weights", [4], "has no layer 4; its layers are 0 to 3"),
         ("attention_weights", [1], "layer 1 has no tap 'attention_weights'; layers that have it: 0, 2, 3"),
         ("attention_weights", [0, -4], "names a layer twice"),
+        ("attention_weights", [], "--layers is empty; give numbers of layers, such as 0,-1"),
         ("router_logits", None, "no layer of this model has the tap 'router_logits'; its mixers are"),
     ],
 )

@@ -16,7 +16,7 @@ from train.inspection.choice import Heads, heads_in
 from train.inspection.page.page import packed
 from train.inspection.result import Part, Result, Widget
 from train.inspection.source import encoder_of, notes_of, subject_of, words_on
-from train.inspection.subject import Subject, by_layer, chosen_layers, layers_with
+from train.inspection.subject import EMPTY, Subject, by_layer, chosen_layers, layers_with
 from train.inspection.text import Tokens, read
 from train.run.loading import LoadedRun
 
@@ -187,10 +187,14 @@ def _of_layers(there: Sequence[Heads], layers: Sequence[int] | None) -> list[dic
     """The heads of layers of each part of a model, or of all layers. Raises UserError for layers that no part has."""
     if layers is None:
         return [{n: list(range(count)) for n, count in each.counts.items()} for each in there]
+    if not layers:
+        raise UserError(EMPTY.format("layers"))
     found: list[dict[int, list[int]]] = []
     for each in there:
         numbers = [n % each.num_layers for n in layers if -each.num_layers <= n < each.num_layers]
-        found.append({n: list(range(each.counts[n])) for n in dict.fromkeys(numbers) if n in each.counts})
+        if len(set(numbers)) < len(numbers):
+            raise UserError(f"--layers={','.join(map(str, layers))} names a layer twice")
+        found.append({n: list(range(each.counts[n])) for n in numbers if n in each.counts})
     for n in layers:
         if not any(n % each.num_layers in each.counts for each in there if -each.num_layers <= n < each.num_layers):
             last = max(each.num_layers for each in there) - 1

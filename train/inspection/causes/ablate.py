@@ -137,7 +137,10 @@ def _units(
     if TAPS[name].axes not in OF_HEADS:
         raise UserError(f"--heads: the tap {name!r} has no heads; take --taps=mixer_heads, query, key or value")
     counts = {n: num_units(config, name, n) for group in groups_of(config, name, None) for n in group}
-    (chosen,) = heads_in([Heads(config.num_layers, counts)], heads, layers)
+    try:
+        (chosen,) = heads_in([Heads(config.num_layers, counts)], heads, layers)
+    except UserError as error:
+        raise UserError(f"tap {name!r}: {error}") from None
     return chosen
 
 

@@ -221,7 +221,7 @@ def inspect(
         ],
         notes=notes,
         lines=[
-            f"{name}: largest effect {max(float(np.nanmax(x)) for x in each.patched.values()):.3f}, correlation with "
+            f"{name}: largest effect {np.nanmax(np.concatenate([*each.patched.values()])):.3f}, correlation with "
             f"the estimate {_correlation(agreement[name][0])}"
             for name, each in effects.items()
         ],

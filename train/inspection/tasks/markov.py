@@ -162,7 +162,7 @@ def _mean_of(head: Any) -> Any:
 def _parts(
     heads: list[Head], even: dict[str, float], weights: dict[int, np.ndarray], made: Sequences, findings: Findings
 ) -> list[Part]:
-    rows = [[f"layer {h.layer}, head {h.head}", *_shares(h.weights), f"{h.rise:+.4f} ± {h.error:.4f}"] for h in heads]
+    rows = [[f"layer {h.layer}, head {h.head}", *_shares(h.weights), f"{h.rise:+z.4f} ± {h.error:.4f}"] for h in heads]
     table = Table(
         title="Heads",
         head=("", "the token before", "the same state", "after the same state", "the first", "rise of the loss, nats"),
@@ -200,5 +200,5 @@ def _lines(heads: list[Head], even: dict[str, float]) -> list[str]:
     lines = ["layer  head  " + "  ".join(f"{name:>9}" for name in PATTERNS) + "  rise of the loss"]
     for each in heads:
         shares = "  ".join(f"{x:>9}" for x in _shares(each.weights))
-        lines.append(f"{each.layer:>5}  {each.head:>4}  {shares}  {each.rise:+.4f} ± {each.error:.4f}")
+        lines.append(f"{each.layer:>5}  {each.head:>4}  {shares}  {each.rise:+z.4f} ± {each.error:.4f}")
     return [*lines, "attention spread evenly: " + ", ".join(f"{name} {even[name]:.3f}" for name in PATTERNS)]

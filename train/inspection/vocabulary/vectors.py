@@ -48,7 +48,9 @@ def token_of_word(run: LoadedRun, word: str, flag: str = "words") -> int | None:
 
 
 def tokens_of_words(run: LoadedRun, words: Sequence[str], flag: str = "words") -> dict[str, int]:
-    """The tokens of words. Raises UserError for a word of several tokens, with these."""
+    """The tokens of words. Raises UserError for a word of several tokens, with these, and for no word."""
+    if not words:
+        raise UserError(f"--{flag} is empty; give words, such as self,return")
     found = {}
     for word in words:
         if not word.strip():

@@ -166,6 +166,10 @@ def test_layers_of_both_stacks():
         UserError, match="--layers: neither encoder nor decoder has attention in a layer 2; give 0 to 1"
     ):
         maps.inspect(run, text="a", source="b", layers=[0, 2])
+    with pytest.raises(UserError, match="--layers=1,-1 names a layer twice"):
+        maps.inspect(run, text="a", source="b", layers=[1, -1])
+    with pytest.raises(UserError, match="--layers is empty; give numbers of layers"):
+        maps.inspect(run, text="a", source="b", layers=[])
 
 
 def test_an_encoder_alone_sees_both_sides_and_its_caption_says_so():

@@ -130,6 +130,8 @@ def test_cross_attention_is_replaced_beside_a_source():
     run = run_of(BOTH)
     usual = ["mixer_output", "cross_output", "ffn_output", "mixer_heads", "cross_heads"]
     assert chosen_taps(BOTH, None, DEFAULT_TAPS) == usual
+    with pytest.raises(UserError, match="tap 'mixer_heads': --heads: there is no head 1.3; the nearest is 1.1"):
+        inspect(run, text="abc", source="one", heads=["1.3"])
     found = inspect(run, text="abc", source="one", by="zero", taps=["cross_heads"], heads=["1.0", "1.1", "1.2", "1.3"])
     ids, source = np.array([7, *b"abc"], np.int32), Source(tokens_BS=np.array([[*b"one", 256]], np.int32))
 

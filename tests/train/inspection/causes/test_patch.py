@@ -191,3 +191,13 @@ def test_beside_a_source_patching_everything_gives_the_clean_run():
     assert found.about.endswith("after the corrupt one, a source of 4")
     with pytest.raises(UserError, match="gives one with --source to attention, lens, logits, stream, ablate, patch;"):
         paths(run_of(BOTH), text="abc", corrupt="abd")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_layer_where_no_patch_changes_an_activation_hides_no_effect_of_another(tiny_run):
+    """The last token is the same in both texts, so its values differ from the second layer on."""
+    given = {"text": "the cat", "corrupt": "the kat", "answer": "a", "wrong": "b", "taps": ["value"], "positions": [-1]}
+    found = inspect(load_run(tiny_run), **given)
+    effects = found.numbers["effects"]["value"]
+    assert np.isnan(effects[0]).all()
+    assert found.lines[0].startswith(f"value: largest effect {effects[1].max():.3f}, ")

@@ -27,5 +27,7 @@ def test_words_of_one_token(run):
     assert token_of_word(run, "ab") is None
     with pytest.raises(UserError, match=r"--words: 'ab' is 2 tokens of this tokenizer \('a', 'b'\)"):
         tokens_of_words(run, ["a", "ab"])
+    with pytest.raises(UserError, match="--words is empty; give words"):
+        tokens_of_words(run, [])
     with pytest.raises(UserError, match="--words has an empty word"):
         tokens_of_words(run, ["a", " "])
