@@ -116,5 +116,5 @@ lesson = Lesson(
         "batches fine-tuning alone reaches 100% too (three seeds).",
         "From here `configs/alignment` goes on: preferences, rewards, adapters, on a harder form of the same language.",
     ),
-    time="about 2.5 min of processor time; 20 min on the clock, on two cores beside very much other work",
+    time="2 min 33 s on one core beside other work",
 )
