@@ -7,7 +7,7 @@ r"""Generates texts with a trained model.
     python -m launch.generate --run=runs/llama-1b --chat
     python -m launch.generate --run=runs/llama-8b --chat --draft=runs/llama-1b
     python -m launch.generate --run=runs/llama-1b --chat --prompt='Two pets as JSON.' --json_schema=pets.json
-    python -m launch.generate --run=runs/quickstart --prompt='I feel' --steer=runs/quickstart/inspection/steer:4
+    python -m launch.generate --run=runs/quickstart --prompt='I feel' --steer=runs/quickstart/inspection/steer:0.3
 
 A single text is written to the terminal while it is drawn, several texts when all are finished. A text ends at the end
 of its document, before a stop string, after --max_tokens, when the model's context is full, or when a signal ends the

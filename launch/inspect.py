@@ -26,7 +26,7 @@ from launch.command import cli
 from launch.command.instrument_flags import InstrumentFlags
 from model.errors import UserError
 from train.files.paths import is_remote, local_path
-from train.inspection.table import find, function_of, listing, refuse
+from train.inspection.table import find, function_of, listing, refuse, taken_by
 
 RUN = cli.define_path("run", None, "The run folder, or a Hugging Face folder.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which checkpoint: latest, best, or the number of its step.")
@@ -47,7 +47,9 @@ def main(argv: list[str]) -> int:
     if more:
         raise UserError(f"unexpected argument {more[0]!r}; give a text with spaces in quotes: --text='two words'")
     if RUN.value is None and instrument.needs_run:
-        raise UserError("--run is missing: which model? Try --run=runs/quickstart")
+        raise UserError(
+            f"--run is missing: which model? Try --run=runs/quickstart; the flags of {name}: {taken_by(instrument)}"
+        )
     given = OTHERS.values()
     refuse(name, given)
     if "checkpoints" in given and CHECKPOINT.present:

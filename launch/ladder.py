@@ -103,6 +103,10 @@ def main(argv: list[str]) -> int:
             "prediction is tested beyond the runs that made it"
         )
     cli.print_escaped(_table(rungs))
+    if HELD_OUT.value is not None:
+        cli.print_escaped(
+            f"then one of {HELD_OUT.value:.3e} FLOPs, not in this sum, of the size that these runs predict"
+        )
     if DRY_RUN.value:
         return 0
     record_plan(folder, CONFIG.value, SET.value, rungs)

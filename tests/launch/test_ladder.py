@@ -73,6 +73,9 @@ def test_a_plan_is_printed_and_nothing_trained(command, tmp_path):
     assert status == 0
     assert "2 x 64, 2 heads" in said
     assert "4 runs, " in said
+    assert "then one" not in said
+    _, said = command(MODULE, *flags, "--held_out=1e15")
+    assert "then one of 1.000e+15 FLOPs, not in this sum, of the size that these runs predict" in said
     assert not (tmp_path / "ladder").exists()
 
 

@@ -128,6 +128,8 @@ class DecodingSpeed:
                 f"{cell.rows:6,} {cell.context:7,} {format_count(prefill):>15} {first:16,.1f} "
                 f"{format_count(decoding):>14} {between:>31} {share:>10}"
             )
+        if any((cell.bandwidth_share or 0) > 1 for cell in self.cells):
+            lines.append("  above 100%: caches hold a part of what a step reads, or the copy was slowed by other work")
         return lines + [f"{rows:6,} {context:7,} does not fit" for rows, context in self.too_large]
 
 

@@ -202,8 +202,8 @@ def find(name: str) -> Instrument:
     """The instrument of a name. Raises UserError, with the nearest name, for an unknown one."""
     if name not in INSTRUMENTS:
         raise UserError(
-            f"no instrument is called {name[:80]!r}; {nearest(name, INSTRUMENTS)}; `python -m launch.inspect` lists "
-            "them"
+            f"no instrument is called {name[:80]!r}, and `python -m launch.inspect` lists them; "
+            f"{nearest(name, INSTRUMENTS)}"
         )
     return INSTRUMENTS[name]
 
@@ -220,19 +220,24 @@ def needed(instrument: Instrument) -> list[str]:
     return [name for name in instrument.flags if parameters[name].default is inspect.Parameter.empty]
 
 
+def taken_by(instrument: Instrument) -> str:
+    """The flags of an instrument, for messages."""
+    return ", ".join(f"--{each}" for each in instrument.flags) or "none"
+
+
 def refuse(name: str, given: Mapping[str, Any]) -> None:
     """Raises UserError for flags that an instrument does not take, numbers that are too small, and missing flags."""
     instrument = find(name)
     for flag in given:
         if flag not in instrument.flags:
-            takes = ", ".join(f"--{each}" for each in instrument.flags) or "none"
-            raise UserError(f"--{flag} has no effect with {name}, which takes {takes}; leave it out")
+            raise UserError(f"--{flag} has no effect with {name}, which takes {taken_by(instrument)}; leave it out")
         least = FLAGS[flag].least
         if least is not None and given[flag] < least:
             raise UserError(f"--{flag} must be at least {least}, got {given[flag]}")
     for flag in needed(instrument):
         if flag not in given:
-            raise UserError(f"--{flag} is missing, which {name} needs: {FLAGS[flag].help}")
+            meaning = FLAGS[flag].help
+            raise UserError(f"--{flag} is missing, which {name} needs: {meaning[0].lower()}{meaning[1:].rstrip('.')}")
 
 
 def listing() -> str:

@@ -52,6 +52,8 @@ def test_the_table():
     assert "16.0 GB of weights, memory 3,350 GB/s published" in head
     assert line.split() == ["8", "1,024", "16.4k", "500.0", "800", "10.00", "19.70", "47.8%"]
     assert missing.split() == ["64", "8,192", "does", "not", "fit"]
+    above = dataclasses.replace(speed, cells=(dataclasses.replace(CELL, memory_rate=1e12),), too_large=())
+    assert above.lines()[-1].startswith("  above 100%: caches hold a part of what a step reads")
     assert json.loads(json.dumps(speed.as_json()))["cells"][0]["decode_rate"] == 800
     unknown = DecodingSpeed("Some chip", 1, 1.0, (dataclasses.replace(CELL, memory_rate=None),))
     assert "no memory rate is known of this device" in unknown.lines()[0]

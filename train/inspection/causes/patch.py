@@ -221,11 +221,17 @@ def inspect(
         ],
         notes=notes,
         lines=[
-            f"{name}: largest effect {np.nanmax(np.concatenate([*each.patched.values()])):.3f}, correlation with "
+            f"{name}: largest effect {_strongest(each):.3f}, correlation with "
             f"the estimate {_correlation(agreement[name][0])}"
             for name, each in effects.items()
         ],
     )
+
+
+def _strongest(effects: Effects) -> float:
+    """The effect that is farthest from 0, with its sign."""
+    found = np.concatenate([*effects.patched.values()])
+    return float(found[np.nanargmax(np.abs(found))])
 
 
 def notes_on_change(clean: float, corrupt: float) -> list[str]:

@@ -19,6 +19,7 @@ from train.inspection.subject import Subject
 from train.inspection.text import read, token_texts
 from train.run.loading import LoadedRun
 
+BEGIN = 0.2  # of the norm of the stream: a size to begin with
 POOLS = ("mean", "last")
 TOP = 10
 
@@ -58,6 +59,7 @@ def inspect(
     size_L = np.linalg.norm(np.concatenate([ups, downs]), axis=-1).mean(0)
     vector = SteeringVector(difference_LD[chosen], chosen, config.num_layers)
     right = _separated(ups, downs)
+    scale = BEGIN * size_L[chosen] / np.linalg.norm(vector.vector_D)
     return Result(
         title="Steering vector",
         about=f"{run.folder}, step {run.step:,} \u00b7 {len(positive)} positive and {len(negative)} negative "
@@ -74,7 +76,10 @@ def inspect(
         arrays={"differences": difference_LD, "vector": vector.vector_D},
         parts=[_layers(difference_LD, size_L, right, chosen), _tokens(run, subject, vector)],
         notes=[*cut, *cut_too],
-        lines=[f"layer {chosen}: norm {np.linalg.norm(vector.vector_D):.3f}, of the stream {size_L[chosen]:.3f}"],
+        lines=[
+            f"layer {chosen}: norm {np.linalg.norm(vector.vector_D):.3f}, of the stream {size_L[chosen]:.3f}",
+            f"in launch.generate --steer=FOLDER:SCALE {scale:.2g} adds a fifth of the stream's norm: begin there",
+        ],
         savers={FILE: vector.save},
     )
 

@@ -166,17 +166,18 @@ def _scripts(names: list[str], found: list[tuple[np.ndarray, list[Piece]]]) -> T
     scripts = list(dict.fromkeys(script for table in tables for script in table))
     rows = []
     for script in scripts:
-        row = [script, f"{max(table.get(script, (0, 0))[0] for table in tables):,}"]
+        row = [script]
         for table in tables:
             size, count = table.get(script, (0, 0))
-            row += [f"{count:,}", f"{size / count:.2f}" if count else "\u2013"]
+            row += [f"{size:,}", f"{count:,}", f"{size / count:.2f}" if count else "\u2013"]
         rows.append(row)
-    return Table(title="Scripts of the text", head=["script", "bytes", *_heads(names)], rows=rows)
+    caption = "A space or a sign that is a part of a token counts to the script of that token."
+    return Table(title="Scripts of the text", head=["script", *_heads(names, "bytes")], rows=rows, caption=caption)
 
 
-def _heads(names: list[str]) -> list[str]:
+def _heads(names: list[str], *more: str) -> list[str]:
     letters = [""] if len(names) == 1 else [f" ({letter})" for letter in "AB"]
-    return [f"{word}{letter}" for letter in letters for word in ("tokens", "bytes a token")]
+    return [f"{word}{letter}" for letter in letters for word in (*more, "tokens", "bytes a token")]
 
 
 def _samples(both: list[Named], names: list[str]) -> Table:

@@ -200,4 +200,5 @@ def test_a_layer_where_no_patch_changes_an_activation_hides_no_effect_of_another
     found = inspect(load_run(tiny_run), **given)
     effects = found.numbers["effects"]["value"]
     assert np.isnan(effects[0]).all()
-    assert found.lines[0].startswith(f"value: largest effect {effects[1].max():.3f}, ")
+    assert found.lines[0].startswith(f"value: largest effect {effects[1][np.abs(effects[1]).argmax()]:.3f}, ")
+    assert patching._strongest(Effects({0: np.array([0.5, -2.0]), 1: np.array([np.nan, 1.0])}, {})) == -2.0

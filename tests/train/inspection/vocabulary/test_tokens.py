@@ -8,7 +8,8 @@ import pytest
 from model.errors import UserError
 from train.data.config import Bytes, Characters
 from train.data.tokenizers.interface import BytesTokenizer, CharactersTokenizer, save_tokenizer
-from train.inspection.vocabulary.tokens import Named, by_script, inspect, open_tokenizer, pieces_of, script_of
+from train.evaluation.output.pieces import Piece
+from train.inspection.vocabulary.tokens import Named, _scripts, by_script, inspect, open_tokenizer, pieces_of, script_of
 
 TEXT = "café 12\nкот 猫"  # noqa: RUF001
 
@@ -53,6 +54,19 @@ def test_two_tokenizers_side_by_side(run, tmp_path):
     assert letters.rows[0][4].count(":1") == 3
     languages = next(part for part in result.parts if part.title.startswith("One sentence"))
     assert languages.rows[0][4] == "not known"
+
+
+def test_bytes_of_a_script_are_those_of_each_tokenizer():
+    """A space is a token of the first tokenizer, and the beginning of a word of the second."""
+    readings = [
+        (None, [Piece(text, ((None,),)) for text in pieces]) for pieces in (("an", " ", "object"), ("an", " object"))
+    ]
+    table = _scripts(["one", "two"], readings)
+    assert list(table.head[1:4]) == ["bytes (A)", "tokens (A)", "bytes a token (A)"]
+    assert table.rows == [
+        ["Latin", "8", "2", "4.00", "9", "2", "4.50"],
+        ["spaces", "1", "1", "1.00", "0", "0", "\u2013"],
+    ]
 
 
 def test_refused_and_cut(run, tmp_path):

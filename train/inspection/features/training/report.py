@@ -31,7 +31,6 @@ _CURVES = {
     "dead_share": "Dead share",
 }
 _SHARES = ("dead_share",)  # from 0 up, and drawn from there even where all of them are 0
-_NO_EVALUATION = "No evaluation yet: the first comes at step eval_every."
 _POINTS = 400  # of a curve
 
 
@@ -61,7 +60,9 @@ def result_of(folder: pathlib.Path) -> Result:
             Charts(title="Curves and densities", charts=charts),
             Table(title="Options", head=("", "activation", "features", "architecture"), rows=options),
         ],
-        notes=_notes(features.autoencoders, status["step"]) if rows else [_NO_EVALUATION],
+        notes=_notes(features.autoencoders, status["step"])
+        if rows
+        else [f"No evaluation yet: the first comes at step {min(features.eval_every, features.num_steps):,}."],
         lines=[" ".join([row[0], *(f"{n} {v}" for n, v in zip(_HEAD[1:], row[1:], strict=True))]) for row in rows],
     )
 
