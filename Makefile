@@ -5,7 +5,8 @@
 # make check        lint, format and types, as .ci/run does; of configs those that git knows, so none of your own
 # make parity       every published family against transformers, live: installs torch, about ten minutes
 # make parity-alignment   losses of post-training against trl, live: installs torch
-# make parity-inspection  head roles, patches and shares of a logit against transformer_lens, live: installs torch
+# make parity-inspection  head roles, patches and shares of a logit against transformer_lens, autoencoders against sae_lens,
+#                   each in an environment of its own, live: installs torch twice
 
 ACCELERATOR ?= cpu
 VENV ?= .venv
@@ -50,6 +51,9 @@ parity-alignment: $(STAMP)
 parity-inspection: $(STAMP)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[parity-inspection]"
 	$(RUN) -m tests.parity.inspection.compare
+	$(RUN) -m venv $(VENV)-sae-lens
+	$(VENV)-sae-lens/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[parity-autoencoders]"
+	$(RUN) -m tests.parity.inspection.sae_lens --python=$(VENV)-sae-lens/bin/python
 
 install: $(STAMP)
 

@@ -2,7 +2,7 @@
 
     python -m tests.parity.inspection.sae_lens [--python=PATH]
 
-`--python` is the Python of an environment with the extra `parity-inspection`; this one by default. Every architecture
+`--python` is the Python of an environment with the extra `parity-autoencoders`; this one by default. Every architecture
 that SAELens knows is written with random weights, read there by `SAE.load_from_disk`, and run on the same activations.
 """
 

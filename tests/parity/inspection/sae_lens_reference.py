@@ -3,7 +3,7 @@
     python -m tests.parity.inspection.sae_lens_reference --record     writes tests/fixtures/sae_lens.npz
     python -m tests.parity.inspection.sae_lens_reference --read=DIR   reads Cairn's files, writes outputs beside them
 
-Needs `pip install -e '.[parity-inspection]'`. Imports nothing of Cairn, so that it runs in an environment without it.
+Needs `pip install -e '.[parity-autoencoders]'`. Imports nothing of Cairn, so that it runs in an environment without it.
 """
 
 import argparse
