@@ -83,8 +83,8 @@ def make_mesh(mesh: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sh
         named = {name: size for name, size in sizes.items() if size is not None and (name == "data" or size != 1)}
         requested = " x ".join(f"{name}={size}" for name, size in named.items())
         raise UserError(
-            f"mesh: {requested} does not multiply to the {len(devices)} devices here; "
-            "change a size, by --mesh=fsdp=4,tensor=2 (data takes what the others leave); "
+            f"mesh: {requested} does not multiply to the {len(devices)} devices here; change a size, "
+            f"by --mesh=fsdp={len(devices)} (data takes what the others leave); "
             "XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight of a CPU, to try"
         )
     shape = tuple(sizes[name] or 1 for name in MESH_AXES)

@@ -81,7 +81,7 @@ def ask(run: LoadedRun, lines: Sequence[str]) -> Asked:
             tokens[number] = (a, b, c, d)
     if not tokens:
         raise UserError(
-            f"none of the {len(lines)} analogies has four words that are each a token of this tokenizer, which has "
+            f"no analogy of {len(lines)} has four words that are each a token of this tokenizer, which has "
             f"{run.tokenizer.vocab_size:,}; name others with --analogies, or take a model with a larger vocabulary"
         )
     return Asked(tokens, left_out)

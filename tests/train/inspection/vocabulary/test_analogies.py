@@ -33,7 +33,7 @@ def test_analogies_of_a_run(tiny_run, tmp_path):
     twice = inspect(run, analogies=["a b c d", "a b c c", "a b c c"])
     assert (len(twice.numbers["left_out"]), twice.notes[0][:6]) == (2, "2 of 3")
     assert "rank of d" in result.write(tmp_path).read_text()
-    with pytest.raises(UserError, match="none of the 30 analogies has four words that are each a token"):
+    with pytest.raises(UserError, match="no analogy of 30 has four words that are each a token"):
         inspect(run)
     with pytest.raises(UserError, match="'a b' has 2 words; expected four"):
         inspect(run, analogies=["a b"])
