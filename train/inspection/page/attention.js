@@ -30,8 +30,12 @@ inspection.widgets.attention = (root, data) => {
   });
   const wide = keys.length, high = queries.length;
   const side = Math.min(48, Math.max(2, Math.floor(480 / Math.max(wide, high)))), canvas = make("canvas");
-  canvas.width = side * wide;
-  canvas.height = side * high;
+  // Where there is room, the tokens stand beside the map: queries on its left, keys above it.
+  const label = (token) => token.replaceAll(" ", "\u2423").replaceAll("\n", "\u21b5").slice(0, 9), letter = 6.7;
+  const room = (tokens) => (side < 12 ? 0 : Math.ceil(letter * Math.max(...tokens.map((token) => label(token).length))) + 8);
+  const left = room(queries), top = room(keys);
+  canvas.width = left + side * wide;
+  canvas.height = top + side * high;
   const frame = make("div", "frame", canvas);
   const words = crossing ? make("div", "", make("h3", "", "Text"), texts[0].text, make("h3", "", "Source"), texts[1].text) : texts[0].text;
   root.append(controls, make("div", "halves", words, frame));
@@ -46,7 +50,10 @@ inspection.widgets.attention = (root, data) => {
       });
     }
     const pen = canvas.getContext("2d");
+    pen.resetTransform();
     pen.clearRect(0, 0, canvas.width, canvas.height);
+    if (left) writeLabels(pen);
+    pen.translate(left, top);
     pen.fillStyle = color();
     for (let query = 0; query < high; query++) for (let key = 0; key < wide; key++) {
       const value = weight(query, key);
@@ -56,8 +63,27 @@ inspection.widgets.attention = (root, data) => {
     }
     pen.globalAlpha = 1;
     pen.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--validation").trim();
-    if (from) pen.strokeRect(0.5, held * side + 0.5, canvas.width - 1, Math.max(1, side - 1));
-    else pen.strokeRect(held * side + 0.5, 0.5, Math.max(1, side - 1), canvas.height - 1);
+    if (from) pen.strokeRect(0.5, held * side + 0.5, side * wide - 1, Math.max(1, side - 1));
+    else pen.strokeRect(held * side + 0.5, 0.5, Math.max(1, side - 1), side * high - 1);
+  };
+  const writeLabels = (pen) => {
+    const style = getComputedStyle(document.documentElement);
+    pen.fillStyle = style.getPropertyValue("--muted").trim();
+    pen.font = `11px ${style.getPropertyValue("--mono").trim() || "monospace"}`;
+    pen.textBaseline = "middle";
+    pen.textAlign = "right";
+    queries.forEach((token, i) => pen.fillText(label(token), left - 5, top + (i + 0.5) * side));
+    pen.textAlign = "left";
+    keys.forEach((token, i) => {
+      pen.setTransform(0, -1, 1, 0, left + (i + 0.5) * side, top - 5);
+      pen.fillText(label(token), 0, 0);
+    });
+    pen.resetTransform();
+  };
+  const cell = (event) => {
+    const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width;
+    const key = Math.floor(((event.clientX - box.left) * scale - left) / side), query = Math.floor(((event.clientY - box.top) * scale - top) / side);
+    return [Math.min(wide - 1, key), Math.min(high - 1, query)];
   };
   const rows = () => (from ? keys : queries).map((token, i) => [i, token, from ? weight(held, i) : weight(i, held)]).sort((a, b) => b[2] - a[2])
     .slice(0, 6).filter(([, , value]) => value > 0.001).map(([i, token, value]) => [`${i}`, make("b", "", quoted(token)), value.toFixed(3)]);
@@ -73,16 +99,16 @@ inspection.widgets.attention = (root, data) => {
     text.addEventListener("mouseleave", hush);
   }
   canvas.addEventListener("mousemove", (event) => {
-    const box = canvas.getBoundingClientRect(), scale = wide / box.width;
-    const key = Math.min(wide - 1, Math.floor((event.clientX - box.left) * scale)), query = Math.min(high - 1, Math.floor((event.clientY - box.top) * scale));
-    if (key < 0 || query < 0) return;
+    const [key, query] = cell(event);
+    if (key < 0 || query < 0) return hush();
     const point = {left: event.clientX, top: event.clientY, bottom: event.clientY + 6};
     tell(point, make("div", "", make("b", "", quoted(queries[query])), " attends to ", make("b", "", quoted(keys[key]))), `${weight(query, key).toFixed(3)} of token ${query} goes to token ${key}${crossing ? " of the source" : ""}`);
   });
   canvas.addEventListener("click", (event) => {
-    const box = canvas.getBoundingClientRect(), scale = wide / box.width;
     if (crossing) from = true;
-    held = Math.min((from ? high : wide) - 1, Math.floor((from ? event.clientY - box.top : event.clientX - box.left) * scale));
+    const at = cell(event)[from ? 1 : 0];
+    if (at < 0) return;
+    held = at;
     paint();
   });
   canvas.addEventListener("mouseleave", hush);
