@@ -120,6 +120,18 @@ def set_log_ticks(axis: "Axis", at: Iterable[int] | None = None) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
 
 
+def legend_above(axes: "Axes", colors: Palette, columns: int) -> None:
+    """Names the lines of a small chart above it, where the legend covers none of them."""
+    axes.legend(
+        frameon=False,
+        labelcolor=colors.muted,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=columns,
+        fontsize=7,
+    )
+
+
 def draw_svg(name: str, draw: "Callable[[Axes, Palette], None]", *, width: float, height: float, label: str) -> str:
     """Draws a chart (sizes in inches) as SVG that scales with the page and takes its colours and its font."""
     import matplotlib

@@ -8,7 +8,7 @@ import numpy as np
 from model.errors import UserError
 from train.conversion.loading import load_model
 from train.parallel.mesh import Mesh
-from train.report.drawing import Chart, Palette, draw_svg, format_tick
+from train.report.drawing import Chart, Palette, draw_svg, format_tick, legend_above
 from train.run.loading import LoadedRun
 
 if TYPE_CHECKING:
@@ -85,14 +85,7 @@ def curves(
             median = np.median(np.array(list(values.values())), axis=0)
             axes.plot(steps, median, color=colors.validation, linewidth=1.8, marker=".", label="median")
         if len(values) > 1:
-            axes.legend(
-                frameon=False,
-                labelcolor=colors.muted,
-                loc="lower center",
-                bbox_to_anchor=(0.5, 1.0),
-                ncols=columns,
-                fontsize=7,
-            )
+            legend_above(axes, colors, columns)
         if ranks:
             axes.set_yscale("log")
             axes.set_ylim(1.3 * max(max(row) for row in values.values()), 0.8)

@@ -11,7 +11,7 @@ from train.inspection.features.training import folder as folders
 from train.inspection.features.training.measures import DENSITY_BINS, density_histogram
 from train.inspection.features.training.settings import Autoencoder
 from train.inspection.result import Charts, Result, Table
-from train.report.drawing import Chart, Palette, draw_svg
+from train.report.drawing import Chart, Palette, draw_svg, legend_above
 from train.run.metrics import read_metrics, read_status
 
 if TYPE_CHECKING:
@@ -102,15 +102,7 @@ def _curve(lines: list[dict[str, Any]], names: list[str], key: str, title: str) 
                 style = ("-", "--", ":", "-.")[number // 4 % 4]
                 axes.plot(*zip(*thin, strict=True), style, color=inks[number % 4], label=name, linewidth=1.2)
         if len(found) > 1:
-            # Above the curves, where it covers none of them.
-            axes.legend(
-                frameon=False,
-                labelcolor=colors.muted,
-                loc="lower center",
-                bbox_to_anchor=(0.5, 1.0),
-                ncols=3,
-                fontsize=7,
-            )
+            legend_above(axes, colors, 3)
         if key in _SHARES:
             most = max(value for points in found.values() for _, value in points)
             axes.set_ylim(-0.02 * (most or 1.0), 1.08 * most if most > 0 else 1.0)
