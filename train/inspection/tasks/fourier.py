@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from model.errors import UserError
 from model.taps.request import Tap
 from model.transformer import logits, stream
-from train.data.generated import Generated
 from train.evaluation.probes.modular import ModularAddition
 from train.inspection.result import Charts, Result, Table
 from train.inspection.subject import Subject
+from train.inspection.tasks.task import task_of
 from train.report.drawing import Chart, Palette, draw_svg
 from train.run.loading import LoadedRun
 from train.run.metrics import read_metrics
@@ -31,11 +30,7 @@ def inspect(run: LoadedRun) -> Result:
 
     Raises UserError for a run that was not trained on modular addition.
     """
-    data = run.experiment.data
-    if not isinstance(data, Generated) or not isinstance(data.task, ModularAddition):
-        made = type(data.task).__name__ if isinstance(data, Generated) else "text"
-        raise UserError(f"{run.folder} was trained on {made}; expected a run of configs/modular_addition.py")
-    task, subject = data.task, Subject.of(run)
+    task, subject = task_of(run, ModularAddition, "configs/modular_addition.py"), Subject.of(run)
     p = task.modulus
     logits_abc, embedding_pD = _computed(subject, task)
     of_embedding, of_logits = spectrum(embedding_pD), logit_spectrum(logits_abc)

@@ -21,17 +21,19 @@ import numpy as np
 from model.errors import UserError
 from model.taps.request import Tap, Taps, TapSite
 from model.transformer import logits, stream
-from train.data.generated import Generated
 from train.evaluation.probes.interface import Findings, Sequences, generators, mean_over
 from train.evaluation.probes.markov import MarkovChains
 from train.evaluation.probing.page import draw
+from train.inspection.attention import scores
 from train.inspection.page.page import packed
 from train.inspection.result import Charts, Part, Result, Table, Widget
 from train.inspection.subject import Subject, by_layer, chosen_layers, layers_with
+from train.inspection.tasks.task import task_of
 from train.run.loading import LoadedRun
 
 WEIGHTS, OUTPUTS = "attention_weights", "mixer_heads"
-PATTERNS = ("previous", "same", "following", "first")
+_ROLES = {"previous": "previous_token", "same": "duplicate_token", "following": "induction"}
+PATTERNS = (*_ROLES, "first")
 SHOWN = 32  # tokens of the map
 
 
@@ -55,7 +57,7 @@ def inspect(run: LoadedRun, *, sequences: int = 64, seed: int = 0) -> Result:
 
     Raises UserError for a run that was not trained on Markov chains, and for one without attention.
     """
-    task, subject = _task_of(run), Subject.of(run)
+    task, subject = task_of(run, MarkovChains, "configs/markov_chains.py"), Subject.of(run)
     if sequences < 2:
         raise UserError(f"--sequences={sequences}: a standard error needs 2 or more")
     layers = chosen_layers(subject.config, WEIGHTS, None)
@@ -86,29 +88,20 @@ def inspect(run: LoadedRun, *, sequences: int = 64, seed: int = 0) -> Result:
     )
 
 
-def _task_of(run: LoadedRun) -> MarkovChains:
-    data = run.experiment.data
-    if not isinstance(data, Generated) or not isinstance(data.task, MarkovChains):
-        made = type(data.task).__name__ if isinstance(data, Generated) else "text"
-        raise UserError(f"{run.folder} was trained on {made}; expected a run of configs/markov_chains.py")
-    return data.task
-
-
 def patterns(tokens_BT: np.ndarray) -> dict[str, np.ndarray]:
-    """The keys that count for each query, bool (B, T, S)."""
-    t, s = np.ogrid[: tokens_BT.shape[1], : tokens_BT.shape[1]]
-    alike_BTS = tokens_BT[:, :, None] == tokens_BT[:, None, :]
-    before_BTS = np.pad(alike_BTS[:, :, :-1], ((0, 0), (0, 0), (1, 0)))
-    every = np.ones((len(tokens_BT), 1, 1), bool)
-    found = (every & (s == t - 1), alike_BTS & (s < t), before_BTS & (s <= t), every & (s == 0) & (t >= 0))
-    return dict(zip(PATTERNS, found, strict=True))
+    """The keys that count for each query, float32 (B, T, S): those of three roles of heads, and the first."""
+    of_roles = scores.patterns(jnp.asarray(tokens_BT))
+    found = {name: np.asarray(of_roles[role]) for name, role in _ROLES.items()}
+    first = np.zeros_like(found["previous"])
+    first[:, :, 0] = 1
+    return found | {"first": first}
 
 
 def mean_weights(weights_BNTS: np.ndarray, tokens_BT: np.ndarray) -> dict[str, np.ndarray]:
     """The mean over queries of the weight on the keys of each pattern, (N,)."""
     count = tokens_BT.size
     return {
-        name: np.einsum("bnts,bts->n", weights_BNTS, pattern_BTS.astype(np.float32)) / count
+        name: np.einsum("bnts,bts->n", weights_BNTS, pattern_BTS) / count
         for name, pattern_BTS in patterns(tokens_BT).items()
     }
 
