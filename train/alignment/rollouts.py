@@ -16,6 +16,7 @@ through the cache, many times slower; to read the texts again in the engine woul
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -73,7 +74,7 @@ OF_HOST = ("numbers", "rewards", "sampled", "scalars")  # arrays that the step d
 Own = TypeVar("Own", bound=GRPO | PPO)
 
 
-class RolloutPreparation(Preparation, Generic[Own]):
+class RolloutPreparation(Preparation, Generic[Own], abc.ABC):
     """See the module. A class for each objective says what answers earn, `_credit`, and may leave some out, `_counts`.
 
     Attributes:
@@ -207,9 +208,9 @@ class RolloutPreparation(Preparation, Generic[Own]):
         arrays["scalars"] = np.array([values[name] for name in self.names], np.float32)
         return arrays
 
+    @abc.abstractmethod
     def _credit(self, arrays: dict[str, np.ndarray], rewards: np.ndarray, own: Scored) -> dict[str, Any]:
         """Adds what the answers of a rollout earned to its arrays; returns further numbers to report."""
-        raise NotImplementedError
 
     def _counts(self, answers: Sequence[Answer], rewards: np.ndarray) -> np.ndarray:
         """Which answers count in the loss, bool (R,)."""
